@@ -1,0 +1,180 @@
+"""The loaders of stage 1: simple, complex, gt, cls and val images, as the published run sees them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import cv2
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from datasets import transforms as T
+from datasets.lists import Entry
+from datasets.sampling import Stream, generator
+from datasets.voc import IGNORE_LABEL
+from utils.files import InputError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where images and labels lie, and what is done to them."""
+
+    image_dir: Path
+    label_dir: Path | None = None
+    crop: tuple[int, int] = (321, 321)  # height, width
+    random_scale: bool = False
+    random_mirror: bool = False
+    num_classes: int = 21
+    ignore_label: int = IGNORE_LABEL
+    seed: int = 1234
+
+
+class Images(Dataset):
+    """The images of a list; a subclass says what one of them becomes."""
+
+    purpose = ""
+    needs_label = False
+
+    def __init__(self, entries: Sequence[Entry], config: DataConfig) -> None:
+        self.entries, self.config = list(entries), config
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def image_path(self, entry: Entry) -> Path:
+        return self.config.image_dir / f"{entry.id}.jpg"
+
+    def label_path(self, entry: Entry) -> Path:
+        return self.config.label_dir / f"{entry.id}.png"
+
+    def read(self, entry: Entry) -> T.Pair:
+        """The image and, where this loader needs one, its label."""
+        image = T.read_image(self.image_path(entry))
+        if not self.needs_label:
+            return image, None
+        config = self.config
+        path = self.label_path(entry)
+        return image, T.read_label(path, config.num_classes, image.shape[:2], config.ignore_label)
+
+    def check_files(self) -> None:
+        """Raise InputError where a listed file does not exist: the first, and how many."""
+        paths = [self.image_path(entry) for entry in self.entries]
+        if self.needs_label:
+            paths += [self.label_path(entry) for entry in self.entries]
+        missing = [path for path in paths if not path.exists()]
+        if missing:
+            raise InputError(
+                f"{missing[0]} not found, the first of {len(missing)} missing files of {len(paths)} listed"
+            )
+
+
+class Complex(Images):
+    """Complex images: 3 x H x W floats."""
+
+    purpose = "complex"
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple:
+        position, index = key
+        config, entry = self.config, self.entries[index]
+        rng = generator(config.seed, self.purpose, position)
+        image, label = self.read(entry)
+        if config.random_scale:
+            image, label = T.scale(image, label, T.draw_factor(rng))
+        image, label = T.pad(T.subtract_mean(image), label, config.crop, config.ignore_label)
+        image, label = T.random_crop(image, label, config.crop, rng)
+        if config.random_mirror:
+            image, label = T.random_mirror(image, label, rng)
+        return self.finish(entry, image, label)
+
+    def finish(self, entry: Entry, image: np.ndarray, label: np.ndarray | None) -> tuple:
+        return (T.to_network(image),)
+
+
+class Simple(Complex):
+    """Simple images with their pseudo labels: 3 x H x W floats, H x W uint8, the 0-based class."""
+
+    purpose = "simple"
+    needs_label = True
+
+    def finish(self, entry: Entry, image: np.ndarray, label: np.ndarray | None) -> tuple:
+        return T.to_network(image), np.ascontiguousarray(label), entry.classes[0]
+
+
+class GT(Simple):
+    """Simple images for the discriminator, without padding: an image smaller than the crop is stretched."""
+
+    purpose = "gt"
+    REDRAWS: ClassVar[int] = 10
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple:
+        position, index = key
+        config, entry = self.config, self.entries[index]
+        rng = generator(config.seed, self.purpose, position)
+        image, label = original = self.read(entry)
+        for _ in range(self.REDRAWS if config.random_scale else 0):
+            image, label = T.scale(*original, T.draw_factor(rng))
+            if self._covers_crop(image):
+                break
+        if not self._covers_crop(image):
+            image, label = T.resize(*original, config.crop)
+        image, label = T.random_crop(T.subtract_mean(image), label, config.crop, rng)
+        if config.random_mirror:
+            image, label = T.random_mirror(image, label, rng)
+        return self.finish(entry, image, label)
+
+    def _covers_crop(self, image: np.ndarray) -> bool:
+        return all(n >= s for n, s in zip(image.shape[:2], self.config.crop))
+
+
+class Cls(Images):
+    """Training images stretched to the crop: 3 x H x W floats, (num_classes - 1) floats of 0 and 1."""
+
+    purpose = "cls"
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple:
+        entry = self.entries[key[1]]
+        image, _ = T.resize(*self.read(entry), self.config.crop)
+        classes = np.zeros(self.config.num_classes - 1, np.float32)
+        classes[list(entry.classes)] = 1
+        return T.to_network(T.subtract_mean(image)), classes
+
+
+class Whole(Images):
+    """Whole images for inference: ID, 1 x 3 x H x W floats; with labels, H x W uint8 behind."""
+
+    def __init__(self, entries: Sequence[Entry], config: DataConfig, labels: bool = True) -> None:
+        super().__init__(entries, config)
+        self.needs_label = labels
+
+    def __getitem__(self, index: int) -> tuple:
+        entry = self.entries[index]
+        image, label = self.read(entry)
+        item = entry.id, T.to_network(T.subtract_mean(image))[None]
+        return item if label is None else (*item, label)
+
+
+def _init_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # the processes are the parallelism
+
+
+def train_loader(
+    dataset: Images, batch_size: int, num_workers: int, start: int = 0, pin: bool = False
+) -> DataLoader:
+    """Endless batches of one kind of training image, from batch number `start` on."""
+    stream = Stream(len(dataset), batch_size, dataset.config.seed, dataset.purpose, start)
+    return DataLoader(
+        dataset,
+        batch_sampler=stream,
+        num_workers=num_workers,
+        worker_init_fn=_init_worker,
+        pin_memory=pin,
+        persistent_workers=num_workers > 0,
+    )
+
+
+def whole_loader(dataset: Whole, num_workers: int, pin: bool = False) -> DataLoader:
+    """The images of a list one by one and in order, each in its own size."""
+    return DataLoader(
+        dataset, batch_size=None, num_workers=num_workers, worker_init_fn=_init_worker, pin_memory=pin
+    )

@@ -1,0 +1,110 @@
+"""What happens to an image and its label between the disk and the network; randomness comes as a generator."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from utils.files import InputError
+
+MEAN_BGR = np.array((104.00698793, 116.66876762, 122.67891434), np.float32)
+
+Pair = tuple[np.ndarray, np.ndarray | None]
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """H x W x 3 uint8, BGR."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        if not Path(path).exists():
+            raise InputError(f"{path} not found: it is in the list, but not in the data directory")
+        raise InputError(f"{path} is no picture that can be read: replace it, or take it off the list")
+    return image
+
+
+def read_label(
+    path: str | Path, num_classes: int, size: tuple[int, int] | None = None, ignore_label: int = 255
+) -> np.ndarray:
+    """H x W uint8, values below `num_classes` or `ignore_label`; `size` (H, W) is its image's, if known."""
+    try:
+        with Image.open(path) as picture:
+            mode, label = picture.mode, np.array(picture)
+    except FileNotFoundError:
+        raise InputError(f"{path} not found: the image is in the list, but has no label") from None
+    except (OSError, SyntaxError) as error:
+        raise InputError(f"{path} is no picture that can be read ({error}): make it again") from None
+    if mode not in ("L", "P"):
+        raise InputError(f"{path} is a {mode} picture: a label needs 8 bits of grey or palette (mode L or P)")
+    if size is not None and label.shape != tuple(size):
+        raise InputError(
+            f"{path} is {_size(label.shape)}, but its image is {_size(size)} pixels (width x height)"
+        )
+    wrong = (label >= num_classes) & (label != ignore_label)
+    if wrong.any():
+        raise InputError(
+            f"{path} holds the label {label[wrong][0]}: only 0..{num_classes - 1} and {ignore_label} are allowed"
+            " (see --num-classes)"
+        )
+    return label
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]}"
+
+
+def draw_factor(rng: np.random.Generator) -> float:
+    """0.5, 0.6, ... or 1.6."""
+    return 0.5 + int(rng.integers(12)) / 10
+
+
+def scale(image: np.ndarray, label: np.ndarray | None, factor: float) -> Pair:
+    """Both resized by a factor, the image bilinear while it is still uint8, the label to the nearest."""
+    image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
+    if label is not None:
+        label = cv2.resize(label, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
+    return image, label
+
+
+def resize(image: np.ndarray, label: np.ndarray | None, size: tuple[int, int]) -> Pair:
+    """Both resized to (H, W), aspect ignored."""
+    image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    if label is not None:
+        label = cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST)
+    return image, label
+
+
+def subtract_mean(image: np.ndarray) -> np.ndarray:
+    """uint8 BGR -> float32 BGR without the mean, 0..255 scale."""
+    return image.astype(np.float32) - MEAN_BGR
+
+
+def pad(image: np.ndarray, label: np.ndarray | None, size: tuple[int, int], ignore_label: int) -> Pair:
+    """Pad bottom and right up to (H, W): the mean-free image with 0, the label with `ignore_label`."""
+    bottom, right = (max(0, s - n) for s, n in zip(size, image.shape[:2]))
+    if bottom or right:
+        image = np.pad(image, ((0, bottom), (0, right), (0, 0)))
+        if label is not None:
+            label = np.pad(label, ((0, bottom), (0, right)), constant_values=ignore_label)
+    return image, label
+
+
+def random_crop(
+    image: np.ndarray, label: np.ndarray | None, size: tuple[int, int], rng: np.random.Generator
+) -> Pair:
+    """A window of (H, W) of both; the image is at least as large."""
+    top, left = (int(rng.integers(n - s + 1)) for s, n in zip(size, image.shape[:2]))
+    window = slice(top, top + size[0]), slice(left, left + size[1])
+    return image[window], None if label is None else label[window]
+
+
+def random_mirror(image: np.ndarray, label: np.ndarray | None, rng: np.random.Generator) -> Pair:
+    """Both mirrored left to right, or neither."""
+    if rng.integers(2):
+        image, label = image[:, ::-1], None if label is None else label[:, ::-1]
+    return image, label
+
+
+def to_network(image: np.ndarray) -> np.ndarray:
+    """H x W x 3 BGR -> 3 x H x W RGB, contiguous."""
+    return np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))

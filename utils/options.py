@@ -1,0 +1,137 @@
+"""Command-line options that several scripts share, and the types of their values."""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from datasets.voc import IGNORE_LABEL, VOC_CLASSES
+from utils.files import InputError
+
+
+def make_parser(doc: str) -> argparse.ArgumentParser:
+    """A parser whose help shows the script's docstring as written, and every default."""
+
+    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        pass
+
+    return argparse.ArgumentParser(description=doc, formatter_class=Formatter, allow_abbrev=False)
+
+
+def _number(convert: Callable, accept: Callable[[float], bool], text: str) -> Callable:
+    def parse(value: str) -> float:
+        number = convert(value)
+        if not accept(number):
+            raise ValueError
+        return number
+
+    parse.__name__ = text  # argparse: "invalid <name> value"
+    return parse
+
+
+positive_int = _number(int, lambda n: n > 0, "positive whole number")
+count = _number(int, lambda n: n >= 0, "whole number")
+positive = _number(float, lambda x: 0 < x < float("inf"), "positive number")
+non_negative = _number(float, lambda x: 0 <= x < float("inf"), "non-negative number")
+label_value = _number(int, lambda n: 0 <= n <= 255, "label (0..255)")
+
+
+def image_size(value: str) -> tuple[int, int]:
+    """`321` or `H,W` -> (height, width)."""
+    sides = [positive_int(side) for side in value.split(",")]
+    if len(sides) not in (1, 2):
+        raise ValueError
+    return sides[0], sides[-1]
+
+
+def scales(value: str) -> tuple[float, ...]:
+    """`1,0.75` -> (1.0, 0.75)."""
+    return tuple(positive(factor) for factor in value.split(","))
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Where images lie and which labels there are; returns the group for more of the kind."""
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--data-dir", type=Path, default=Path("dataset/VOC2012"),
+        help="folder with JPEGImages/ID.jpg and SegmentationClassAug/ID.png",
+    )  # fmt: skip
+    group.add_argument("--num-classes", type=positive_int, default=21, help="labels, background included")
+    group.add_argument(
+        "--ignore-label", type=label_value, default=IGNORE_LABEL, help="label that counts nowhere"
+    )
+    group.add_argument(
+        "--class-names", type=Path,
+        help="file with a class name a line, background left out (VOC's names for 21 classes)",
+    )  # fmt: skip
+    return group
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """What computes; returns the group for more of the kind."""
+    group = parser.add_argument_group("machine")
+    group.add_argument("--device", help="cpu, cuda, cuda:N or mps; the GPU where there is one, unless given")
+    group.add_argument("--gpu", type=count, help="number of the CUDA device, short for --device cuda:N")
+    group.add_argument(
+        "--num-workers",
+        type=count,
+        default=min(4, os.cpu_count() or 1),
+        help="loading processes per kind of image",
+    )
+    group.add_argument(
+        "--channels-last", action="store_true", help="keep tensors in NHWC order; often faster"
+    )
+    return group
+
+
+def pick_device(args: argparse.Namespace) -> torch.device:
+    """The device that --device or --gpu asks for, else the best there is.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if args.gpu is not None and args.device is not None:
+        raise InputError("--gpu and --device exclude one another: give one of them")
+    mps = torch.backends.mps.is_available()
+    best = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    name = f"cuda:{args.gpu}" if args.gpu is not None else args.device or best
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"--device {name} is none that torch knows: use cpu, cuda, cuda:N or mps") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"--device {name} is not supported: use cpu, cuda, cuda:N or mps")
+    present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(mps)}[device.type]
+    if (device.index or 0) >= present:
+        raise InputError(f"device {name} is not there (torch sees {present}): try --device cpu")
+    return device
+
+
+def iou_thresholds(value: str | None, num_classes: int, published: tuple[float, ...]) -> torch.Tensor:
+    """T_class of ONF, one per foreground class, from `voc`, one number or one per class.
+
+    Args:
+        value: the option, None if not given: VOC's values for 21 classes, else 0.5 for all.
+    """
+    classes = num_classes - 1
+    if value is None:
+        value = "voc" if num_classes == len(VOC_CLASSES) + 1 else "0.5"
+    try:
+        numbers = published if value == "voc" else tuple(non_negative(x) for x in value.split(","))
+    except ValueError:
+        raise InputError(
+            f"--iou-thresholds {value}: give voc, one number, or one per class, by commas"
+        ) from None
+    numbers = numbers * classes if len(numbers) == 1 else numbers
+    if len(numbers) != classes:
+        raise InputError(
+            f"--iou-thresholds has {len(numbers)} values, but there are {classes} foreground classes"
+        )
+    return torch.tensor(numbers)
+
+
+def labels_list(value: str) -> tuple[int, ...]:
+    """`11,4` -> (11, 4); `none` -> ()."""
+    return () if value == "none" else tuple(label_value(label) for label in value.split(","))
