@@ -1,0 +1,82 @@
+"""Multi-granularity denoising: ONF drops images whose label is wrong, PND drops pixels (paper, section III-B)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from datasets.voc import IGNORE_LABEL
+
+# T_class of the published run, in VOC's order of classes; measured on VOC, so good for its 20 classes alone.
+VOC_IOU_THRESHOLDS = (
+    0.4, 0.5, 0.5, 0.5, 0.5, 0.6, 0.6, 0.6, 0.4, 0.6,
+    0.0, 0.7, 0.6, 0.5, 0.6, 0.4, 0.6, 0.4, 0.5, 0.4,
+)  # fmt: skip
+
+
+def foreground_iou(logits: Tensor, labels: Tensor, ignore_label: int = IGNORE_LABEL) -> Tensor:
+    """IoU of the predicted with the labelled foreground, image by image.
+
+    Args:
+        logits: B x C x H x W; a pixel is foreground where its argmax is not 0.
+        labels: B x H x W; foreground where 0 < label and it is not ignored. Ignored pixels still count
+            where they are predicted as foreground.
+
+    Returns:
+        B values; areas are fractions of the image, so that the 1e-4 in the denominator is one too.
+    """
+    predicted = logits.argmax(1) != 0
+    labelled = (labels > 0) & (labels != ignore_label)
+    intersection = (predicted & labelled).float().mean((1, 2))
+    union = (predicted | labelled).float().mean((1, 2))
+    return intersection / (union + 1e-4)
+
+
+def online_noise_filter(iou: Tensor, thresholds: Tensor) -> Tensor:
+    """ONF: keep the images whose IoU exceeds their class's threshold, else half of it, else all.
+
+    Args:
+        iou: B foreground IoUs.
+        thresholds: B thresholds, T_class of each image's class.
+
+    Returns:
+        B booleans, at least one of them true, on the device: nothing waits for them here.
+    """
+    keep = iou > thresholds
+    halved = iou > thresholds / 2
+    return torch.where(keep.any(), keep, halved | ~halved.any())
+
+
+def noise_threshold(i: int, start: int, end: int, high: float, low: float) -> float | None:
+    """T(i) of PND: none before iteration `start`, then from `high` down to `low` at iteration `end`."""
+    if i < start:
+        return None
+    return high - min(1.0, (i - start) / max(1, end - start)) * (high - low)
+
+
+def segmentation_loss(
+    logits: Tensor,
+    labels: Tensor,
+    threshold: float | None = None,
+    exempt: Tensor | None = None,
+    ignore_label: int = IGNORE_LABEL,
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy, from the warm-up's end with PND: pixels whose loss exceeds the threshold count as zero.
+
+    Args:
+        logits: B x C x H x W.
+        labels: B x H x W integers.
+        threshold: T(i), or None for the plain mean.
+        exempt: labels (values of `labels`) that are never dropped: the long-tail classes.
+
+    Returns:
+        The mean over *all* labelled pixels, dropped ones included (0 where none is labelled), and the
+        share of labelled pixels that were dropped.
+    """
+    loss = F.cross_entropy(logits, labels.long(), ignore_index=ignore_label, reduction="none")
+    labelled = (labels != ignore_label).sum().clamp(min=1)
+    if threshold is None:
+        return loss.sum() / labelled, loss.new_zeros(())
+    noisy = loss.detach() > threshold
+    if exempt is not None and exempt.numel():
+        noisy &= ~torch.isin(labels, exempt)
+    return loss.masked_fill(noisy, 0).sum() / labelled, noisy.sum() / labelled
