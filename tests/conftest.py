@@ -1,0 +1,100 @@
+"""What the tests share: the reference numbers, the weights they were computed with, a tiny data set, scripts."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datasets.openmoji import make_dataset
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = Path(os.environ.get("MDBA_REFERENCE", ROOT / "tests" / "reference"))
+
+
+def reference_json(name: str) -> dict:
+    return json.loads((REFERENCE / name).read_text())
+
+
+def reference_npz(name: str) -> dict[str, np.ndarray]:
+    with np.load(REFERENCE / name) as arrays:
+        return dict(arrays)
+
+
+@functools.cache
+def _reference_tensor(key: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """A tensor as the reference README says: a function of its key alone."""
+    x = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape).astype(np.float32)
+    if key.endswith("running_var"):
+        x = np.abs(x) * 0.1 + 1
+    elif key.endswith("weight") and x.ndim == 1:
+        x = 1 + 0.1 * x
+    elif x.ndim == 1:
+        x = 0.1 * x
+    else:
+        x = x * np.float32(np.sqrt(1 / np.prod(x.shape[1:])))
+    return torch.from_numpy(x.astype(np.float32))
+
+
+def load_reference_weights(network: torch.nn.Module) -> torch.nn.Module:
+    """Fill a network with the reference weights."""
+    state = {
+        key: torch.zeros_like(tensor)
+        if key.endswith("num_batches_tracked")
+        else _reference_tensor(key, tuple(tensor.shape))
+        for key, tensor in network.state_dict().items()
+    }
+    network.load_state_dict(state, strict=True)
+    return network
+
+
+def normal_images(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(0, 60, shape).astype(np.float32))
+
+
+def assert_logits_close(ours: torch.Tensor | np.ndarray, theirs: np.ndarray) -> None:
+    ours = np.asarray(ours)
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= 1e-3 * np.abs(theirs).max()
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of three classes and a few small images in VOC's layout; tests do not change it."""
+    root = tmp_path_factory.mktemp("tiny") / "data"
+    make_dataset(root, ("bird", "car", "cat"), simple=12, complex_=8, val=4, size=(64, 80), seed=5)
+    return root
+
+
+def data_options(root: Path) -> list[str]:
+    return ["--data-dir", str(root), "--num-classes", "4", "--device", "cpu", "--num-workers", "0"]
+
+
+def run_script(
+    script: str, *args: object, cwd: Path = ROOT, status: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run a script of the project as a user does and check its exit status."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / script), *map(str, args)],
+        cwd=cwd, capture_output=True, text=True, timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "2"},
+    )  # fmt: skip
+    assert done.returncode == status, f"status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def error_line(script: str, *args: object, cwd: Path = ROOT) -> str:
+    """Run a script on a bad input: status 2 and, on stderr, one line without a traceback."""
+    stderr = run_script(script, *args, cwd=cwd, status=2).stderr
+    lines = [line for line in stderr.replace("\r", "\n").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1, stderr
+    assert lines[-1] == errors[0], stderr
+    assert "Traceback" not in stderr
+    return errors[0]

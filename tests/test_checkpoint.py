@@ -1,0 +1,114 @@
+"""Checkpoints: the published formats load, anything else is refused by name, code is not run."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from networks.deeplab import ARCHS, Arch, DeepLab, arch_from_state, build_deeplab
+from utils.checkpoint import load_deeplab, load_matching, load_strict, read_state, save
+from utils.files import InputError, atomic_write
+
+TINY = Arch((2, 1, 3, 1), 4, True)
+
+
+@pytest.fixture
+def state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    return DeepLab(5, TINY).state_dict()
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("old", [False, True])
+def test_published_formats_load(state: dict, tmp_path: Path, prefix: str, old: bool) -> None:
+    kept = {k: v for k, v in state.items() if not (old and k.endswith("num_batches_tracked"))}
+    save({prefix + k: v for k, v in kept.items()}, tmp_path / "w.pth")
+    network = load_deeplab(tmp_path / "w.pth", num_classes=5)
+    assert not network.training
+    assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_architecture_is_told_from_the_tensors(name: str) -> None:
+    assert arch_from_state(build_deeplab(name, num_classes=7).state_dict()) == (7, ARCHS[name])
+
+
+def test_a_zip_free_file_of_old_torch_loads(state: dict, tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert load_deeplab(tmp_path / "old.pth").num_classes == 5
+
+
+def test_misfits_are_named(state: dict) -> None:
+    network = DeepLab(5, TINY)
+    wrong = dict(state, extra=torch.zeros(1))
+    del wrong["layer1.0.conv2.weight"]
+    wrong["layer5.conv2d_list.1.bias"] = torch.zeros(9)
+    with pytest.raises(InputError) as error:
+        load_strict(network, wrong, "w.pth")
+    for part in (
+        "1 missing, first layer1.0.conv2.weight",
+        "1 unexpected, first extra",
+        "1 misshapen, first layer5.conv2d_list.1.bias: (9,) instead of (5,)",
+    ):
+        assert part in str(error.value)
+
+
+def test_initial_weights_copy_what_fits(state: dict) -> None:
+    network = DeepLab(8, TINY)
+    head = network.layer5.conv2d_list[0].weight.clone()
+    assert load_matching(network, state, "w.pth") == len(state) - 8  # the head has other classes
+    assert torch.equal(network.conv1.weight, state["conv1.weight"])
+    assert torch.equal(network.layer5.conv2d_list[0].weight, head)
+    same = DeepLab(5, TINY)
+    assert load_matching(same, state, "w.pth", skip="layer5.") == len(state) - 8
+    with pytest.raises(InputError, match="no tensor has the name and shape"):
+        load_matching(network, {"other": torch.zeros(1)}, "w.pth")
+
+
+class Touch:
+    """A pickle that would make a file if it were run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)
+
+
+def test_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    torch.save({"conv1.weight": Touch(tmp_path / "ran")}, tmp_path / "evil.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Touch(tmp_path / "ran")))
+    for name in ("evil.pth", "plain.pth"):
+        with pytest.raises(InputError, match=f"{name} holds something else than tensors; it was not run"):
+            read_state(tmp_path / name)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_damaged_files_are_refused(state: dict, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.pth not found"):
+        read_state(tmp_path / "gone.pth")
+    save(state, tmp_path / "w.pth")
+    whole = (tmp_path / "w.pth").read_bytes()
+    for size in (0, 1, 100, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "cut.pth").write_bytes(whole[:size])
+        with pytest.raises(InputError, match=r"cut\.pth"):
+            read_state(tmp_path / "cut.pth")
+    save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(InputError, match="no state dict"):
+        read_state(tmp_path / "list.pth")
+    save({"other": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match="no DeepLab checkpoint"):
+        load_deeplab(tmp_path / "other.pth")
+    with pytest.raises(InputError, match="has 5 classes"):
+        load_deeplab(tmp_path / "w.pth", num_classes=21)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    save({"a": torch.zeros(1)}, tmp_path / "w.pth")
+    with pytest.raises(RuntimeError), atomic_write(tmp_path / "w.pth") as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == ["w.pth"]
+    assert read_state(tmp_path / "w.pth")["a"] == 0

@@ -1,0 +1,190 @@
+"""Lists, transforms and seeded sampling, against cases made by hand."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import REFERENCE
+from PIL import Image
+
+from datasets import transforms as T
+from datasets.lists import Entry, read_class_names, read_list
+from datasets.loaders import GT, Cls, Complex, DataConfig, Simple, Whole, train_loader, whole_loader
+from datasets.sampling import Stream, generator
+from datasets.voc import VOC_CLASSES, palette
+from utils.files import InputError
+
+
+def config(root: Path, **changes: object) -> DataConfig:
+    settings = {"crop": (48, 56), "num_classes": 4, "seed": 3} | changes
+    return DataConfig(root / "JPEGImages", root / "sal2gt", **settings)
+
+
+def entries(root: Path, name: str, labelled: bool = True) -> list[Entry]:
+    return read_list(root / "lists" / name, 4, labelled)
+
+
+def test_list(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("one 12 14 \n\n2008_000003 0\n")
+    assert read_list(tmp_path / "list.txt", 21) == [Entry("one", (12, 14)), Entry("2008_000003", (0,))]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "is empty"),
+        ("  \n\n", "is empty"),
+        ("one 20", "line 1: class 20 is out of range 0..19"),
+        ("one 3\ntwo -1", "line 2: class -1 is out of range"),
+        ("one x", "whole numbers"),
+        ("one", "one has no class"),
+    ],
+)
+def test_bad_list(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(InputError, match=reason):
+        read_list(tmp_path / "list.txt", 21)
+
+
+def test_missing_and_binary_lists(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.txt not found"):
+        read_list(tmp_path / "gone.txt", 21)
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot be read as text"):
+        read_list(tmp_path / "list.txt", 21)
+
+
+def test_class_names(tmp_path: Path) -> None:
+    assert read_class_names(None, 21) == ["background", *VOC_CLASSES]
+    assert read_class_names(None, 3) == ["background", "class 0", "class 1"]
+    (tmp_path / "names.txt").write_text("cat\npotted plant\n")
+    assert read_class_names(tmp_path / "names.txt", 3)[1:] == ["cat", "potted plant"]
+    with pytest.raises(InputError, match="has 2 class names"):
+        read_class_names(tmp_path / "names.txt", 21)
+
+
+def test_palette_is_vocs() -> None:
+    assert palette()[[0, 1, 2, 15, 20, 255]].tolist() == [
+        [0, 0, 0], [128, 0, 0], [0, 128, 0], [192, 128, 128], [0, 64, 128], [224, 224, 192],
+    ]  # fmt: skip
+
+
+def test_transforms_by_hand() -> None:
+    image = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    label = np.array([[0, 1, 255], [1, 0, 0]], np.uint8)
+    small = T.subtract_mean(image)
+    assert small[0, 0] == pytest.approx(-T.MEAN_BGR + [0, 1, 2])
+    padded, padded_label = T.pad(small, label, (3, 4), 255)
+    assert (padded[2] == 0).all() and (padded[:, 3] == 0).all() and (padded[:2, :3] == small).all()
+    assert (padded_label[2] == 255).all() and (padded_label[:, 3] == 255).all()
+    assert T.pad(small, label, (1, 2), 255)[0] is small  # larger than the crop: as it is
+    crops = {
+        (int(i[0, 0, 0]), int(lab[0, 0]))
+        for i, lab in (T.random_crop(image, label, (1, 1), generator(0, "t", k)) for k in range(99))
+    }
+    assert crops == {(0, 0), (3, 1), (6, 255), (9, 1), (12, 0), (15, 0)}  # every place, image and label alike
+    flips = [T.random_mirror(image, label, generator(0, "t", k))[1][0, 0] for k in range(40)]
+    assert 0 < flips.count(255) < 40
+    assert T.to_network(image)[:, 0, 0].tolist() == [2, 1, 0]  # RGB, channels first
+    assert {T.draw_factor(generator(0, "t", k)) for k in range(300)} == {0.5 + n / 10 for n in range(12)}
+
+
+def test_scaled_sides_are_rounded() -> None:
+    image, label = T.scale(np.zeros((5, 9, 3), np.uint8), np.full((5, 9), 7, np.uint8), 1.3)
+    assert image.shape[:2] == label.shape == (6, 12)  # 6.5 -> 6 and 11.7 -> 12, as cv2 rounds
+    assert (label == 7).all()
+
+
+def test_gt_draws_the_scale_again_from_the_original(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, factors = [], itertools.cycle([0.5, 0.6, 1.0])
+    scale = T.scale
+    monkeypatch.setattr(T, "draw_factor", lambda _: next(factors))
+    monkeypatch.setattr(T, "scale", lambda i, lab, f: (seen.append((i.shape[:2], f)), scale(i, lab, f))[1])
+    gt = GT(entries(tiny_data, "simple_list.txt"), config(tiny_data, random_scale=True))
+    image, label, _ = gt[0, 0]
+    assert image.shape == (3, 48, 56) and label.shape == (48, 56)
+    assert seen == [((64, 80), 0.5), ((64, 80), 0.6), ((64, 80), 1.0)]
+    seen.clear()
+    factors = itertools.cycle([0.5])
+    image, label, _ = gt[0, 0]
+    assert len(seen) == 10 and image.shape == (3, 48, 56) and 255 not in label[:, -1]  # stretched, not padded
+
+
+def test_stream_covers_the_list_before_it_repeats() -> None:
+    batches = list(itertools.islice(Stream(5, 2, seed=1, purpose="simple"), 5))
+    positions, indices = zip(*itertools.chain(*batches))
+    assert positions == tuple(range(10))
+    assert sorted(indices[:5]) == sorted(indices[5:]) == list(range(5))
+    assert indices[:5] != indices[5:]
+    later = list(itertools.islice(Stream(5, 2, seed=1, purpose="simple", start=3), 2))
+    assert later == batches[3:]
+    others = [Stream(5, 2, 2, "simple"), Stream(5, 2, 1, "gt")]
+    assert all(list(itertools.islice(other, 5)) != batches for other in others)
+
+
+def test_same_batches_with_0_1_and_3_workers(tiny_data: Path) -> None:
+    dataset = Simple(
+        entries(tiny_data, "simple_list.txt"), config(tiny_data, random_scale=True, random_mirror=True)
+    )
+    runs = [list(itertools.islice(train_loader(dataset, 5, n), 6)) for n in (0, 1, 3)]
+    for batches in zip(*runs):
+        for tensors in zip(*batches):
+            assert all(torch.equal(tensors[0], other) for other in tensors[1:])
+    resumed = list(itertools.islice(train_loader(dataset, 5, 0, start=4), 2))
+    assert all(torch.equal(a, b) for a, b in zip(resumed[0], runs[0][4]))
+
+
+def test_loaders_give_what_the_iteration_wants(tiny_data: Path) -> None:
+    c = config(tiny_data)
+    (complex_,) = next(iter(train_loader(Complex(entries(tiny_data, "complex_list.txt"), c), 3, 0)))
+    images, labels, classes = next(iter(train_loader(GT(entries(tiny_data, "simple_list.txt"), c), 3, 0)))
+    cls_images, cls = next(iter(train_loader(Cls(entries(tiny_data, "train_cls.txt"), c), 3, 0)))
+    assert complex_.shape == images.shape == cls_images.shape == (3, 3, 48, 56)
+    assert complex_.dtype == torch.float32 and labels.dtype == torch.uint8 and classes.dtype == torch.int64
+    assert labels.shape == (3, 48, 56) and cls.shape == (3, 3) and set(cls.unique().tolist()) <= {0, 1}
+    for label, c_ in zip(labels, classes):
+        assert set(label.unique().tolist()) <= {0, int(c_) + 1, 255}
+
+
+def test_whole_images_in_order_with_workers(tiny_data: Path) -> None:
+    val = Whole(entries(tiny_data, "val.txt", False), config(tiny_data), labels=False)
+    ids = [id_ for id_, image in whole_loader(val, 2) if image.shape == (1, 3, 64, 80)]
+    assert ids == [entry.id for entry in val.entries]
+
+
+def test_labels_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    with pytest.raises(InputError, match=r"x\.png not found"):
+        T.read_label(path, 21)
+    path.write_bytes(b"no picture")
+    with pytest.raises(InputError, match="no picture"):
+        T.read_label(path, 21)
+    Image.new("RGB", (4, 4)).save(path)
+    with pytest.raises(InputError, match="RGB picture"):
+        T.read_label(path, 21)
+    Image.fromarray(np.full((4, 6), 21, np.uint8)).save(path)
+    with pytest.raises(InputError, match="holds the label 21"):
+        T.read_label(path, 21)
+    with pytest.raises(InputError, match="6x4, but its image is 4x4"):
+        T.read_label(path, 22, (4, 4))
+    assert T.read_label(path, 22).shape == (4, 6)
+
+
+def test_images_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"x\.jpg not found"):
+        T.read_image(tmp_path / "x.jpg")
+    (tmp_path / "x.jpg").write_text("no picture")
+    with pytest.raises(InputError, match="no picture"):
+        T.read_image(tmp_path / "x.jpg")
+
+
+def test_missing_files_are_counted(tiny_data: Path) -> None:
+    lost = [Entry("lost", (0,)), Entry("gone", (1,)), *entries(tiny_data, "simple_list.txt")]
+    with pytest.raises(InputError, match=r"lost\.jpg not found, the first of 4 missing files of 28 listed"):
+        Simple(lost, config(tiny_data)).check_files()
+
+
+def test_reference_lists_read() -> None:
+    assert read_list(REFERENCE / "one_cls.txt", 21)[0].classes

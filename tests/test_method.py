@@ -1,0 +1,221 @@
+"""Denoising, alignment, the iteration and the optimisers where no reference number reaches."""
+
+import numpy as np
+import pytest
+import torch
+
+from networks.deeplab import ARCHS, Arch, DeepLab, build_deeplab
+from networks.discriminator import Discriminator
+from utils.alignment import CutMix, cutmix, domain_loss, draw_cutmix, one_hot
+from utils.denoising import foreground_iou, online_noise_filter, segmentation_loss
+from utils.iteration import Batches, Iteration, Method
+from utils.metrics import ConfusionMatrix, score_table
+from utils.optim import RepeatedSGD, build_sgd
+
+
+def tiny_method(**changes: object) -> Method:
+    return Method(torch.full((3,), 0.3), torch.tensor([], dtype=torch.int64), 5, 9, **changes)
+
+
+def tiny_networks() -> tuple[DeepLab, Discriminator]:
+    torch.manual_seed(0)
+    return DeepLab(4, Arch((1, 1, 1, 1), 4, True)).train(), Discriminator(4, 4).train()
+
+
+def tiny_batches(seed: int = 0, batch: int = 3) -> Batches:
+    g = torch.Generator().manual_seed(seed)
+    images = [60 * torch.randn(batch, 3, 33, 41, generator=g) for _ in range(4)]
+    labels = [torch.randint(0, 4, (batch, 33, 41), generator=g, dtype=torch.uint8) for _ in range(2)]
+    classes = torch.randint(0, 3, (batch,), generator=g)
+    cls = torch.randint(0, 2, (batch, 3), generator=g).float()
+    return Batches(
+        images[0], (images[1], cls), (images[2], labels[0], classes), (images[3], labels[1], classes)
+    )
+
+
+def gradients(*networks: torch.nn.Module) -> list[torch.Tensor]:
+    return [p.grad.clone() for network in networks for p in network.parameters()]
+
+
+def test_onf_keeps_images_above_threshold_else_half_else_all() -> None:
+    thresholds = torch.tensor([0.4, 0.4, 0.6])
+    for iou, kept in (
+        ((0.5, 0.3, 0.61), (True, False, True)),
+        ((0.4, 0.1, 0.6), (True, False, True)),  # not above: halved once, for all
+        ((0.2, 0.1, 0.1), (True, True, True)),
+    ):
+        assert online_noise_filter(torch.tensor(iou), thresholds).tolist() == list(kept)
+
+
+def test_foreground_iou_counts_ignored_pixels_where_predicted() -> None:
+    logits = torch.zeros(1, 2, 1, 4)
+    logits[0, 1, 0, :3] = 1  # foreground predicted at pixels 0, 1, 2
+    labels = torch.tensor([[[1, 255, 0, 0]]])
+    assert float(foreground_iou(logits, labels)) == pytest.approx(0.25 / (0.75 + 1e-4))
+
+
+def test_losses_of_a_batch_without_a_labelled_pixel_are_zero() -> None:
+    logits = torch.randn(2, 4, 5, 5, requires_grad=True)
+    labels = torch.full((2, 5, 5), 255)
+    for threshold in (None, 0.8):
+        loss, dropped = segmentation_loss(logits, labels, threshold)
+        assert loss.item() == 0 == dropped.item()
+    assert domain_loss(logits[:, :1], 1, labels == 255).item() == 0
+    loss.backward()
+    assert logits.grad.abs().sum() == 0
+
+
+def test_pnd_divides_by_all_labelled_pixels_and_spares_the_exempt() -> None:
+    logits = torch.zeros(1, 3, 1, 4)
+    logits[0, :, 0, 0] = torch.tensor([9.0, 0, 0])
+    labels = torch.tensor([[[0, 1, 2, 255]]])
+    uniform = torch.tensor(3.0).log()
+    loss, dropped = segmentation_loss(logits, labels, threshold=1.0)
+    assert loss.item() < 1e-3 and dropped.item() == pytest.approx(2 / 3)
+    loss, dropped = segmentation_loss(logits, labels, threshold=1.0, exempt=torch.tensor([2]))
+    assert loss.item() == pytest.approx(uniform.item() / 3, rel=1e-3) and dropped.item() == pytest.approx(
+        1 / 3
+    )
+
+
+def test_cutmix_pastes_image_and_label_alike() -> None:
+    images = torch.arange(3.0)[:, None, None, None].expand(3, 3, 8, 10)
+    labels = torch.arange(3)[:, None, None].expand(3, 8, 10)
+    mix = CutMix(0.75, 4, 5, (3, 1, 2, 0))  # three of four images were kept: 1, 2, 0 are pasted
+    images_mix, labels_mix = cutmix(images, labels, mix)
+    assert (images_mix[:, 0] == labels_mix).all()
+    assert labels_mix[:, 4, 5].tolist() == [1, 2, 0]
+    assert labels_mix[:, 0, 0].tolist() == [0, 1, 2]
+    assert (labels_mix != labels).sum() == 3 * 4 * 4  # sides int(8 / 2) and int(10 / 2) // 2 * 2
+
+
+def test_cutmix_is_drawn_at_its_rate() -> None:
+    draws = [draw_cutmix(np.random.default_rng(k), 5, (33, 41), 0.5) for k in range(400)]
+    mixes = [mix for mix in draws if mix]
+    assert 150 < len(mixes) < 250
+    assert all(sorted(m.permutation) == [0, 1, 2, 3, 4] and 0 <= m.cx < 33 and 0 <= m.cy < 41 for m in mixes)
+    assert max(m.cy for m in mixes) >= 33 and 0.9 < max(m.lam for m in mixes) < 1
+
+
+def test_one_hot_leaves_ignored_pixels_zero() -> None:
+    labels = torch.tensor([[[0, 2, 255]]], dtype=torch.uint8)
+    assert one_hot(labels, 3)[0, :, 0].T.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
+
+
+def test_iter_size_shares_add_up_to_the_mean() -> None:
+    """Two halves of the gradient of the same batch are its gradient."""
+    G, D = tiny_networks()
+    iteration = Iteration(G, D, tiny_method())
+    iteration(2, tiny_batches())
+    whole = gradients(G, D)
+    for network in (G, D):
+        network.zero_grad()
+    for _ in range(2):
+        iteration(2, tiny_batches(), share=0.5)
+    for a, b in zip(whole, gradients(G, D)):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6 * a.abs().max())
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("i", [2, 7])
+def test_unused_forwards_run_without_gradient(i: int, mixed: bool) -> None:
+    G, D = tiny_networks()
+    calls = []
+    G.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    mix = CutMix(0.5, 16, 20, (1, 2, 0)) if mixed else None
+    losses = Iteration(G, D, tiny_method())(i, tiny_batches(), mix)
+    simple = [False, True] if mixed else [True]
+    gt = [False] if i >= 5 else []
+    assert calls == [True, True, *simple, *gt]
+    assert ("loss_adv_simple" in losses) == (not mixed)
+    assert all(p.requires_grad for p in D.parameters())
+    assert 1 <= losses["kept"] <= 3 and 0 <= losses["dropped"] <= 1
+    assert not any(value.requires_grad for value in losses.values())
+
+
+def test_discriminator_gets_gradient_from_its_own_loss_alone() -> None:
+    G, D = tiny_networks()
+    Iteration(G, D, tiny_method())(2, tiny_batches())
+    with_adversarial = gradients(D)
+    D.zero_grad()
+    G2, _ = tiny_networks()
+    Iteration(G2, D, tiny_method(lambda_adv=0.0))(2, tiny_batches())
+    for a, b in zip(with_adversarial, gradients(D)):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-8)
+
+
+def test_parts_left_out() -> None:
+    G, _ = tiny_networks()
+    batches = tiny_batches()
+    batches.complex = batches.cls = batches.gt = None
+    losses = Iteration(G, None, tiny_method(onf=False, pnd=False, c2s=False, cls=False))(7, batches)
+    assert set(losses) == {"loss_seg", "kept", "dropped"}
+    assert losses["kept"] == 3 and losses["dropped"] == 0
+    calls = []
+    G.register_forward_hook(lambda *_: calls.append(1))
+    method = tiny_method(onf=False, c2s=False, cls=False)
+    Iteration(G, None, method)(7, batches, CutMix(0.5, 16, 20, (1, 2, 0)))
+    assert len(calls) == 1  # nobody looks at the unmixed predictions
+
+
+def test_repeated_steps_are_full_steps_one_after_the_other() -> None:
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(4))
+    other = torch.nn.Parameter(weight.detach().clone())
+    groups = [{"params": [weight], "steps": 3}, {"params": [other], "steps": 1}]
+    optimizer = RepeatedSGD(groups, lr=0.1, momentum=0.9, weight_decay=0.01)
+    p, q, buf_p, buf_q = weight.detach().clone(), other.detach().clone(), None, None
+    for _ in range(2):
+        weight.grad = torch.randn(4)
+        other.grad = weight.grad.clone()
+        optimizer.step()
+        for _ in range(3):
+            g = weight.grad + 0.01 * p
+            buf_p = g if buf_p is None else 0.9 * buf_p + g
+            p = p - 0.1 * buf_p
+        g = other.grad + 0.01 * q
+        buf_q = g if buf_q is None else 0.9 * buf_q + g
+        q = q - 0.1 * buf_q
+    assert torch.allclose(weight, p, rtol=1e-5) and torch.allclose(other, q, rtol=1e-5)
+    assert len(optimizer.param_groups) == 2
+
+
+def test_optimiser_groups() -> None:
+    G = build_deeplab("resnet101")
+    published = {(g["lr_factor"], g["steps"]): len(g["params"]) for g in build_sgd(G, 1e-3).param_groups}
+    assert published == {(1, 1): 1, (1, 3): 99, (1, 4): 4, (10, 1): 8}
+    single = {
+        (g["lr_factor"], g["steps"]): len(g["params"]) for g in build_sgd(G, 1, repeated=False).param_groups
+    }
+    assert single == {(1, 1): 104, (10, 1): 8}
+
+
+def test_mini_is_small_and_trains_its_batch_norm() -> None:
+    mini = build_deeplab("mini", seed=1)
+    assert sum(p.numel() for p in mini.parameters()) < 2e6
+    assert all(p.requires_grad for p in mini.parameters())
+    assert not build_deeplab("resnet50").bn1.weight.requires_grad
+    again, other = build_deeplab("mini", seed=1), build_deeplab("mini", seed=2)
+    assert torch.equal(mini.conv1.weight, again.conv1.weight)
+    assert not torch.equal(mini.conv1.weight, other.conv1.weight)
+    assert set(ARCHS) == {"resnet101", "resnet50", "mini"}
+
+
+def test_published_keys() -> None:
+    state = build_deeplab().state_dict()
+    assert len(state) == 632
+    assert sum(p.numel() for p in build_deeplab().parameters()) == 44_048_532
+    assert {"layer3.22.bn3.running_var", "layer4.0.downsample.1.bias", "layer5.conv2d_list.3.bias"} <= set(
+        state
+    )
+
+
+def test_scores_of_absent_and_merely_predicted_classes() -> None:
+    confusion = ConfusionMatrix(4)
+    confusion.update(torch.tensor([[0, 0, 1, 255]]), torch.tensor([[0, 2, 1, 3]]))
+    scores = confusion.scores()
+    assert scores["Class IoU"] == {"0": 0.5, "1": 1.0, "2": 0.0, "3": None}
+    assert scores["Mean IoU"] == scores["Mean Accuracy"] == 0.75 and scores["Min IoU"] == 0.5
+    assert scores["Pixel Accuracy"] == pytest.approx(2 / 3)
+    table = score_table(scores, ["background", "bird", "car", "cat"]).splitlines()
+    assert table[2].split() == ["bird", "100.00"] and table[4].split() == ["cat", "-"]

@@ -1,0 +1,155 @@
+"""Networks, inference, losses, schedules, metrics and loaders against the published method's numbers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import (
+    REFERENCE,
+    assert_logits_close,
+    load_reference_weights,
+    normal_images,
+    reference_json,
+    reference_npz,
+)
+
+from datasets.lists import read_list
+from datasets.loaders import GT, Cls, Complex, DataConfig, Images, Simple, Whole
+from datasets.transforms import scale
+from networks.deeplab import build_deeplab
+from networks.discriminator import build_discriminator
+from utils.alignment import cutmix_box, domain_loss
+from utils.denoising import noise_threshold, segmentation_loss
+from utils.inference import full_size, multi_scale_logits
+from utils.metrics import ConfusionMatrix
+from utils.optim import poly_lr
+
+VALUES = reference_json("values.json")
+SEED = reference_json("seeds.json")["values"]
+
+
+def test_networks() -> None:
+    theirs = reference_npz("networks.npz")
+    G, D = load_reference_weights(build_deeplab()), load_reference_weights(build_discriminator())
+    images = normal_images(SEED + 1, (2, 3, 65, 97))
+    rng = np.random.default_rng(SEED + 2)
+    probabilities = rng.dirichlet(np.ones(21), (2, 97, 97)).transpose(0, 3, 1, 2).astype(np.float32)
+    with torch.no_grad():
+        assert_logits_close(G.eval()(images), theirs["eval_logits"])
+        assert_logits_close(G.train()(images), theirs["train_logits"])
+        assert_logits_close(D(torch.from_numpy(probabilities)), theirs["discriminator_logits"])
+
+
+def test_two_scale_inference() -> None:
+    theirs = reference_npz("inference.npz")
+    G = load_reference_weights(build_deeplab()).eval()
+    logits = multi_scale_logits(G, normal_images(SEED + 3, (1, 3, 120, 161)))
+    assert_logits_close(logits[0], theirs["logits"])
+    labels = full_size(logits, (120, 161)).argmax(1)[0].numpy()
+    assert (labels == theirs["labels"]).mean() >= 0.999
+
+
+@pytest.mark.parametrize("name", VALUES["losses"])
+def test_losses(name: str) -> None:
+    arrays, theirs = reference_npz("losses.npz"), VALUES["losses"][name]
+    labels = torch.from_numpy(arrays["labels"])
+    kind, _, value = name.partition("_")
+    logits = torch.from_numpy(arrays["domain_logits" if kind == "domain" else "logits"]).requires_grad_()
+    if kind == "domain":
+        loss = domain_loss(logits, float(value), labels == 255)
+    elif kind == "progressive":
+        loss, dropped = segmentation_loss(logits, labels, float(value), torch.tensor([11]))
+        assert 0 < dropped < 1
+    else:
+        loss, dropped = segmentation_loss(logits, labels)
+        assert dropped == 0
+    loss.backward()
+    assert float(loss) == pytest.approx(theirs["loss"], rel=1e-3)
+    assert float(logits.grad.norm()) == pytest.approx(theirs["grad_norm"], rel=2e-2)
+    if "grad_sum_abs" in theirs:
+        assert float(logits.grad.abs().sum()) == pytest.approx(theirs["grad_sum_abs"], rel=2e-2)
+
+
+def test_schedules() -> None:
+    for i, lr in VALUES["poly_lr"].items():
+        assert poly_lr(2.5e-4, int(i), 12000) == pytest.approx(lr, rel=1e-6)
+    for i, T in VALUES["pnd_threshold"].items():
+        ours = noise_threshold(int(i), 1000, 11000, 1.2, 0.8)
+        assert ours == (None if T is None else pytest.approx(T, rel=1e-6))
+
+
+def test_cutmix_boxes() -> None:
+    for case in VALUES["cutmix_box"]:
+        box = cutmix_box(case["shape"][2:], case["lam"], case["cx"], case["cy"])
+        assert list(box) == case["box"]
+
+
+def test_metrics() -> None:
+    arrays, theirs = reference_npz("metrics.npz"), VALUES["metrics"]
+    confusion = ConfusionMatrix(21)
+    for truth, prediction in zip(arrays["gt"], arrays["pred"]):
+        confusion.update(torch.from_numpy(truth), torch.from_numpy(prediction))
+    ours = confusion.scores()
+    class_iou = ours.pop("Class IoU")
+    for c, iou in theirs["Class IoU"].items():
+        assert class_iou[c] == (None if iou is None else pytest.approx(iou, abs=1e-6))
+    assert ours == {k: pytest.approx(v, abs=1e-6) for k, v in theirs.items() if k != "Class IoU"}
+
+
+def config(label_dir: str) -> DataConfig:
+    return DataConfig(REFERENCE / "voc" / "JPEGImages", REFERENCE / label_dir)
+
+
+def check_map(ours: np.ndarray, theirs: dict, stride: int, most: int) -> None:
+    assert list(ours.shape) == theirs["shape"]
+    values = ours.astype(np.float64)
+    assert values.mean() == pytest.approx(theirs["mean"], rel=1e-6)
+    assert values.std() == pytest.approx(theirs["std"], rel=1e-6)
+    rows = values.reshape(ours.shape[0], -1) if ours.ndim == 3 else values.reshape(1, -1)
+    probe = rows[:, :: max(1, rows.shape[1] // stride)].ravel()[:most]
+    assert probe == pytest.approx(np.array(theirs["probe"]), rel=1e-6, abs=1e-6)
+
+
+def check_item(name: str, image: np.ndarray, label: np.ndarray | None = None) -> dict:
+    theirs = VALUES["data"][name]
+    check_map(image, theirs["image"], 7, 24)
+    if label is not None:
+        check_map(label, theirs["label"], 40, 40)
+    return theirs
+
+
+def first(loader: type[Images], list_name: str) -> tuple:
+    dataset = loader(read_list(REFERENCE / list_name, 21), config("sal2gt"))
+    return dataset[0, 0]
+
+
+@pytest.mark.parametrize(("name", "loader"), [("simple", Simple), ("gt", GT)])
+def test_loaders_with_labels(name: str, loader: type[Images]) -> None:
+    image, label, class_id = first(loader, "one_simple.txt")
+    assert class_id == check_item(name, image, label)["class_id"]
+
+
+def test_complex_images_look_like_simple_ones() -> None:
+    (image,) = first(Complex, "one_cls.txt")
+    check_item("simple", image)
+
+
+def test_cls_loader() -> None:
+    image, classes = first(Cls, "one_cls.txt")
+    assert classes.tolist() == check_item("cls", image)["labels"]
+
+
+def test_val_loader() -> None:
+    entries = read_list(REFERENCE / "one.txt", 21, labelled=False)
+    id_, image, label = Whole(entries, config("voc/SegmentationClassAug"))[0]
+    assert id_ == entries[0].id
+    check_item("val", image[0], label)
+
+
+def test_scaled_simple_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("datasets.transforms.scale", lambda image, label, _: scale(image, label, 0.7))
+    scaled = DataConfig(**{**vars(config("sal2gt")), "random_scale": True})
+    dataset = Simple(read_list(REFERENCE / "one_simple.txt", 21), scaled)
+    image, label, _ = dataset[0, 0]
+    check_item("simple_scaled_07", image, label)

@@ -1,0 +1,217 @@
+"""train.py and evaluate.py as a user runs them, and what they say to a bad input."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import data_options, error_line, run_script
+from PIL import Image
+
+import evaluate
+import train
+from networks.deeplab import Arch, DeepLab
+from utils.checkpoint import save
+from utils.files import InputError
+
+
+def train_options(root: Path, out: Path, *more: object) -> list[object]:
+    return [
+        *data_options(root), "--list-dir", root / "lists", "--pseudo-label-dir", root / "sal2gt",
+        "--arch", "mini", "--restore-from", "none", "--batch-size", 2, "--input-size", "48,56",
+        "--num-steps", 4, "--save-pred-every", 2, "--log-every", 1, "--denoise-from", 2,
+        "--snapshot-dir", out, *more,
+    ]  # fmt: skip
+
+
+def eval_options(root: Path, weights: Path, out: Path, *more: object) -> list[object]:
+    return [
+        *data_options(root), "--data-list", root / "lists/val.txt", "--restore-from", weights,
+        "--logit-dir", out / "logit_val", "--score-dir", out / "scores", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
+    torch.manual_seed(0)
+    save(DeepLab(4, Arch((1, 1, 1, 1), 4, True)).state_dict(), path)
+    return path
+
+
+def test_train_then_evaluate(tiny_data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "snapshots"
+    options = train_options(tiny_data, out, "--class-names", tiny_data / "lists/class_names.txt")
+    done = run_script("train.py", *options)
+    assert "bird" in done.stdout and "val mIoU" in done.stdout
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [line["i"] for line in log] == [0, 1, 2, 3]
+    names = {"loss_seg", "loss_cls", "loss_adv_complex", "loss_D", "kept", "dropped", "lr"}
+    assert all(names <= set(line) for line in log)
+    val = [json.loads(line) for line in (out / "val.jsonl").read_text().splitlines()]
+    assert [line["i"] for line in val] == [2, 3]
+    assert {p.name for p in out.iterdir()} == {"log.jsonl", "val.jsonl", "VOC_best.pth", "VOC_best_D.pth"}
+
+    # The same run with other workers and the weights it began with gives the same losses and weights.
+    again = tmp_path / "again"
+    run_script("train.py", *train_options(tiny_data, again, "--num-workers", 2))
+    assert (again / "log.jsonl").read_text() == (out / "log.jsonl").read_text()
+
+    evaluated = tmp_path / "evaluated"
+    options = eval_options(
+        tiny_data, out / "VOC_best.pth", evaluated, "--save-predictions", evaluated / "png"
+    )
+    run_script("evaluate.py", *options)
+    scores = json.loads((evaluated / "scores/scores.json").read_text())
+    assert scores["Mean IoU"] == pytest.approx(max(line["Mean IoU"] for line in val))
+    assert list(scores["Class IoU"]) == ["0", "1", "2", "3"]
+    logits = np.load(evaluated / "logit_val/val_00001.npy")
+    assert logits.shape == (4, 9, 11) and logits.dtype == np.float32
+    with Image.open(evaluated / "png/val_00001.png") as picture:
+        assert picture.mode == "P" and picture.size == (80, 64)
+
+
+def test_train_without_the_method(tiny_data: Path, tmp_path: Path) -> None:
+    parts = ["--no-onf", "--no-pnd", "--no-s2c", "--no-c2s", "--no-cls"]
+    run_script("train.py", *train_options(tiny_data, tmp_path, *parts, "--iter-size", 2, "--single-steps"))
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert all(set(line) == {"i", "lr", "loss_seg", "kept", "dropped"} for line in log)
+    assert not (tmp_path / "VOC_best_D.pth").exists()
+
+
+def test_published_defaults() -> None:
+    args = train.parse_args([])
+    assert (args.batch_size, args.iter_size, args.num_steps, args.input_size) == (10, 1, 12000, (321, 321))
+    assert (args.learning_rate, args.learning_rate_D, args.momentum, args.weight_decay) == (
+        2.5e-4, 1e-4, 0.9, 5e-4,
+    )  # fmt: skip
+    assert (args.high_T, args.low_T, args.lambda_adv, args.power) == (1.2, 0.8, 0.001, 0.9)
+    assert not (args.random_mirror or args.random_scale or args.not_restore_last or args.single_steps)
+    assert args.restore_from == "model/resnet101COCO-41f33a49.pth" and args.restore_from_D is None
+    method = train.build_method(args, torch.device("cpu"))
+    assert (method.denoise_from, method.denoise_until) == (1000, 11000)
+    assert (
+        method.exempt.tolist() == [11] and method.iou_thresholds[10] == 0 and len(method.iou_thresholds) == 20
+    )
+    other = train.build_method(
+        train.parse_args(["--num-classes", "5", "--num-steps", "240"]), torch.device("cpu")
+    )
+    assert (other.denoise_from, other.denoise_until) == (20, 220)
+    assert other.exempt.tolist() == [] and other.iou_thresholds.tolist() == [0.5] * 4
+    assert evaluate.parse_args(["--gpu", "0"]).restore_from == Path("snapshots/VOC_best.pth")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--batch-size", "0"], ["--input-size", "1,2,3"], ["--input-size", "x"], ["--learning-rate", "nan"],
+        ["--arch", "vgg"], ["--num-step", "5"], ["--scales", "1,-1"], ["--long-tail-labels", "300"],
+    ],
+)  # fmt: skip
+def test_options_refused_by_the_parser(option: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        train.parse_args(option)
+    assert stop.value.code == 2
+    assert option[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        (["--denoise-from", "9", "--denoise-until", "5"], "lies before"),
+        (["--iou-thresholds", "0.1,0.2"], "has 2 values"),
+        (["--iou-thresholds", "high"], "give voc, one number"),
+    ],
+)
+def test_options_refused_together(option: list[str], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        train.build_method(train.parse_args(option), torch.device("cpu"))
+
+
+def test_help_names_defaults_and_groups() -> None:
+    text = run_script("train.py", "--help").stdout
+    for part in ("data:", "optimisation:", "method:", "machine:", "(default: 0.00025)", "nats"):
+        assert part in text
+
+
+def test_unknown_device(tiny_data: Path, tmp_path: Path) -> None:
+    options = train_options(tiny_data, tmp_path)
+    options[options.index("--device") + 1] = "abacus"
+    assert "abacus" in error_line("train.py", *options)
+    if not torch.cuda.is_available():
+        options[options.index("--device") + 1] = "cuda"
+        assert "--device cpu" in error_line("train.py", *options)
+
+
+def test_missing_data_says_where_it_comes_from(tmp_path: Path) -> None:
+    assert "VOCtrainval_11-May-2012.tar" in error_line("train.py", "--device", "cpu", cwd=tmp_path)
+
+
+def test_missing_weights_say_where_they_come_from(tiny_data: Path, tmp_path: Path) -> None:
+    options = train_options(tiny_data, tmp_path)
+    del options[options.index("--restore-from") : options.index("--restore-from") + 2]
+    line = error_line("train.py", *options)
+    assert "model/resnet101COCO-41f33a49.pth not found" in line and "--restore-from none" in line
+    assert "gone.pth not found" in error_line(
+        "evaluate.py", *eval_options(tiny_data, tmp_path / "gone.pth", tmp_path)
+    )
+
+
+@pytest.fixture
+def own_data(tiny_data: Path, tmp_path: Path) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(tiny_data, tmp_path / "data"))
+
+
+def break_list(root: Path, name: str, text: str | None) -> None:
+    path = root / "lists" / name
+    path.unlink() if text is None else path.write_text(text)
+
+
+def small_label(root: Path) -> None:
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(root / "sal2gt/simple_00001.png")
+
+
+def large_label(root: Path) -> None:
+    Image.fromarray(np.full((64, 80), 4, np.uint8)).save(root / "sal2gt/simple_00001.png")
+
+
+BREAKS = {
+    "missing list": (lambda r: break_list(r, "simple_list.txt", None), "simple_list.txt not found"),
+    "empty list": (lambda r: break_list(r, "complex_list.txt", ""), "complex_list.txt is empty"),
+    "class": (lambda r: break_list(r, "train_cls.txt", "simple_00001 3"), "class 3 is out of range 0..2"),
+    "two classes": (lambda r: break_list(r, "simple_list.txt", "simple_00001 0 1"), "several classes"),
+    "missing image": (lambda r: (r / "JPEGImages/val_00002.jpg").unlink(), "val_00002.jpg not found"),
+    "missing label": (lambda r: (r / "sal2gt/simple_00002.png").unlink(), "simple_00002.png not found"),
+    "no picture": (lambda r: (r / "JPEGImages/simple_00001.jpg").write_text("x"), "simple_00001.jpg is no picture"),
+    "small label": (small_label, "simple_00001.png is 5x5, but its image is 80x64"),
+    "label value": (large_label, "simple_00001.png holds the label 4"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_bad_data(own_data: Path, tmp_path: Path, name: str) -> None:
+    break_it, reason = BREAKS[name]
+    break_it(own_data)
+    workers = 2 if name == "small label" else 0
+    more = ["--num-steps", 12, "--num-workers", workers]
+    assert reason in error_line("train.py", *train_options(own_data, tmp_path / "out", *more))
+
+
+def test_bad_checkpoints(tiny_data: Path, weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.pth").write_bytes(weights.read_bytes()[:5000])
+    assert "cut.pth cannot be read" in error_line(
+        "evaluate.py", *eval_options(tiny_data, tmp_path / "cut.pth", tmp_path)
+    )
+    options = eval_options(tiny_data, weights, tmp_path)
+    options[options.index("--num-classes") + 1] = 21
+    assert "has 4 classes" in error_line("evaluate.py", *options)
+    assert not (tmp_path / "scores").exists()
+
+
+def test_a_val_label_of_another_size(own_data: Path, weights: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(own_data / "SegmentationClassAug/val_00003.png")
+    line = error_line("evaluate.py", *eval_options(own_data, weights, tmp_path))
+    assert "val_00003.png is 9x9, but its image is 80x64" in line
