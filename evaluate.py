@@ -1,0 +1,72 @@
+"""Evaluate stage 1: two-scale logits of the listed images, scored against their labels.
+
+    python evaluate.py --restore-from ./model/VOC_69.5.pth
+
+Writes the low-resolution logits (ID.npy, float32, classes first) for the CRF, and scores.json.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from datasets.lists import read_class_names, read_list
+from datasets.loaders import DataConfig, Whole, whole_loader
+from utils import options
+from utils.checkpoint import load_deeplab
+from utils.files import run_script, save_array, save_json
+from utils.inference import infer
+from utils.metrics import ConfusionMatrix, score_table
+from utils.pictures import save_labels
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = options.make_parser(__doc__)
+    add = options.add_data_options(parser).add_argument
+    add("--data-list", type=Path, default=Path("dataset/voc_list/val.txt"), help="images to evaluate")
+    add(
+        "--label-dir",
+        type=Path,
+        help="true labels, ID.png (SegmentationClassAug in --data-dir, unless given)",
+    )
+    add = parser.add_argument_group("weights and results").add_argument
+    add("--restore-from", type=Path, default=Path("snapshots/VOC_best.pth"), help="trained weights")
+    add("--scales", type=options.scales, default=(1.0, 0.75), help="scales of the input, by commas")
+    add("--logit-dir", type=Path, default=Path("logit_val"), help="folder of the logits")
+    add("--no-logits", action="store_true", help="keep no logits")
+    add("--score-dir", type=Path, default=Path("scores"), help="folder of scores.json")
+    add("--save-predictions", type=Path, metavar="DIR", help="write the predicted labels as palette PNGs")
+    options.add_device_options(parser)
+    return parser.parse_args(argv)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    device = options.pick_device(args)
+    names = read_class_names(args.class_names, args.num_classes)
+    config = DataConfig(
+        args.data_dir / "JPEGImages", args.label_dir or args.data_dir / "SegmentationClassAug",
+        num_classes=args.num_classes, ignore_label=args.ignore_label,
+    )  # fmt: skip
+    images = Whole(read_list(args.data_list, args.num_classes, labelled=False), config)
+    images.check_files()
+    network = load_deeplab(args.restore_from, args.num_classes).to(device)
+    if args.channels_last:
+        network.to(memory_format=torch.channels_last)
+    confusion = ConfusionMatrix(args.num_classes, args.ignore_label)
+    loader = whole_loader(images, args.num_workers, pin=device.type == "cuda")
+    bar = tqdm(infer(network, loader, device, args.scales), total=len(images), unit="img")
+    for id_, logits, prediction, label in bar:
+        confusion.update(label, prediction)
+        if not args.no_logits:
+            save_array(args.logit_dir / f"{id_}.npy", logits[0].float().cpu().numpy())
+        if args.save_predictions:
+            save_labels(args.save_predictions / f"{id_}.png", prediction.cpu().numpy())
+    scores = confusion.scores()
+    save_json(args.score_dir / "scores.json", scores)
+    print(score_table(scores, names))
+    print(f"scores: {args.score_dir / 'scores.json'}")
+
+
+if __name__ == "__main__":
+    run_script(lambda: evaluate(parse_args()))
