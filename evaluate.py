@@ -8,16 +8,15 @@ Writes the low-resolution logits (ID.npy, float32, classes first) for the CRF, a
 import argparse
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from datasets.lists import read_class_names, read_list
 from datasets.loaders import DataConfig, Whole, whole_loader
 from utils import options
 from utils.checkpoint import load_deeplab
-from utils.files import run_script, save_array, save_json
+from utils.files import run_script, save_array
 from utils.inference import infer
-from utils.metrics import ConfusionMatrix, score_table
+from utils.metrics import ConfusionMatrix, report_scores
 from utils.pictures import save_labels
 
 
@@ -25,11 +24,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = options.make_parser(__doc__)
     add = options.add_data_options(parser).add_argument
     add("--data-list", type=Path, default=Path("dataset/voc_list/val.txt"), help="images to evaluate")
-    add(
-        "--label-dir",
-        type=Path,
-        help="true labels, ID.png (SegmentationClassAug in --data-dir, unless given)",
-    )
+    add("--label-dir", type=Path, help=options.LABEL_DIR_HELP)
     add = parser.add_argument_group("weights and results").add_argument
     add("--restore-from", type=Path, default=Path("snapshots/VOC_best.pth"), help="trained weights")
     add("--scales", type=options.scales, default=(1.0, 0.75), help="scales of the input, by commas")
@@ -50,9 +45,7 @@ def evaluate(args: argparse.Namespace) -> None:
     )  # fmt: skip
     images = Whole(read_list(args.data_list, args.num_classes, labelled=False), config)
     images.check_files()
-    network = load_deeplab(args.restore_from, args.num_classes).to(device)
-    if args.channels_last:
-        network.to(memory_format=torch.channels_last)
+    network = options.prepare(load_deeplab(args.restore_from, args.num_classes), args, device)
     confusion = ConfusionMatrix(args.num_classes, args.ignore_label)
     loader = whole_loader(images, args.num_workers, pin=device.type == "cuda")
     bar = tqdm(infer(network, loader, device, args.scales), total=len(images), unit="img")
@@ -62,10 +55,7 @@ def evaluate(args: argparse.Namespace) -> None:
             save_array(args.logit_dir / f"{id_}.npy", logits[0].float().cpu().numpy())
         if args.save_predictions:
             save_labels(args.save_predictions / f"{id_}.png", prediction.cpu().numpy())
-    scores = confusion.scores()
-    save_json(args.score_dir / "scores.json", scores)
-    print(score_table(scores, names))
-    print(f"scores: {args.score_dir / 'scores.json'}")
+    report_scores(confusion.scores(), names, args.score_dir / "scores.json")
 
 
 if __name__ == "__main__":

@@ -150,8 +150,12 @@ class Whole(Images):
     def __getitem__(self, index: int) -> tuple:
         entry = self.entries[index]
         image, label = self.read(entry)
-        item = entry.id, T.to_network(T.subtract_mean(image))[None]
+        item = entry.id, self.to_network(image)[None]
         return item if label is None else (*item, label)
+
+    def to_network(self, image: np.ndarray) -> np.ndarray:
+        """H x W x 3 uint8 BGR -> 3 x H x W floats as this stage's network wants them."""
+        return T.to_network(T.subtract_mean(image))
 
 
 def _init_worker(_: int) -> None:

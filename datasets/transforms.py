@@ -1,5 +1,6 @@
 """What happens to an image and its label between the disk and the network; randomness comes as a generator."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -79,13 +80,19 @@ def subtract_mean(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float32) - MEAN_BGR
 
 
-def pad(image: np.ndarray, label: np.ndarray | None, size: tuple[int, int], ignore_label: int) -> Pair:
-    """Pad bottom and right up to (H, W): the mean-free image with 0, the label with `ignore_label`."""
+def pad(
+    image: np.ndarray,
+    label: np.ndarray | None,
+    size: tuple[int, int],
+    ignore_label: int,
+    fill: Sequence[float] = (0, 0, 0),
+) -> Pair:
+    """Pad bottom and right up to (H, W): the image with `fill` (BGR), the label with `ignore_label`."""
     bottom, right = (max(0, s - n) for s, n in zip(size, image.shape[:2]))
     if bottom or right:
-        image = np.pad(image, ((0, bottom), (0, right), (0, 0)))
+        image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=fill)
         if label is not None:
-            label = np.pad(label, ((0, bottom), (0, right)), constant_values=ignore_label)
+            label = cv2.copyMakeBorder(label, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=ignore_label)
     return image, label
 
 

@@ -1,12 +1,16 @@
 """What the tests share: the reference numbers, the weights they were computed with, a tiny data set, scripts."""
 
 import functools
+import io
 import json
 import os
+import runpy
 import subprocess
 import sys
 import zlib
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -76,22 +80,46 @@ def data_options(root: Path) -> list[str]:
     return ["--data-dir", str(root), "--num-classes", "4", "--device", "cpu", "--num-workers", "0"]
 
 
-def run_script(
-    script: str, *args: object, cwd: Path = ROOT, status: int = 0
-) -> subprocess.CompletedProcess[str]:
-    """Run a script of the project as a user does and check its exit status."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / script), *map(str, args)],
-        cwd=cwd, capture_output=True, text=True, timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "2"},
-    )  # fmt: skip
-    assert done.returncode == status, f"status {done.returncode}\n{done.stdout}\n{done.stderr}"
+class Done(NamedTuple):
+    """How a script ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def run_script(script: str, *args: object, cwd: Path = ROOT, status: int = 0, process: bool = False) -> Done:
+    """Run a script of the project as a user does and check its exit status.
+
+    In this process, for loading torch takes longer than most of the tests; with `process` in one of its own.
+    """
+    words = [str(ROOT / script), *map(str, args)]
+    if process:
+        ended = subprocess.run(
+            [sys.executable, *words], cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+        )
+        done = Done(ended.returncode, ended.stdout, ended.stderr)
+    else:
+        done = _run_here(words, cwd)
+    assert done.status == status, f"status {done.status}\n{done.stdout}\n{done.stderr}"
     return done
 
 
-def error_line(script: str, *args: object, cwd: Path = ROOT) -> str:
+def _run_here(words: list[str], cwd: Path) -> Done:
+    stdout, stderr, status = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
+        patch.setattr(sys, "argv", words)
+        patch.chdir(cwd)
+        try:
+            runpy.run_path(words[0], run_name="__main__")
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return Done(status, stdout.getvalue(), stderr.getvalue())
+
+
+def error_line(script: str, *args: object, cwd: Path = ROOT, process: bool = False) -> str:
     """Run a script on a bad input: status 2 and, on stderr, one line without a traceback."""
-    stderr = run_script(script, *args, cwd=cwd, status=2).stderr
+    stderr = run_script(script, *args, cwd=cwd, status=2, process=process).stderr
     lines = [line for line in stderr.replace("\r", "\n").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
     assert len(errors) == 1, stderr

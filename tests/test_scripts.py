@@ -11,10 +11,10 @@ from conftest import data_options, error_line, run_script
 from PIL import Image
 
 import evaluate
-import train
 from networks.deeplab import Arch, DeepLab
 from utils.checkpoint import save
 from utils.files import InputError
+from utils.train_options import build_method, parse_args
 
 
 def train_options(root: Path, out: Path, *more: object) -> list[object]:
@@ -44,7 +44,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_train_then_evaluate(tiny_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "snapshots"
     options = train_options(tiny_data, out, "--class-names", tiny_data / "lists/class_names.txt")
-    done = run_script("train.py", *options)
+    done = run_script("train.py", *options, process=True)
     assert "bird" in done.stdout and "val mIoU" in done.stdout
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [line["i"] for line in log] == [0, 1, 2, 3]
@@ -82,7 +82,7 @@ def test_train_without_the_method(tiny_data: Path, tmp_path: Path) -> None:
 
 
 def test_published_defaults() -> None:
-    args = train.parse_args([])
+    args = parse_args("", [])
     assert (args.batch_size, args.iter_size, args.num_steps, args.input_size) == (10, 1, 12000, (321, 321))
     assert (args.learning_rate, args.learning_rate_D, args.momentum, args.weight_decay) == (
         2.5e-4, 1e-4, 0.9, 5e-4,
@@ -90,14 +90,12 @@ def test_published_defaults() -> None:
     assert (args.high_T, args.low_T, args.lambda_adv, args.power) == (1.2, 0.8, 0.001, 0.9)
     assert not (args.random_mirror or args.random_scale or args.not_restore_last or args.single_steps)
     assert args.restore_from == "model/resnet101COCO-41f33a49.pth" and args.restore_from_D is None
-    method = train.build_method(args, torch.device("cpu"))
+    method = build_method(args, torch.device("cpu"))
     assert (method.denoise_from, method.denoise_until) == (1000, 11000)
     assert (
         method.exempt.tolist() == [11] and method.iou_thresholds[10] == 0 and len(method.iou_thresholds) == 20
     )
-    other = train.build_method(
-        train.parse_args(["--num-classes", "5", "--num-steps", "240"]), torch.device("cpu")
-    )
+    other = build_method(parse_args("", ["--num-classes", "5", "--num-steps", "240"]), torch.device("cpu"))
     assert (other.denoise_from, other.denoise_until) == (20, 220)
     assert other.exempt.tolist() == [] and other.iou_thresholds.tolist() == [0.5] * 4
     assert evaluate.parse_args(["--gpu", "0"]).restore_from == Path("snapshots/VOC_best.pth")
@@ -112,7 +110,7 @@ def test_published_defaults() -> None:
 )  # fmt: skip
 def test_options_refused_by_the_parser(option: list[str], capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stop:
-        train.parse_args(option)
+        parse_args("", option)
     assert stop.value.code == 2
     assert option[0] in capsys.readouterr().err
 
@@ -127,7 +125,7 @@ def test_options_refused_by_the_parser(option: list[str], capsys: pytest.Capture
 )
 def test_options_refused_together(option: list[str], reason: str) -> None:
     with pytest.raises(InputError, match=reason):
-        train.build_method(train.parse_args(option), torch.device("cpu"))
+        build_method(parse_args("", option), torch.device("cpu"))
 
 
 def test_help_names_defaults_and_groups() -> None:
@@ -197,7 +195,10 @@ def test_bad_data(own_data: Path, tmp_path: Path, name: str) -> None:
     break_it(own_data)
     workers = 2 if name == "small label" else 0
     more = ["--num-steps", 12, "--num-workers", workers]
-    assert reason in error_line("train.py", *train_options(own_data, tmp_path / "out", *more))
+    process = bool(workers)
+    assert reason in error_line(
+        "train.py", *train_options(own_data, tmp_path / "out", *more), process=process
+    )
 
 
 def test_bad_checkpoints(tiny_data: Path, weights: Path, tmp_path: Path) -> None:

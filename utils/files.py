@@ -11,6 +11,7 @@ from typing import IO
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 
 class InputError(Exception):
@@ -65,7 +66,42 @@ def save_array(path: str | os.PathLike, array: np.ndarray) -> None:
 
 
 def save_image(path: str | os.PathLike, image: Image.Image) -> None:
-    """Write a picture in the format that the ending of `path` names."""
-    format_name = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}[Path(path).suffix.lower()]
+    """Write a picture as PNG, with the texts of its `info`, or as JPEG, by the ending of `path`."""
     with atomic_write(path) as file:
-        image.save(file, format_name, **({"quality": 92} if format_name == "JPEG" else {}))
+        if Path(path).suffix.lower() == ".png":
+            texts = PngInfo()
+            for key, value in image.info.items():
+                if isinstance(value, str):
+                    texts.add_text(key, value)
+            image.save(file, "PNG", pnginfo=texts)
+        else:
+            image.save(file, "JPEG", quality=92)
+
+
+def read_array(path: str | os.PathLike, mend: str) -> np.ndarray:
+    """Read one `.npy`; InputError, with the mend, where it is missing or damaged."""
+    try:
+        return np.load(path)
+    except FileNotFoundError:
+        raise InputError(f"{path} not found: {mend}") from None
+    except (OSError, ValueError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} cannot be read ({reason}): {mend}") from None
+
+
+def claim_folder(folder: Path, made_by: dict, what: str, overwrite: bool) -> None:
+    """Note in `folder` what makes its files; what was made otherwise must not pass for finished work.
+
+    Raises:
+        InputError: the folder holds files that were made otherwise, and they are not to be overwritten.
+    """
+    note = folder / "made_by.json"
+    if note.exists() and not overwrite:
+        earlier = json.loads(note.read_text())
+        changed = [key for key in made_by if earlier.get(key) != made_by[key]]
+        if changed:
+            raise InputError(
+                f"{folder} holds {what} made with other {' and '.join(changed)}: delete it, name another folder,"
+                " or give --overwrite"
+            )
+    save_json(note, made_by)

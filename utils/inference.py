@@ -37,7 +37,11 @@ def full_size(logits: Tensor, size: Sequence[int], align_corners: bool = True) -
 
 
 def infer(
-    network: nn.Module, loader: Iterable, device: torch.device, scales: Sequence[float] = (1.0, 0.75)
+    network: nn.Module,
+    loader: Iterable,
+    device: torch.device,
+    scales: Sequence[float] = (1.0, 0.75),
+    align_corners: bool = True,
 ) -> Iterator[tuple[str, Tensor, Tensor, Tensor | None]]:
     """Run whole images through the network, which is in eval mode.
 
@@ -47,5 +51,5 @@ def infer(
     """
     for id_, image, *label in loader:
         logits = multi_scale_logits(network, image.to(device, non_blocking=True), scales)
-        prediction = full_size(logits, image.shape[2:]).argmax(1)[0].to(torch.uint8)
+        prediction = full_size(logits, image.shape[2:], align_corners).argmax(1)[0].to(torch.uint8)
         yield id_, logits, prediction, label[0].to(device, non_blocking=True) if label else None

@@ -101,7 +101,7 @@ class Iteration:
         if keep is not None:
             kept = keep.nonzero()[:, 0]  # the one wait for the device
             images, labels, p = images[kept], labels[kept], p[kept]
-        out["kept"] = torch.tensor(float(len(images)))
+        out["kept"] = torch.full((), float(len(images)), device=images.device)
 
         if mix is not None:
             images_mix, labels_mix = cutmix(images, labels, mix)

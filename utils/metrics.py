@@ -1,9 +1,12 @@
 """Scores of a segmentation from a confusion matrix that grows with the classes, not with the images."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from datasets.voc import IGNORE_LABEL
+from utils.files import save_json
 
 
 class ConfusionMatrix:
@@ -23,6 +26,12 @@ class ConfusionMatrix:
     def matrix(self) -> Tensor:
         """num_classes x num_classes counts; a row is a true label, a column a predicted one."""
         return self.counts.cpu().view(self.num_classes, self.num_classes)
+
+    def transposed(self) -> "ConfusionMatrix":
+        """The same counts with truth and prediction exchanged."""
+        other = ConfusionMatrix(self.num_classes, self.ignore_label)
+        other.counts = self.matrix().t().reshape(-1)
+        return other
 
     def scores(self) -> dict:
         """Pixel Accuracy, Mean Accuracy, Frequency Weighted IoU, Mean IoU, Class IoU by label, Min IoU.
@@ -55,3 +64,10 @@ def score_table(scores: dict, names: list[str]) -> str:
     lines.append("-" * (width + 8))
     lines += [f"{key:<{width}}  {100 * value:6.2f}" for key, value in scores.items() if key != "Class IoU"]
     return "\n".join(lines)
+
+
+def report_scores(scores: dict, names: list[str], path: Path) -> None:
+    """Write scores as JSON and print them as a table."""
+    save_json(path, scores)
+    print(score_table(scores, names))
+    print(f"scores: {path}")

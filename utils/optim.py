@@ -22,7 +22,7 @@ class RepeatedSGD(torch.optim.SGD):
             self.param_groups = groups
 
 
-def _fused(network: nn.Module) -> dict[str, bool]:
+def fused(network: nn.Module) -> dict[str, bool]:
     """One kernel for all tensors where torch has it; elsewhere torch's own choice."""
     device = next(network.parameters()).device
     return {"fused": True} if device.type in ("cuda", "cpu") else {}
@@ -51,13 +51,13 @@ def build_sgd(
         lr=lr,
         momentum=momentum,
         weight_decay=weight_decay,
-        **_fused(G),
+        **fused(G),
     )
 
 
 def build_adam(D: nn.Module, lr: float) -> torch.optim.Adam:
     """Adam for the discriminator."""
-    optimizer = torch.optim.Adam(D.parameters(), lr=lr, betas=(0.9, 0.99), **_fused(D))
+    optimizer = torch.optim.Adam(D.parameters(), lr=lr, betas=(0.9, 0.99), **fused(D))
     optimizer.param_groups[0]["lr_factor"] = 1
     return optimizer
 

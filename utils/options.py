@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from datasets.voc import IGNORE_LABEL, VOC_CLASSES
 from utils.files import InputError
@@ -51,13 +52,14 @@ def scales(value: str) -> tuple[float, ...]:
     return tuple(positive(factor) for factor in value.split(","))
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+def add_data_options(parser: argparse.ArgumentParser, images: bool = True) -> argparse._ArgumentGroup:
     """Where images lie and which labels there are; returns the group for more of the kind."""
     group = parser.add_argument_group("data")
-    group.add_argument(
-        "--data-dir", type=Path, default=Path("dataset/VOC2012"),
-        help="folder with JPEGImages/ID.jpg and SegmentationClassAug/ID.png",
-    )  # fmt: skip
+    if images:
+        group.add_argument(
+            "--data-dir", type=Path, default=Path("dataset/VOC2012"),
+            help="folder with JPEGImages/ID.jpg and SegmentationClassAug/ID.png",
+        )  # fmt: skip
     group.add_argument("--num-classes", type=positive_int, default=21, help="labels, background included")
     group.add_argument(
         "--ignore-label", type=label_value, default=IGNORE_LABEL, help="label that counts nowhere"
@@ -69,21 +71,46 @@ def add_data_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup
     return group
 
 
-def add_device_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+LABEL_DIR_HELP = "true labels, ID.png (SegmentationClassAug in --data-dir, unless given)"
+
+
+def add_list_options(group: argparse._ArgumentGroup, default: Path) -> None:
+    """Which images, and which part of them."""
+    group.add_argument("--data-list", type=Path, default=default, help="list of the images")
+    group.add_argument("--shard", type=shard, metavar="I/N", help="do the I-th of N parts of the list alone")
+
+
+def shard(value: str) -> tuple[int, int]:
+    """`2/5` -> (2, 5)."""
+    part, parts = (positive_int(number) for number in value.split("/"))
+    if part > parts:
+        raise ValueError
+    return part, parts
+
+
+def sharded(entries: list, part: tuple[int, int] | None) -> list:
+    """The entries of one part: every N-th, so that the parts are equally hard."""
+    return entries if part is None else entries[part[0] - 1 :: part[1]]
+
+
+def add_device_options(parser: argparse.ArgumentParser, workers: bool = True) -> argparse._ArgumentGroup:
     """What computes; returns the group for more of the kind."""
     group = parser.add_argument_group("machine")
     group.add_argument("--device", help="cpu, cuda, cuda:N or mps; the GPU where there is one, unless given")
     group.add_argument("--gpu", type=count, help="number of the CUDA device, short for --device cuda:N")
-    group.add_argument(
-        "--num-workers",
-        type=count,
-        default=min(4, os.cpu_count() or 1),
-        help="loading processes per kind of image",
-    )
-    group.add_argument(
-        "--channels-last", action="store_true", help="keep tensors in NHWC order; often faster"
-    )
+    if workers:
+        group.add_argument(
+            "--num-workers", type=count, default=min(4, os.cpu_count() or 1),
+            help="loading processes per kind of image",
+        )  # fmt: skip
+        group.add_argument("--channels-last", action="store_true", help="tensors in NHWC order; often faster")
     return group
+
+
+def prepare(network: nn.Module, args: argparse.Namespace, device: torch.device) -> nn.Module:
+    """A network on the device, in the memory order that --channels-last asks for."""
+    order = torch.channels_last if args.channels_last else torch.contiguous_format
+    return network.to(device, memory_format=order)
 
 
 def pick_device(args: argparse.Namespace) -> torch.device:

@@ -17,9 +17,21 @@ def palette_image(labels: np.ndarray) -> Image.Image:
     return picture
 
 
-def save_labels(path: str | Path, labels: np.ndarray) -> None:
-    """Write H x W labels as a palette PNG."""
-    save_image(path, palette_image(labels))
+def save_labels(path: str | Path, labels: np.ndarray, tag: str | None = None) -> None:
+    """Write H x W labels as a palette PNG; `tag` goes into it as text, for `read_tag`."""
+    picture = palette_image(labels)
+    if tag is not None:
+        picture.info["mdba"] = tag
+    save_image(path, picture)
+
+
+def read_tag(path: str | Path) -> str | None:
+    """The tag of a label PNG; None where there is no such file, or no tag in it."""
+    try:
+        with Image.open(path) as picture:
+            return picture.info.get("mdba")
+    except (OSError, SyntaxError):
+        return None
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, opacity: float = 0.6) -> np.ndarray:

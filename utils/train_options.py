@@ -1,0 +1,111 @@
+"""The command line of stage 1's training, and the method's constants that follow from it."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from networks.deeplab import ARCHS
+from utils import options
+from utils.denoising import VOC_IOU_THRESHOLDS
+from utils.files import InputError
+from utils.iteration import Method
+
+
+def parse_args(doc: str, argv: list[str] | None = None) -> argparse.Namespace:
+    """The options of train.py; `doc` heads the help."""
+    parser = options.make_parser(doc)
+    _add_data(parser)
+    _add_optimisation(parser)
+    _add_method(parser)
+    _add_files(parser)
+    group = options.add_device_options(parser)
+    group.add_argument("--random-seed", type=options.count, default=1234, help="seed of every random draw")
+    return parser.parse_args(argv)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    add = options.add_data_options(parser).add_argument
+    add("--list-dir", type=Path, default=Path("dataset/voc_list"),
+        help="folder of train_cls.txt, simple_list.txt, complex_list.txt and val.txt")  # fmt: skip
+    add("--pseudo-label-dir", type=Path, default=Path("dataset/sal2gt"),
+        help="saliency pseudo labels of the simple images, ID.png")  # fmt: skip
+    add("--input-size", type=options.image_size, default=(321, 321), metavar="N or H,W", help="crop, pixels")
+    add("--random-mirror", action="store_true", help="mirror half of the training images")
+    add("--random-scale", action="store_true", help="scale training images by 0.5, 0.6, ... 1.6")
+
+
+def _add_optimisation(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("optimisation").add_argument
+    add("--arch", choices=ARCHS, default="resnet101", help="segmentation network; mini is for a CPU")
+    add("--batch-size", type=options.positive_int, default=10, help="images of each kind per iteration")
+    add("--iter-size", type=options.positive_int, default=1, help="iterations whose gradients make one step")
+    add("--num-steps", type=options.positive_int, default=12000, help="iterations")
+    add("--learning-rate", type=options.positive, default=2.5e-4, help="of the segmentation network (SGD)")
+    add("--learning-rate-D", type=options.positive, default=1e-4, help="of the discriminator (Adam)")
+    add("--momentum", type=options.non_negative, default=0.9, help="of SGD")
+    add("--weight-decay", type=options.non_negative, default=5e-4, help="of SGD")
+    add("--power", type=options.non_negative, default=0.9, help="lr * (1 - i / num_steps) ^ power")
+    add("--single-steps", action="store_true",
+        help="step every tensor once an iteration (published: once per module that contains it)")  # fmt: skip
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("method").add_argument
+    add("--denoise-from", type=options.count, metavar="I",
+        help="first iteration of ONF and PND (1/12 of --num-steps, unless given)")  # fmt: skip
+    add("--denoise-until", type=options.count, metavar="I",
+        help="iteration at which PND's threshold is lowest (11/12 of --num-steps, unless given)")  # fmt: skip
+    add("--high-T", type=options.non_negative, default=1.2, help="PND's first loss threshold, nats")
+    add("--low-T", type=options.non_negative, default=0.8, help="PND's last loss threshold, nats")
+    add("--long-tail-labels", type=options.labels_list, metavar="L[,L...]",
+        help="labels that PND never drops, or none (11, diningtable, for 21 classes, unless given)")  # fmt: skip
+    add("--iou-thresholds", metavar="T[,T...]",
+        help="ONF: voc, one IoU, or one per class (voc for 21 classes, else 0.5, unless given)")  # fmt: skip
+    add("--cutmix-probability", type=options.non_negative, default=0.5, help="of S2C in an iteration")
+    add("--lambda-adv", type=options.non_negative, default=0.001, help="weight of the adversarial losses")
+    for part, text in (
+        ("onf", "online noise filtering: train on every simple image"),
+        ("pnd", "progressive noise detection: train on every labelled pixel"),
+        ("s2c", "simple to complex: no CutMix"),
+        ("c2s", "complex to simple: no discriminator, no complex images"),
+        ("cls", "the classification loss"),
+    ):
+        add(f"--no-{part}", action="store_true", help=f"leave out {text}")
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("weights and results").add_argument
+    add("--restore-from", default="model/resnet101COCO-41f33a49.pth", metavar="FILE",
+        help="initial weights; tensors that fit are copied; none: train from random weights")  # fmt: skip
+    add("--restore-from-D", type=Path, metavar="FILE", help="initial weights of the discriminator")
+    add("--not-restore-last", action="store_true", help="do not copy the classifier (layer5)")
+    add("--save-pred-every", type=options.positive_int, default=500, help="iterations between validations")
+    add("--snapshot-dir", type=Path, default=Path("snapshots"), help="folder of the results")
+    add("--scales", type=options.scales, default=(1.0, 0.75), help="scales of validation, by commas")
+    add("--log-every", type=options.positive_int, default=10, help="iterations between lines of log.jsonl")
+
+
+def build_method(args: argparse.Namespace, device: torch.device) -> Method:
+    """The method's constants from the options."""
+    start = args.num_steps // 12 if args.denoise_from is None else args.denoise_from
+    end = args.num_steps * 11 // 12 if args.denoise_until is None else args.denoise_until
+    if end < start:
+        raise InputError(f"--denoise-until {end} lies before --denoise-from {start}")
+    exempt = args.long_tail_labels
+    if exempt is None:
+        exempt = (11,) if args.num_classes == 21 else ()  # VOC's diningtable
+    return Method(
+        iou_thresholds=options.iou_thresholds(args.iou_thresholds, args.num_classes, VOC_IOU_THRESHOLDS).to(device),
+        exempt=torch.tensor(exempt, dtype=torch.int64, device=device),
+        denoise_from=start,
+        denoise_until=end,
+        high_T=args.high_T,
+        low_T=args.low_T,
+        lambda_adv=args.lambda_adv,
+        ignore_label=args.ignore_label,
+        onf=not args.no_onf,
+        pnd=not args.no_pnd,
+        c2s=not args.no_c2s,
+        cls=not args.no_cls,
+    )  # fmt: skip
