@@ -1,0 +1,50 @@
+"""Evaluate the dense CRF on the logits of evaluate.py.
+
+    python evaluate_crf.py
+
+Writes the label maps (palette PNGs) and scores_crf.json. A stopped run goes on where it was; label maps made from
+other logits or with other parameters are made again.
+"""
+
+import argparse
+from pathlib import Path
+
+from datasets.lists import read_class_names, read_list
+from utils import options
+from utils.crf_run import CRFTask, add_crf_options, crf_settings, evaluate_crf
+from utils.files import run_script
+from utils.metrics import report_scores
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = options.make_parser(__doc__)
+    group = options.add_data_options(parser)
+    options.add_list_options(group, Path("dataset/voc_list/val.txt"))
+    group.add_argument("--label-dir", type=Path, help=options.LABEL_DIR_HELP)
+    add = parser.add_argument_group("results").add_argument
+    add("--logit-dir", type=Path, default=Path("logit_val"), help="folder of the logits")
+    add("--prediction-dir", type=Path, default=Path("crf_val"), help="folder of the label maps")
+    add("--score-dir", type=Path, default=Path("scores"), help="folder of scores_crf.json")
+    add_crf_options(parser)
+    options.add_device_options(parser, workers=False)
+    return parser.parse_args(argv)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    settings = crf_settings(args, options.pick_device(args))
+    names = read_class_names(args.class_names, args.num_classes)
+    entries = options.sharded(read_list(args.data_list, args.num_classes, labelled=False), args.shard)
+    label_dir = args.label_dir or args.data_dir / "SegmentationClassAug"
+    tasks = [
+        CRFTask(
+            entry.id, args.data_dir / "JPEGImages" / f"{entry.id}.jpg", args.logit_dir / f"{entry.id}.npy",
+            args.prediction_dir / f"{entry.id}.png",
+        )
+        for entry in entries
+    ]  # fmt: skip
+    confusion = evaluate_crf(tasks, settings, args.n_jobs, label_dir, args.ignore_label)
+    report_scores(confusion.scores(), names, args.score_dir / "scores_crf.json")
+
+
+if __name__ == "__main__":
+    run_script(lambda: evaluate(parse_args()))

@@ -1,0 +1,76 @@
+"""How good are pseudo labels, where the truth is known? One line per folder of label maps.
+
+    python evaluate_labels.py --truth-dir demo/data/truth --data-list demo/data/lists/simple_list.txt \\
+        saliency=demo/data/sal2gt mined=demo/pseudo_labels
+
+mIoU counts the pixels that the pseudo labels label (not 255); "labelled" is their share, "error" the share of them
+that is wrong.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from datasets.lists import read_list
+from datasets.transforms import read_label
+from utils import options
+from utils.files import run_script, save_json
+from utils.metrics import ConfusionMatrix
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = options.make_parser(__doc__)
+    group = options.add_data_options(parser, images=False)
+    options.add_list_options(group, Path("dataset/voc_list/train_aug.txt"))
+    group.add_argument("--truth-dir", type=Path, required=True, help="true labels, ID.png")
+    group.add_argument(
+        "folders", nargs="+", type=named_folder, metavar="NAME=DIR", help="pseudo labels, ID.png"
+    )
+    parser.add_argument("--score-path", type=Path, help="write the table as JSON, too")
+    return parser.parse_args(argv)
+
+
+def named_folder(value: str) -> tuple[str, Path]:
+    """`mined=pseudo_labels` -> ("mined", Path("pseudo_labels"))."""
+    name, equals, folder = value.partition("=")
+    if not (name and equals and folder):
+        raise ValueError
+    return name, Path(folder)
+
+
+def quality(folder: Path, ids: list[str], args: argparse.Namespace) -> dict[str, float]:
+    """Mean IoU of a folder's label maps, their labelled share and the error within it."""
+    # The pseudo label plays the truth here, for its ignored pixels are those that must not count.
+    confusion, pixels = ConfusionMatrix(args.num_classes, args.ignore_label), 0
+    for id_ in tqdm(ids, desc=folder.name, leave=False, unit="img"):
+        truth = read_label(args.truth_dir / f"{id_}.png", args.num_classes, ignore_label=args.ignore_label)
+        found = read_label(folder / f"{id_}.png", args.num_classes, truth.shape, args.ignore_label)
+        known = truth != args.ignore_label
+        confusion.update(torch.from_numpy(found[known]), torch.from_numpy(truth[known]))
+        pixels += int(known.sum())
+    scores = confusion.transposed().scores()
+    return {
+        "Mean IoU": scores["Mean IoU"],
+        "labelled": int(confusion.matrix().sum()) / pixels,
+        "error": 1 - scores["Pixel Accuracy"],
+    }
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    entries = options.sharded(read_list(args.data_list, args.num_classes, labelled=False), args.shard)
+    ids = [entry.id for entry in entries]
+    rows = {name: quality(folder, ids, args) for name, folder in args.folders}
+    width = max(map(len, rows))
+    print(f"{len(ids)} images of {args.data_list}\n{'':<{width}}  mIoU %  labelled %  error %")
+    for name, row in rows.items():
+        print(
+            f"{name:<{width}}  {100 * row['Mean IoU']:6.2f}  {100 * row['labelled']:10.2f}  {100 * row['error']:7.2f}"
+        )
+    if args.score_path:
+        save_json(args.score_path, rows)
+
+
+if __name__ == "__main__":
+    run_script(lambda: evaluate(parse_args()))

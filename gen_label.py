@@ -1,0 +1,53 @@
+"""Pseudo labels for stage 2, first step: two-scale logits of the training images.
+
+    python gen_label.py --restore-from ./snapshots/VOC_best.pth
+
+Writes ID.npy (float32, classes first, low resolution) to --logit-dir. No ground truth is needed. A stopped run goes
+on where it was; --shard I/N does one of N parts of the list, to divide it among machines.
+"""
+
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from datasets.lists import read_list
+from datasets.loaders import DataConfig, Whole, whole_loader
+from utils import options
+from utils.checkpoint import load_deeplab, weights_identity
+from utils.files import claim_folder, run_script, save_array
+from utils.inference import infer
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = options.make_parser(__doc__)
+    options.add_list_options(options.add_data_options(parser), Path("dataset/voc_list/train_aug.txt"))
+    add = parser.add_argument_group("weights and results").add_argument
+    add("--restore-from", type=Path, default=Path("snapshots/VOC_best.pth"), help="trained weights")
+    add("--scales", type=options.scales, default=(1.0, 0.75), help="scales of the input, by commas")
+    add("--logit-dir", type=Path, default=Path("logit_train_aug"), help="folder of the logits")
+    add("--overwrite", action="store_true", help="make logits again that are there already")
+    options.add_device_options(parser)
+    return parser.parse_args(argv)
+
+
+def generate(args: argparse.Namespace) -> None:
+    device = options.pick_device(args)
+    entries = options.sharded(read_list(args.data_list, args.num_classes, labelled=False), args.shard)
+    config = DataConfig(args.data_dir / "JPEGImages", num_classes=args.num_classes)
+    network = options.prepare(load_deeplab(args.restore_from, args.num_classes), args, device)
+    made_by = {"weights": weights_identity(network), "scales": list(args.scales)}
+    claim_folder(args.logit_dir, made_by, "logits", args.overwrite)
+    todo = [e for e in entries if args.overwrite or not (args.logit_dir / f"{e.id}.npy").exists()]
+    images = Whole(todo, config, labels=False)
+    images.check_files()
+    loader = whole_loader(images, args.num_workers, pin=device.type == "cuda")
+    bar = tqdm(infer(network, loader, device, args.scales), initial=len(entries) - len(todo),
+               total=len(entries), unit="img")  # fmt: skip
+    for id_, logits, _, _ in bar:
+        save_array(args.logit_dir / f"{id_}.npy", logits[0].float().cpu().numpy())
+    print(f"logits of {len(entries)} images: {args.logit_dir}")
+
+
+if __name__ == "__main__":
+    run_script(lambda: generate(parse_args()))

@@ -1,0 +1,53 @@
+"""Pseudo labels for stage 2, second step: the dense CRF on the logits of gen_label.py.
+
+    python gen_label_crf.py
+
+Writes palette PNGs to --pseudo-label-dir. No ground truth is needed. A stopped run goes on where it was; --shard I/N
+does one of N parts of the list.
+"""
+
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from datasets.lists import read_list
+from utils import options
+from utils.crf_run import CRFTask, add_crf_options, crf_settings, run_crf
+from utils.files import run_script
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = options.make_parser(__doc__)
+    group = options.add_data_options(parser)
+    options.add_list_options(group, Path("dataset/voc_list/train_aug.txt"))
+    group.add_argument(
+        "--use-image-labels", action="store_true",
+        help="only background and the image's own classes; --data-list must name them (train_cls.txt does)",
+    )  # fmt: skip
+    add = parser.add_argument_group("results").add_argument
+    add("--logit-dir", type=Path, default=Path("logit_train_aug"), help="folder of the logits")
+    add("--pseudo-label-dir", type=Path, default=Path("pseudo_labels"), help="folder of the pseudo labels")
+    add_crf_options(parser)
+    options.add_device_options(parser, workers=False)
+    return parser.parse_args(argv)
+
+
+def generate(args: argparse.Namespace) -> None:
+    settings = crf_settings(args, options.pick_device(args))
+    entries = options.sharded(read_list(args.data_list, args.num_classes, args.use_image_labels), args.shard)
+    tasks = [
+        CRFTask(
+            entry.id, args.data_dir / "JPEGImages" / f"{entry.id}.jpg", args.logit_dir / f"{entry.id}.npy",
+            args.pseudo_label_dir / f"{entry.id}.png",
+            (0, *sorted({c + 1 for c in entry.classes})) if args.use_image_labels else None,
+        )
+        for entry in entries
+    ]  # fmt: skip
+    for _ in tqdm(run_crf(tasks, settings, args.n_jobs), total=len(tasks), unit="img"):
+        pass
+    print(f"pseudo labels of {len(tasks)} images: {args.pseudo_label_dir}")
+
+
+if __name__ == "__main__":
+    run_script(lambda: generate(parse_args()))

@@ -1,0 +1,197 @@
+"""The dense CRF: the published numbers by every backend, the backends against each other, properties."""
+
+import importlib.util
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from conftest import reference_npz
+
+import utils.crf
+from utils.crf import CRFParams, dense_crf
+from utils.files import InputError
+
+PYDENSECRF = pytest.param(
+    "pydensecrf",
+    marks=pytest.mark.skipif(importlib.util.find_spec("pydensecrf") is None, reason="no pydensecrf"),
+)
+OTHER = CRFParams(
+    3, gaussian_weight=2, gaussian_sxy=3, bilateral_weight=5, bilateral_sxy=30, bilateral_srgb=10
+)
+
+each_backend = pytest.mark.parametrize("backend", ["torch", PYDENSECRF])
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small operations on a busy machine: threads that wait for each other take ten times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make_probabilities(
+    seed: int, classes: int, height: int, width: int, favour: float = 0, likely: int = 3
+) -> np.ndarray:
+    """Smooth random probabilities; the first `likely` classes get `favour` more on their logits."""
+    logits = np.random.default_rng(seed).normal(0, 1.5, (1, classes, 5, 6)).astype(np.float32)
+    logits[:, :likely] += favour
+    logits = torch.nn.functional.interpolate(torch.from_numpy(logits), (height, width), mode="bilinear")
+    return logits.softmax(1)[0].numpy()
+
+
+def make_image(kind: str, height: int, width: int) -> np.ndarray:
+    rng = np.random.default_rng(len(kind))
+    if kind == "noise":
+        return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    y, x = np.mgrid[:height, :width]
+    image = np.stack([90 + 60 * np.sin(x / 17), 120 + 50 * np.cos(y / 23), 80 + x * 0.5], -1)
+    image[(y - height // 2) ** 2 + (x - width // 3) ** 2 < (height // 3) ** 2] = 30, 60, 200
+    if kind == "scene":
+        image += rng.normal(0, 4, image.shape)
+    return image.clip(0, 255).astype(np.uint8)
+
+
+def agreement(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return (ours.argmax(0) == theirs.argmax(0)).float().mean().item()
+
+
+@each_backend
+@pytest.mark.parametrize(("suffix", "params"), [("", CRFParams()), ("_other", OTHER)])
+def test_published_numbers(backend: str, suffix: str, params: CRFParams) -> None:
+    case = reference_npz("crf.npz")
+    probabilities = case["probabilities"].astype(np.float32)
+    q = dense_crf(case["image"], probabilities, params, backend, prune=None).numpy()
+    assert q.dtype == np.float32
+    assert (q.argmax(0) == case[f"result{suffix}"]).mean() >= 0.999
+    assert np.abs(q[:, ::15, ::18] - case[f"probe{suffix}"]).max() <= 1e-3
+
+
+@pytest.mark.parametrize("prune", [None, 0.05])
+@pytest.mark.parametrize("params", [CRFParams(), OTHER])
+@pytest.mark.parametrize(
+    ("kind", "height", "width"),
+    [("scene", 70, 90), ("smooth", 55, 44), ("noise", 40, 50), ("smooth", 1, 33), ("scene", 41, 2)],
+)
+def test_backends_agree(kind: str, height: int, width: int, params: CRFParams, prune: float | None) -> None:
+    pytest.importorskip("pydensecrf")
+    image, probabilities = make_image(kind, height, width), make_probabilities(1, 9, height, width, 5)
+    ours, theirs = (dense_crf(image, probabilities, params, b, prune=prune) for b in ("torch", "pydensecrf"))
+    assert agreement(ours, theirs) >= 0.9999
+    assert (ours - theirs).abs().max() <= 1e-3
+
+
+@each_backend
+@pytest.mark.parametrize("kind", ["scene", "noise"])
+def test_unlikely_classes_change_no_labels(backend: str, kind: str) -> None:
+    image, probabilities = make_image(kind, 80, 60), make_probabilities(2, 12, 80, 60, 6)
+    peaks = probabilities.max((1, 2))
+    assert 3 <= (peaks >= 0.05).sum() <= 9
+    full, pruned = (dense_crf(image, probabilities, backend=backend, prune=p) for p in (None, 0.05))
+    assert agreement(full, pruned) >= 0.9999
+    torch.testing.assert_close(pruned.sum(0), torch.ones(80, 60), atol=1e-5, rtol=0)
+    assert (full - pruned).abs()[torch.from_numpy(peaks < 0.05)].max() <= 0.01
+
+
+@each_backend
+@pytest.mark.parametrize("prune", [None, 1.0])
+def test_marginals_sum_to_one_and_repeat_exactly(backend: str, prune: float | None) -> None:
+    image, probabilities = make_image("scene", 50, 70), make_probabilities(3, 5, 50, 70)
+    q, again = (dense_crf(image, probabilities, backend=backend, prune=prune) for _ in range(2))
+    assert q.min() >= 0
+    torch.testing.assert_close(q.sum(0), torch.ones(50, 70), atol=1e-5, rtol=0)
+    assert torch.equal(q, again)
+
+
+@each_backend
+def test_certain_labels_of_a_constant_image_stay(backend: str) -> None:
+    labels = torch.arange(40).expand(30, 40) // 20
+    probabilities = torch.nn.functional.one_hot(labels, 3).permute(2, 0, 1).float()
+    # Without weights the result is the unary alone, clipped; with them the halves do not mix in the middle.
+    off = CRFParams(gaussian_weight=0, bilateral_weight=0)
+    image = np.full((30, 40, 3), 77, np.uint8)
+    assert (dense_crf(image, probabilities, off, backend) - probabilities).abs().max() < 1e-4
+    assert torch.equal(dense_crf(image, probabilities, backend=backend).argmax(0), labels)
+
+
+@each_backend
+def test_edges_of_the_image_draw_the_labels(backend: str) -> None:
+    truth = np.zeros((60, 80), np.int64)
+    truth[15:45, 20:60] = 1
+    image = np.where(truth[..., None] == 1, np.uint8([40, 80, 200]), np.uint8([120, 110, 90]))
+    blurred = np.full((2, 60, 80), 0.3, np.float32)
+    blurred[1, 11:49, 16:64], blurred[0, 11:49, 16:64] = 0.55, 0.45  # too wide, and unsure
+    blurred[0] = 1 - blurred[1]
+    labels = dense_crf(image, blurred, backend=backend).argmax(0).numpy()
+    assert (blurred.argmax(0) == truth).mean() < 0.9
+    assert (labels == truth).mean() > 0.99
+
+
+@each_backend
+def test_result_is_where_and_what_it_should_be(backend: str) -> None:
+    image, probabilities = make_image("scene", 20, 30), make_probabilities(4, 4, 20, 30)
+    tensor = torch.from_numpy(probabilities).double().requires_grad_()
+    plain = dense_crf(np.ascontiguousarray(image[:, ::-1]), tensor, backend=backend)
+    assert plain.dtype == torch.float32 and plain.device == tensor.device and not plain.requires_grad
+
+    image.setflags(write=False)
+    probabilities.setflags(write=False)
+    awkward = dense_crf(image[:, ::-1], probabilities, backend=backend)  # read-only, a negative stride
+    assert torch.equal(plain, awkward)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_agrees_with_the_cpu() -> None:
+    image, probabilities = make_image("scene", 90, 120), make_probabilities(7, 9, 90, 120, 5)
+    ours = dense_crf(image, probabilities, backend="auto", device="cuda")
+    assert ours.device.type == "cuda"
+    theirs = dense_crf(image, probabilities, backend="torch", device="cpu")
+    assert agreement(ours.cpu(), theirs) >= 0.9999
+    assert (ours.cpu() - theirs).abs().max() <= 1e-3
+
+
+def test_auto_takes_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, probabilities = make_image("scene", 20, 30), make_probabilities(5, 4, 20, 30)
+    monkeypatch.setattr(utils.crf.importlib.util, "find_spec", lambda name: None)
+    assert torch.equal(dense_crf(image, probabilities), dense_crf(image, probabilities, backend="torch"))
+    with pytest.raises(InputError, match="pip install pydensecrf2"):
+        dense_crf(image, probabilities, backend="pydensecrf")
+
+
+IMAGE = make_image("smooth", 6, 8)
+PROBABILITIES = make_probabilities(6, 3, 6, 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": IMAGE[:, :7]}, r"image's size 6x7, not torch.float32 \(3, 6, 8\)"),
+        ({"image": IMAGE[..., 0]}, r"image must be a uint8 array HxWx3, not uint8 \(6, 8\)"),
+        ({"image": IMAGE.astype(np.float32)}, "not float32"),
+        ({"image": torch.from_numpy(IMAGE)}, "image must be a uint8 array"),
+        ({"probabilities": PROBABILITIES[0]}, r"not torch.float32 \(6, 8\)"),
+        ({"probabilities": PROBABILITIES[:0]}, r"\(0, 6, 8\)"),
+        ({"probabilities": PROBABILITIES.astype(np.int64)}, "floating point"),
+        ({"probabilities": PROBABILITIES * np.float32("nan")}, "not all finite"),
+        ({"backend": "opencl"}, "one of auto, pydensecrf, torch, not 'opencl'"),
+        ({"prune": 1.5}, "0..1, not 1.5"),
+    ],
+)
+def test_bad_input_is_named_in_one_line(change: dict, message: str) -> None:
+    arguments = {"image": IMAGE, "probabilities": PROBABILITIES, "backend": "torch"} | change
+    with pytest.raises(InputError, match=message) as caught:
+        dense_crf(**arguments)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("change", [{"gaussian_sxy": 0}, {"bilateral_srgb": -3}, {"iterations": -1}])
+def test_bad_parameters(change: dict) -> None:
+    with pytest.raises(InputError, match="above 0"):
+        CRFParams(**change)
+
+
+def test_a_kernel_beyond_the_lattice_is_refused() -> None:
+    with pytest.raises(InputError, match="too narrow"):
+        dense_crf(IMAGE, PROBABILITIES, CRFParams(bilateral_srgb=1e-3), backend="torch")

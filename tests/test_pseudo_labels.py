@@ -1,0 +1,227 @@
+"""The CRF over lists of images, and the three steps of the pseudo labels, as a user runs them."""
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import error_line, reference_json, reference_npz, run_script
+from PIL import Image
+
+from datasets.lists import read_list
+from networks.deeplab import Arch, DeepLab
+from utils.checkpoint import save
+from utils.crf import CRFParams, dense_crf
+from utils.crf_run import CRFSettings, CRFTask, run_crf
+from utils.files import save_array
+from utils.options import sharded
+from utils.pictures import read_tag, save_labels
+from utils.pseudo_labels import mine
+
+
+def labels_with(counts: dict[int, int], size: int = 400) -> np.ndarray:
+    values = np.concatenate([np.full(n, label) for label, n in counts.items()])
+    return np.concatenate([values, np.zeros(size - len(values))]).astype(np.uint8).reshape(20, -1)
+
+
+def test_mining_reproduces_the_reference() -> None:
+    arrays, classes = reference_npz("mining.npz"), reference_json("values.json")["mining_classes"]
+    for before, after, c in zip(arrays["before"], arrays["after"], classes, strict=True):
+        assert np.array_equal(mine(before, c), after)
+
+
+@pytest.mark.parametrize(
+    ("counts", "classes", "ignored"),
+    [
+        ({3: 20, 8: 20}, (2, 7), set()),
+        ({3: 19, 8: 20}, (2, 7), {0, 3}),
+        ({3: 0, 8: 20}, (2, 7), {0}),
+        ({3: 19, 8: 0}, (2, 7), {0, 3}),
+        ({3: 19}, (2,), set()),  # one class: as it is
+        ({3: 19}, (2, 2), set()),  # the same class named twice is one class
+        ({3: 30, 5: 7, 8: 30}, (2, 7), set()),  # what the image has not is not asked for
+    ],
+)
+def test_mining_by_hand(counts: dict, classes: tuple, ignored: set) -> None:
+    labels = labels_with(counts)
+    mined = mine(labels, classes)
+    assert set(np.unique(labels[mined != labels])) == {label for label in ignored if (labels == label).any()}
+    assert (mined[mined != labels] == 255).all()
+    assert np.array_equal(mine(mined, classes), mined)
+
+
+def test_shards_add_up() -> None:
+    entries = list(range(11))
+    parts = [sharded(entries, (i, 3)) for i in (1, 2, 3)]
+    assert sorted(itertools.chain(*parts)) == entries
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.fixture(scope="module")
+def work(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights, and the logits of the training and val images."""
+    root = tmp_path_factory.mktemp("work")
+    torch.manual_seed(0)
+    save(DeepLab(4, Arch((1, 1, 1, 1), 4, True)).state_dict(), root / "tiny.pth")
+    run_script("gen_label.py", *gen_label(tiny_data, root))
+    run_script("evaluate.py", *common(tiny_data), "--data-list", tiny_data / "lists/val.txt",
+               "--restore-from", root / "tiny.pth", "--logit-dir", root / "logit_val", "--score-dir", root,
+               "--num-workers", 0)  # fmt: skip
+    return root
+
+
+def common(data: Path) -> list[object]:
+    return ["--data-dir", data, "--num-classes", 4, "--device", "cpu"]
+
+
+def gen_label(data: Path, root: Path, *more: object) -> list[object]:
+    return [*common(data), "--data-list", data / "lists/train_aug.txt", "--restore-from", root / "tiny.pth",
+            "--logit-dir", root / "logits", "--num-workers", 0, *more]  # fmt: skip
+
+
+def gen_label_crf(data: Path, logits: Path, out: Path, *more: object) -> list[object]:
+    return [*common(data), "--data-list", data / "lists/train_cls.txt", "--logit-dir", logits,
+            "--pseudo-label-dir", out, "--n-jobs", 1, *more]  # fmt: skip
+
+
+def evaluate_crf(data: Path, root: Path, out: Path, *more: object) -> list[object]:
+    return [*common(data), "--data-list", data / "lists/val.txt", "--logit-dir", root / "logit_val",
+            "--prediction-dir", out / "crf_val", "--score-dir", out, "--n-jobs", 1, *more]  # fmt: skip
+
+
+def mining(data: Path, out: Path) -> list[object]:
+    return ["--num-classes", 4, "--data-list", data / "lists/train_cls.txt", "--pseudo-label-dir", out]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_three_steps_to_pseudo_labels(tiny_data: Path, work: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pseudo"
+    # Ground truth is not needed: a data directory of pictures alone will do.
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_data / "JPEGImages", bare / "JPEGImages")
+    shutil.copytree(tiny_data / "lists", bare / "lists")
+    logits = np.load(work / "logits/simple_00001.npy")
+    assert logits.shape == (4, 9, 11) and logits.dtype == np.float32
+    run_script("gen_label_crf.py", *gen_label_crf(bare, work / "logits", out, "--n-jobs", 2))
+    ids = {entry.id for entry in read_list(tiny_data / "lists/train_aug.txt", 4, labelled=False)}
+    assert {path.stem for path in out.iterdir()} == ids
+    with Image.open(out / "complex_00001.png") as picture:
+        assert picture.mode == "P" and picture.size == (80, 64)
+
+    run_script("gen_label_mining.py", *mining(bare, out))
+    once = contents(out)
+    assert "changed 0 of" in run_script("gen_label_mining.py", *mining(bare, out)).stdout
+    run_script("gen_label_crf.py", *gen_label_crf(bare, work / "logits", out))  # finished: it does not unmine
+    assert contents(out) == once
+
+
+def test_image_labels_confine_the_pseudo_labels(tiny_data: Path, work: Path, tmp_path: Path) -> None:
+    run_script("gen_label_crf.py", *gen_label_crf(tiny_data, work / "logits", tmp_path, "--use-image-labels"))
+    for entry in read_list(tiny_data / "lists/train_cls.txt", 4):
+        with Image.open(tmp_path / f"{entry.id}.png") as picture:
+            assert set(np.unique(picture)) <= {0, *(c + 1 for c in entry.classes)}
+
+
+def test_a_stopped_run_goes_on_and_shards_add_up(tiny_data: Path, work: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_script("gen_label_crf.py", *gen_label_crf(tiny_data, work / "logits", whole))
+    for part in ("1/3", "3/3"):
+        run_script("gen_label_crf.py", *gen_label_crf(tiny_data, work / "logits", parts, "--shard", part))
+    done = {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}
+    assert len(done) == len(contents(whole)) - len(sharded(list(contents(whole)), (2, 3)))
+    run_script("gen_label_crf.py", *gen_label_crf(tiny_data, work / "logits", parts))
+    assert all((parts / name).stat().st_mtime_ns == time for name, time in done.items())
+    assert contents(parts) == contents(whole)
+    # Other parameters make other labels: nothing of the earlier ones passes for them.
+    run_script("gen_label_crf.py", *gen_label_crf(tiny_data, work / "logits", parts, "--crf-iterations", 0))
+    assert all((parts / name).stat().st_mtime_ns > time for name, time in done.items())
+
+
+def test_gen_label_goes_on(tiny_data: Path, work: Path, tmp_path: Path) -> None:
+    for name in ("tiny.pth", "logits"):
+        (shutil.copytree if name == "logits" else shutil.copy)(work / name, tmp_path / name)
+    lost, kept = tmp_path / "logits/simple_00002.npy", tmp_path / "logits/simple_00001.npy"
+    expected, time = lost.read_bytes(), kept.stat().st_mtime_ns
+    lost.unlink()
+    run_script("gen_label.py", *gen_label(tiny_data, tmp_path))
+    assert lost.read_bytes() == expected and kept.stat().st_mtime_ns == time
+    torch.manual_seed(1)
+    save(DeepLab(4, Arch((1, 1, 1, 1), 4, True)).state_dict(), tmp_path / "tiny.pth")
+    assert "made with other weights" in error_line("gen_label.py", *gen_label(tiny_data, tmp_path))
+    run_script("gen_label.py", *gen_label(tiny_data, tmp_path, "--overwrite"))
+    assert lost.read_bytes() != expected
+
+
+def test_evaluate_crf(tiny_data: Path, work: Path, tmp_path: Path) -> None:
+    run_script("evaluate_crf.py", *evaluate_crf(tiny_data, work, tmp_path))
+    scores = json.loads((tmp_path / "scores_crf.json").read_text())
+    assert 0 < scores["Mean IoU"] < 1 and len(list((tmp_path / "crf_val").iterdir())) == 4
+    run_script("evaluate_crf.py", *evaluate_crf(tiny_data, work, tmp_path))
+    assert json.loads((tmp_path / "scores_crf.json").read_text()) == scores
+
+
+def test_crf_of_a_list_is_the_crf_of_each(tiny_data: Path, work: Path, tmp_path: Path) -> None:
+    task = CRFTask(
+        "val_00001",
+        tiny_data / "JPEGImages/val_00001.jpg",
+        work / "logit_val/val_00001.npy",
+        tmp_path / "x.png",
+    )
+    settings = CRFSettings(4, CRFParams(), None, align_corners=False)
+    (done,) = run_crf([task], settings, 1)
+    image = np.array(Image.open(task.image))[:, :, ::-1]
+    logits = torch.from_numpy(np.load(task.logits))[None]
+    p = torch.nn.functional.interpolate(logits, image.shape[:2], mode="bilinear", align_corners=False)[
+        0
+    ].softmax(0)
+    expected = dense_crf(np.ascontiguousarray(image), p, prune=None).argmax(0)
+    assert np.array_equal(np.array(Image.open(done.result)), expected)
+
+
+def test_tags_are_read_back(tmp_path: Path) -> None:
+    save_labels(tmp_path / "a.png", np.zeros((4, 4), np.uint8), "made from this")
+    save_labels(tmp_path / "b.png", np.zeros((4, 4), np.uint8))
+    (tmp_path / "c.png").write_text("no picture")
+    tags = [read_tag(tmp_path / f"{name}.png") for name in "abcd"]
+    assert tags == ["made from this", None, None, None]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_bad_logits_are_named_and_finished_work_stays(
+    tiny_data: Path, work: Path, tmp_path: Path, jobs: int
+) -> None:
+    logits, out = Path(shutil.copytree(work / "logits", tmp_path / "logits")), tmp_path / "out"
+    options = gen_label_crf(tiny_data, logits, out, "--n-jobs", jobs)
+    last = logits / "complex_00008.npy"
+    good = last.read_bytes()
+    last.write_bytes(good[:200])
+    assert "complex_00008.npy cannot be read" in error_line("gen_label_crf.py", *options)
+    assert len(list(out.iterdir())) == 19
+    if jobs == 1:
+        last.unlink()
+        assert "complex_00008.npy not found" in error_line("gen_label_crf.py", *options)
+        save_array(last, np.zeros((4, 2, 3), np.float32))
+        assert "complex_00008.npy is 3x2, no eighth of" in error_line("gen_label_crf.py", *options)
+        save_array(last, np.zeros((21, 9, 11), np.float32))
+        assert "not logits of 4 classes" in error_line("gen_label_crf.py", *options)
+        last.write_bytes(good)
+        run_script("gen_label_crf.py", *options)
+    assert not [path for path in out.iterdir() if path.suffix == ".tmp"]
+
+
+def test_missing_pseudo_labels_and_labels(tiny_data: Path, work: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    line = error_line("gen_label_mining.py", *mining(tiny_data, tmp_path / "empty"))
+    assert "simple_00001.png not found, first of 20 missing" in line
+    options = evaluate_crf(tiny_data, work, tmp_path, "--label-dir", tmp_path / "empty")
+    assert "val_00001.png not found" in error_line("evaluate_crf.py", *options)
+    assert (tmp_path / "crf_val/val_00001.png").exists()
+    no_classes = gen_label_crf(tiny_data, work / "logits", tmp_path / "out", "--use-image-labels")
+    no_classes[no_classes.index("--data-list") + 1] = tiny_data / "lists/train_aug.txt"
+    assert "has no class" in error_line("gen_label_crf.py", *no_classes)
