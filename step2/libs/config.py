@@ -1,0 +1,129 @@
+"""The YAML file of stage 2: read, overridden from the command line, and checked key by key."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from libs.models import MODELS
+from utils.files import InputError
+
+# Every key and its type; a tuple of strings lists the values there are.
+SCHEMA: dict[str, Any] = {
+    "EXP": {"ID": str, "OUTPUT_DIR": str},
+    "DATASET": {
+        "NAME": ("vocaug",),
+        "ROOT": str,
+        "PSEUDO_LABELS": str,
+        "LABELS": str | None,
+        "N_CLASSES": int,
+        "IGNORE_LABEL": int,
+        "SCALES": list[float],
+        "SPLIT": {"TRAIN": str, "VAL": str},
+    },
+    "DATALOADER": {"NUM_WORKERS": int},
+    "IMAGE": {"MEAN": {"R": float, "G": float, "B": float}, "SIZE": {"TRAIN": int}},
+    "MODEL": {
+        "NAME": tuple(MODELS),
+        "N_BLOCKS": list[int],
+        "ATROUS_RATES": list[int],
+        "INIT_MODEL": str | None,
+    },
+    "SOLVER": {
+        "BATCH_SIZE": {"TRAIN": int},
+        "ITER_MAX": int,
+        "ITER_SIZE": int,
+        "ITER_SAVE": int,
+        "LR_DECAY": int,
+        "LR": float,
+        "MOMENTUM": float,
+        "OPTIMIZER": ("sgd",),
+        "POLY_POWER": float,
+        "WEIGHT_DECAY": float,
+        "AVERAGE_LOSS": int,
+    },
+    "CRF": {
+        "ITER_MAX": int,
+        "POS_W": float,
+        "POS_XY_STD": float,
+        "BI_W": float,
+        "BI_XY_STD": float,
+        "BI_RGB_STD": float,
+    },
+}
+
+
+class Config:
+    """Nested keys as attributes: `config.SOLVER.LR`."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        for key, value in values.items():
+            setattr(self, key, Config(value) if isinstance(value, Mapping) else value)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read and check a YAML file; `overrides` are `SECTION.KEY=value`.
+
+    Raises:
+        InputError: the file is missing or no YAML; a key is unknown, missing or of another type.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} not found: name the configuration with --config-path") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} is no YAML that can be read: {' '.join(str(error).split())}") from None
+    for override in overrides:
+        _override(values, override)
+    return Config(_checked(values, SCHEMA, "", str(path)))
+
+
+def _override(values: Any, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise InputError(f"{override!r} is no override: write SECTION.KEY=value, as in SOLVER.ITER_MAX=100")
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.get(section) if isinstance(values, dict) else None
+    if not isinstance(values, dict):
+        raise InputError(f"{override!r} overrides an unknown key: {key}")
+    values[last] = yaml.safe_load(text)
+
+
+def _checked(value: Any, kind: Any, key: str, path: str) -> Any:
+    """`value` as `kind` wants it; InputError names the key that does not fit."""
+    if isinstance(kind, dict):
+        if not isinstance(value, dict):
+            raise InputError(f"{path}: {key or 'the file'} must hold the keys {', '.join(kind)}")
+        prefix = f"{key}." if key else ""
+        for what, names in (("unknown", set(value) - set(kind)), ("missing", set(kind) - set(value))):
+            if names:
+                listed = ", ".join(prefix + str(name) for name in sorted(names, key=str))
+                raise InputError(f"{path}: {what} key {listed}")
+        return {name: _checked(value[name], inner, prefix + name, path) for name, inner in kind.items()}
+    if isinstance(kind, tuple):
+        if value not in kind:
+            raise InputError(f"{path}: {key} must be one of {', '.join(kind)}, not {value!r}")
+        return value
+    if kind in (list[int], list[float]):
+        item = int if kind == list[int] else float
+        if not isinstance(value, list) or not value:
+            raise InputError(f"{path}: {key} must be a list of {item.__name__}, not {value!r}")
+        return [_checked(element, item, key, path) for element in value]
+    if kind == str | None:
+        return None if value is None else _checked(value, str, key, path)
+    return _scalar(value, kind, key, path)
+
+
+def _scalar(value: Any, kind: type, key: str, path: str) -> Any:
+    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:  # YAML reads 1e-4, without a point, as text
+            value = float(value)
+        except ValueError:
+            pass
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise InputError(f"{path}: {key} must be of type {kind.__name__}, not {value!r}")
+    if kind in (int, float) and not 0 <= value < float("inf"):
+        raise InputError(f"{path}: {key} must not be negative or infinite, not {value!r}")
+    return value

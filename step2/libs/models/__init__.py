@@ -1,0 +1,69 @@
+"""Stage 2's networks by the names that MODEL.NAME gives them, and the weights that start or fill them."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from libs.models.deeplab import DeepLabV1, DeepLabV2
+from libs.models.msc import MSC
+from networks.deeplab import ARCHS, arch_from_state
+from utils.checkpoint import load_matching, load_strict, read_state
+from utils.files import InputError
+
+MINI_WIDTH = ARCHS["mini"].width
+
+MODELS: dict[str, Callable[[int, Sequence[int], Sequence[int]], MSC]] = {
+    "DeepLabV2_ResNet101_MSC": lambda n, blocks, rates: MSC(DeepLabV2(n, blocks, rates)),
+    "DeepLabV1_ResNet101_MSC": lambda n, blocks, rates: MSC(DeepLabV1(n, blocks)),
+    "DeepLabV2_Mini_MSC": lambda n, blocks, rates: MSC(DeepLabV2(n, blocks, rates, MINI_WIDTH)),
+}
+
+
+def build_model(name: str, n_classes: int, n_blocks: Sequence[int], rates: Sequence[int]) -> MSC:
+    """A network by name."""
+    return MODELS[name](n_classes, n_blocks, rates)
+
+
+def load_initial(model: MSC, path: Path) -> int:
+    """Start from a DeepLab-v1 or v2 of stage 2's format or from a network of stage 1; returns the tensors copied.
+
+    A v1 file's `fc` has no place in v2 and is skipped.
+
+    Raises:
+        InputError: the file is missing or damaged, or no tensor fits.
+    """
+    if not path.exists():
+        raise InputError(
+            f"{path} not found: put the COCO pre-trained deeplabv1_resnet101-coco.pth there, or set MODEL.INIT_MODEL"
+            " to other weights (a stage 1 checkpoint will do), or to null to start from random ones"
+        )
+    state = read_state(path)
+    if arch_from_state(state) is not None:
+        state = from_stage1(state)
+    return load_matching(model.base, {key.removeprefix("base."): v for key, v in state.items()}, path)
+
+
+def load_trained(model: MSC, path: Path) -> None:
+    """Load a trained checkpoint, which must fit."""
+    load_strict(model, read_state(path), path)
+
+
+def from_stage1(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A stage 1 state dict under stage 2's names; its stem takes BGR instead of RGB."""
+    convs = {"conv1": "reduce", "conv2": "conv3x3", "conv3": "increase", "downsample": "shortcut"}
+    renamed = {}
+    for key, tensor in state.items():
+        if match := re.fullmatch(r"layer([1-4])\.(\d+)\.(?:(conv|bn)([123])|downsample\.([01]))\.(\w+)", key):
+            layer, block, kind, number, part, leaf = match.groups()
+            kind = kind or ("conv", "bn")[int(part)]
+            conv = convs[f"conv{number}" if number else "downsample"]
+            key = f"layer{int(layer) + 1}.block{int(block) + 1}.{conv}.{kind}.{leaf}"
+        elif match := re.fullmatch(r"(conv|bn)1\.(\w+)", key):
+            key = f"layer1.conv1.{match[1]}.{match[2]}"
+            tensor = tensor.flip(1) if match[1] == "conv" else tensor
+        elif match := re.fullmatch(r"layer5\.conv2d_list\.(\d)\.(\w+)", key):
+            key = f"aspp.c{match[1]}.{match[2]}"
+        renamed[key] = tensor
+    return renamed

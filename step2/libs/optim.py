@@ -1,0 +1,31 @@
+"""Stage 2's optimiser and learning-rate schedule."""
+
+import torch
+from torch import nn
+
+from utils.optim import fused, poly_lr
+
+
+def build_sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
+    """SGD over the convolutions at lr, the head's weights at 10 x lr, its biases at 20 x lr without decay.
+
+    Scale and shift of batch normalisation are in no group: they stay as they were loaded.
+    """
+    convolutions, weights, biases = [], [], []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            head = ".aspp." in f".{name}." or name.endswith("fc")
+            (weights if head else convolutions).append(module.weight)
+            if module.bias is not None:
+                biases.append(module.bias)
+    groups = [
+        {"params": convolutions, "lr_factor": 1, "weight_decay": weight_decay},
+        {"params": weights, "lr_factor": 10, "weight_decay": weight_decay},
+        {"params": biases, "lr_factor": 20, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, **fused(model))
+
+
+def lr_after(iteration: int, base: float, iter_max: int, power: float, every: int) -> float:
+    """The learning rate once `iteration` iterations are done: the poly schedule, moved on every `every`."""
+    return poly_lr(base, iteration // every * every, iter_max, power)
