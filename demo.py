@@ -1,14 +1,16 @@
-"""The whole of it on a small data set of drawn pictures: data, training, evaluation, a picture of the results.
+"""The whole of it on a small data set of drawn pictures: data, stage 1, CRF, pseudo labels, stage 2, pictures.
 
     make demo           the method
-    make demo-plain     the same run with every part of the method left out: plain cross-entropy
+    make demo-plain     stage 1 with every part of the method left out: plain cross-entropy
 
 Every step is one of the project's scripts; its command line is printed before it runs.
 """
 
 import argparse
 import json
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -19,10 +21,11 @@ from PIL import Image
 
 from datasets.lists import read_class_names, read_list
 from utils import options
-from utils.files import InputError, atomic_write, run_script, save_image
+from utils.files import run_script, save_image, save_json
 from utils.pictures import contact_sheet
 
-CLASSES = "aeroplane,bicycle,bird,car,cat,person"
+ROOT = Path(__file__).resolve().parent
+CLASSES = "bicycle,bus,cat,horse,pottedplant,tvmonitor"
 NUM_CLASSES = 7
 PLAIN = ("--no-onf", "--no-pnd", "--no-s2c", "--no-c2s", "--no-cls")
 SHOWN = 8  # rows of the overview
@@ -31,101 +34,165 @@ SHOWN = 8  # rows of the overview
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = options.make_parser(__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of everything the demo makes")
-    parser.add_argument("--plain", action="store_true", help="leave out every part of the method")
+    parser.add_argument("--plain", action="store_true", help="stage 1 alone, without the method")
     parser.add_argument(
         "--seed", type=options.count, default=0, help="seed of the pictures and of the training"
     )
-    parser.add_argument("--num-steps", type=options.positive_int, default=600, help="training iterations")
+    parser.add_argument("--num-steps", type=options.positive_int, default=800, help="iterations of stage 1")
+    parser.add_argument("--step2-steps", type=options.positive_int, default=500, help="iterations of stage 2")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or mps")
     return parser.parse_args(argv)
 
 
-def run(*command: object) -> None:
-    """Print and run one command of the project; its failure ends the demo with its status."""
-    words = [str(word) for word in command]
-    print(f"\n$ python {shlex.join(words)}", flush=True)
-    started = time.monotonic()
-    status = subprocess.run([sys.executable, *words], cwd=Path(__file__).parent).returncode
-    if status:
-        raise SystemExit(status)
-    print(f"  ({time.monotonic() - started:.0f} s)", flush=True)
+class Demo:
+    """The demo's steps, in the order in which they run."""
 
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.out, self.data = args, args.out.resolve(), args.out.resolve() / "data"
+        names = self.data / "lists/class_names.txt"
+        self.labels = ["--num-classes", NUM_CLASSES, "--class-names", names]
+        self.images = ["--data-dir", self.data, *self.labels, "--device", args.device]
+        self.seconds: dict[str, float] = {}
 
-def make_data(root: Path, seed: int) -> None:
-    run("-m", "datasets.openmoji", "--root", root, "--classes", CLASSES, "--simple", 600, "--complex", 300,
-        "--val", 150, "--size", 128, "--seed", seed)  # fmt: skip
+    def run(self, *command: object, cwd: Path = ROOT) -> None:
+        """Print and run one command of the project; its failure ends the demo with its status."""
+        words = [os.path.relpath(word, cwd) if isinstance(word, Path) else str(word) for word in command]
+        place = "" if cwd == ROOT else f"cd {cwd.relative_to(ROOT)} && "
+        print(f"\n$ {place}python {shlex.join(words)}", flush=True)
+        started = time.monotonic()
+        status = subprocess.run([sys.executable, *words], cwd=cwd, check=False).returncode
+        if status:
+            raise SystemExit(status)
+        name = " ".join(word for word in words[:2] if not word.startswith("-"))
+        self.seconds[name] = self.seconds.get(name, 0) + time.monotonic() - started
 
+    def make_data(self) -> None:
+        self.run("-m", "datasets.openmoji", "--root", self.data, "--classes", CLASSES, "--simple", 600,
+                 "--complex", 300, "--val", 150, "--size", 128, "--seed", self.args.seed)  # fmt: skip
 
-def data_options(data: Path) -> list[object]:
-    return ["--data-dir", data, "--num-classes", NUM_CLASSES, "--class-names", data / "lists/class_names.txt"]
+    def train(self) -> None:
+        """The schedule suits a network without pre-training: it must first learn what to filter with."""
+        steps = self.args.num_steps
+        self.run("train.py", *self.images, "--list-dir", self.data / "lists",
+                 "--pseudo-label-dir", self.data / "sal2gt", "--arch", "mini", "--restore-from", "none",
+                 "--input-size", 97, "--batch-size", 8, "--random-mirror", "--num-steps", steps,
+                 "--learning-rate", 0.005, "--denoise-from", steps * 2 // 5, "--high-T", 3, "--low-T", 1.5,
+                 "--iou-thresholds", 0.3, *(PLAIN if self.args.plain else ()),
+                 "--save-pred-every", 200, "--random-seed", self.args.seed,
+                 "--snapshot-dir", self.out / "snapshots", "--channels-last", "--num-workers", 0)  # fmt: skip
 
+    def evaluate(self) -> None:
+        val = ("--data-list", self.data / "lists/val.txt", "--logit-dir", self.out / "logit_val",
+               "--score-dir", self.out / "scores")  # fmt: skip
+        self.run("evaluate.py", *self.images, *val, "--restore-from", self.out / "snapshots/VOC_best.pth",
+                 "--save-predictions", self.out / "labels/val", "--num-workers", 0)  # fmt: skip
+        self.run("evaluate_crf.py", *self.images, *val, "--prediction-dir", self.out / "labels/val_crf")
 
-def train(args: argparse.Namespace, data: Path) -> None:
-    """The recipe of a network without pre-training: warm-up and thresholds found by trial (see the README)."""
-    run("train.py", *data_options(data), "--list-dir", data / "lists", "--pseudo-label-dir", data / "sal2gt",
-        "--arch", "mini", "--restore-from", "none", "--input-size", 97, "--batch-size", 8, "--random-mirror",
-        "--num-steps", args.num_steps, "--learning-rate", 0.003,
-        "--denoise-from", args.num_steps * 2 // 5, "--high-T", 4, "--low-T", 2, "--iou-thresholds", 0.3,
-        *(PLAIN if args.plain else ()), "--save-pred-every", 200, "--random-seed", args.seed,
-        "--snapshot-dir", args.out / "snapshots", "--device", args.device, "--channels-last",
-        "--num-workers", 0)  # fmt: skip
+    def pseudo_labels(self) -> None:
+        """Three steps as published, and what each of them gains; `raw` and `image_labels` serve the table alone."""
+        logits, train_cls = self.out / "logit_train", self.data / "lists/train_cls.txt"
+        common = (*self.images, "--logit-dir", logits, "--data-list", train_cls)
+        self.run("gen_label.py", *common, "--restore-from", self.out / "snapshots/VOC_best.pth",
+                 "--num-workers", 0, "--overwrite")  # fmt: skip
+        for name, more in (
+            ("raw", ("--crf-iterations", 0)),
+            ("crf", ()),
+            ("image_labels", ("--use-image-labels",)),
+        ):
+            self.run("gen_label_crf.py", *common, "--pseudo-label-dir", self.out / "labels" / name, *more)
+        shutil.rmtree(self.out / "pseudo_labels", ignore_errors=True)
+        shutil.copytree(self.out / "labels/crf", self.out / "pseudo_labels")
+        for folder in ("pseudo_labels", "labels/image_labels"):
+            self.run("gen_label_mining.py", *self.labels, "--data-list", train_cls,
+                     "--pseudo-label-dir", self.out / folder)  # fmt: skip
+        folders = {
+            "network": "labels/raw", "+CRF": "labels/crf", "+mining": "pseudo_labels",
+            "+image-labels": "labels/image_labels",
+        }  # fmt: skip
+        named = [f"{name}={os.path.relpath(self.out / folder, ROOT)}" for name, folder in folders.items()]
+        saliency = f"saliency={os.path.relpath(self.data / 'sal2gt', ROOT)}"
+        for images, first in (("simple_list", [saliency]), ("complex_list", [])):
+            self.run("evaluate_labels.py", *self.labels, "--truth-dir", self.data / "truth",
+                     "--data-list", self.data / f"lists/{images}.txt",
+                     "--score-path", self.out / f"scores/labels_{images}.json", *first, *named)  # fmt: skip
 
+    def step2(self) -> None:
+        def path(p: Path) -> str:
+            return os.path.relpath(p, ROOT / "step2")
 
-def evaluate(args: argparse.Namespace, data: Path) -> None:
-    common = (*data_options(data), "--restore-from", args.out / "snapshots/VOC_best.pth",
-              "--device", args.device, "--num-workers", 0)  # fmt: skip
-    shown = args.out / "shown.txt"
-    with atomic_write(shown, "w") as file:
-        file.writelines(f"{entry.id}\n" for entry in shown_training_images(data))
-    run("evaluate.py", *common, "--data-list", shown, "--label-dir", data / "truth", "--no-logits",
-        "--score-dir", args.out / "scores/shown", "--save-predictions", args.out / "predictions")  # fmt: skip
-    run("evaluate.py", *common, "--data-list", data / "lists/val.txt", "--logit-dir", args.out / "logit_val",
-        "--score-dir", args.out / "scores", "--save-predictions", args.out / "predictions")  # fmt: skip
+        lists = self.data / "lists"
+        places = [
+            f"EXP.OUTPUT_DIR={path(self.out / 'step2')}", f"DATASET.ROOT={path(self.data)}",
+            f"DATASET.PSEUDO_LABELS={path(self.out / 'pseudo_labels')}",
+            f"DATASET.LABELS={path(lists / 'class_names.txt')}", f"DATASET.SPLIT.VAL={path(lists / 'val.txt')}",
+            f"DATASET.SPLIT.TRAIN={path(lists / 'train_aug.txt')}",
+            f"MODEL.INIT_MODEL={path(self.out / 'snapshots/VOC_best.pth')}",
+        ]  # fmt: skip
+        overrides = [] if self.out == ROOT / "demo" else places  # the configuration has the demo's own folder
+        for command in ("train", "test", "crf"):
+            self.run("main.py", command, "--config-path", "configs/demo.yaml", "--device", self.args.device,
+                     "--channels-last", "--seed", self.args.seed, *overrides,
+                     f"SOLVER.ITER_MAX={self.args.step2_steps}", cwd=ROOT / "step2")  # fmt: skip
 
+    def summary(self) -> dict[str, dict]:
+        """The scores of every stage on val, as a table; returns them by stage."""
+        step2 = self.out / "step2/scores/demo/deeplabv2_mini_msc/val"
+        paths = {
+            "stage 1": self.out / "scores/scores.json", "stage 1 + CRF": self.out / "scores/scores_crf.json",
+            "stage 2": step2 / "scores.json", "stage 2 + CRF": step2 / "scores_crf.json",
+        }  # fmt: skip
+        scores = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+        names = read_class_names(self.data / "lists/class_names.txt", NUM_CLASSES)
+        width = max(map(len, names))
+        print(f"\nval IoU %{'':<{width - 9}}" + "".join(f"{name:>15}" for name in scores))
+        for c, name in enumerate(names):
+            print(
+                f"{name:<{width}}"
+                + "".join(f"{100 * (s['Class IoU'][str(c)] or 0):15.2f}" for s in scores.values())
+            )
+        print(f"{'mean':<{width}}" + "".join(f"{100 * s['Mean IoU']:15.2f}" for s in scores.values()))
+        return scores
 
-def shown_training_images(data: Path) -> list:
-    return read_list(data / "lists/simple_list.txt", NUM_CLASSES)[:SHOWN]
+    def overview(self) -> None:
+        """Training images with truth and labels on the left, validation images on the right."""
 
-
-def save_overview(out: Path, data: Path) -> None:
-    """Training images with their truth and pseudo label on the left, validation images on the right."""
-
-    def picture(*parts: str) -> np.ndarray:
-        path = Path(*parts)
-        try:
+        def picture(path: Path) -> np.ndarray:
             with Image.open(path) as image:
                 return np.array(image)
-        except OSError as error:
-            raise InputError(f"{path}: {error}; delete {out} and run the demo again") from None
 
-    val = read_list(data / "lists/val.txt", NUM_CLASSES, labelled=False)
-    rows = []
-    for simple, whole in zip(shown_training_images(data), val):
-        rows.append([
-            picture(data, "JPEGImages", f"{simple.id}.jpg"), picture(data, "truth", f"{simple.id}.png"),
-            picture(data, "sal2gt", f"{simple.id}.png"), picture(out, "predictions", f"{simple.id}.png"),
-            picture(data, "JPEGImages", f"{whole.id}.jpg"),
-            picture(data, "SegmentationClassAug", f"{whole.id}.png"),
-            picture(out, "predictions", f"{whole.id}.png"),
-        ])  # fmt: skip
-    titles = ["train image", "truth", "pseudo label", "prediction", "val image", "truth", "prediction"]
-    names = read_class_names(data / "lists/class_names.txt", NUM_CLASSES)
-    legend = [*((name, label) for label, name in enumerate(names) if label), ("ignored", 255)]
-    save_image(out / "overview.png", contact_sheet(rows, titles, legend=legend))
+        train = read_list(self.data / "lists/simple_list.txt", NUM_CLASSES)
+        val = read_list(self.data / "lists/val.txt", NUM_CLASSES, labelled=False)
+        left = {"train image": self.data / "JPEGImages", "truth": self.data / "truth",
+                "saliency label": self.data / "sal2gt", "pseudo label": self.out / "pseudo_labels"}  # fmt: skip
+        step2 = self.out / "step2/features/demo/deeplabv2_mini_msc/val/crf"
+        right = {"val image": self.data / "JPEGImages", "true": self.data / "SegmentationClassAug",
+                 "stage 1": self.out / "labels/val", "stage 1 + CRF": self.out / "labels/val_crf",
+                 "stage 2 + CRF": step2}  # fmt: skip
+        left, right = ({k: v for k, v in side.items() if v.is_dir()} for side in (left, right))
+
+        def row(side: dict[str, Path], id_: str) -> list[np.ndarray]:
+            return [
+                picture(f / f"{id_}{'.jpg' if f.name == 'JPEGImages' else '.png'}") for f in side.values()
+            ]
+
+        rows = [row(left, a.id) + row(right, b.id) for a, b in zip(train[:SHOWN], val)]
+        names = read_class_names(self.data / "lists/class_names.txt", NUM_CLASSES)
+        legend = [*((name, label) for label, name in enumerate(names) if label), ("ignored", 255)]
+        save_image(self.out / "overview.png", contact_sheet(rows, [*left, *right], legend=legend))
 
 
 def main(args: argparse.Namespace) -> None:
-    started = time.monotonic()
-    data = args.out / "data"
-    make_data(data, args.seed)
-    train(args, data)
-    evaluate(args, data)
-    save_overview(args.out, data)
-    scores = json.loads((args.out / "scores/scores.json").read_text())
-    print(
-        f"\nval mIoU {100 * scores['Mean IoU']:.2f} %, {time.monotonic() - started:.0f} s in all;"
-        f" pictures: {args.out / 'overview.png'}"
-    )
+    started, demo = time.monotonic(), Demo(args)
+    demo.make_data()
+    demo.train()
+    demo.evaluate()
+    if not args.plain:
+        demo.pseudo_labels()
+        demo.step2()
+    scores = demo.summary()
+    demo.overview()
+    save_json(args.out / "scores/summary.json", {"scores": scores, "seconds": demo.seconds})
+    print(f"\n{time.monotonic() - started:.0f} s in all; pictures: {args.out / 'overview.png'}")
 
 
 if __name__ == "__main__":
