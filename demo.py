@@ -39,7 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--seed", type=options.count, default=0, help="seed of the pictures and of the training"
     )
     parser.add_argument("--num-steps", type=options.positive_int, default=800, help="iterations of stage 1")
-    parser.add_argument("--step2-steps", type=options.positive_int, default=500, help="iterations of stage 2")
+    parser.add_argument("--step2-steps", type=options.positive_int, default=300, help="iterations of stage 2")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or mps")
     return parser.parse_args(argv)
 

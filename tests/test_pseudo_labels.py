@@ -210,6 +210,10 @@ def test_bad_logits_are_named_and_finished_work_stays(
         assert "complex_00008.npy is 3x2, no eighth of" in error_line("gen_label_crf.py", *options)
         save_array(last, np.zeros((21, 9, 11), np.float32))
         assert "not logits of 4 classes" in error_line("gen_label_crf.py", *options)
+        save_array(last, np.full((4, 9, 11), np.nan, np.float32))
+        assert "complex_00008.npy: CRF: the probabilities are not all finite" in error_line(
+            "gen_label_crf.py", *options
+        )
         last.write_bytes(good)
         run_script("gen_label_crf.py", *options)
     assert not [path for path in out.iterdir() if path.suffix == ".tmp"]

@@ -133,7 +133,10 @@ def crf_task(task: CRFTask, settings: CRFSettings) -> CRFTask:
     logits = torch.from_numpy(logits)[None].to(settings.device)
     labels = list(range(settings.num_classes) if task.labels is None else task.labels)
     probabilities = full_size(logits[:, labels], (height, width), settings.align_corners)[0].softmax(0)
-    marginals = dense_crf(image, probabilities, settings.params, settings.backend, prune=settings.prune)
+    try:
+        marginals = dense_crf(image, probabilities, settings.params, settings.backend, prune=settings.prune)
+    except InputError as error:
+        raise InputError(f"{task.logits}: {error}") from None
     found = np.array(labels, np.uint8)[marginals.argmax(0).cpu().numpy()]
     save_labels(task.result, found, tag)
     return task
