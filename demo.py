@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.lists import read_class_names, read_list
+from datasets.lists import image_path, read_class_names, read_list
 from utils import options
 from utils.files import run_script, save_image, save_json
 from utils.pictures import contact_sheet
@@ -162,23 +162,22 @@ class Demo:
 
         train = read_list(self.data / "lists/simple_list.txt", NUM_CLASSES)
         val = read_list(self.data / "lists/val.txt", NUM_CLASSES, labelled=False)
-        left = {"train image": self.data / "JPEGImages", "truth": self.data / "truth",
-                "saliency label": self.data / "sal2gt", "pseudo label": self.out / "pseudo_labels"}  # fmt: skip
+        left = [("train image", self.data / "JPEGImages"), ("truth", self.data / "truth"),
+                ("saliency label", self.data / "sal2gt"), ("pseudo label", self.out / "pseudo_labels")]  # fmt: skip
         step2 = self.out / "step2/features/demo/deeplabv2_mini_msc/val/crf"
-        right = {"val image": self.data / "JPEGImages", "true": self.data / "SegmentationClassAug",
-                 "stage 1": self.out / "labels/val", "stage 1 + CRF": self.out / "labels/val_crf",
-                 "stage 2 + CRF": step2}  # fmt: skip
-        left, right = ({k: v for k, v in side.items() if v.is_dir()} for side in (left, right))
+        right = [("val image", self.data / "JPEGImages"), ("truth", self.data / "SegmentationClassAug"),
+                 ("stage 1", self.out / "labels/val"), ("stage 1 + CRF", self.out / "labels/val_crf"),
+                 ("stage 2 + CRF", step2)]  # fmt: skip
+        left, right = ([column for column in side if column[1].is_dir()] for side in (left, right))
 
-        def row(side: dict[str, Path], id_: str) -> list[np.ndarray]:
-            return [
-                picture(f / f"{id_}{'.jpg' if f.name == 'JPEGImages' else '.png'}") for f in side.values()
-            ]
+        def row(side: list[tuple[str, Path]], id_: str) -> list[np.ndarray]:
+            return [picture(image_path(folder, id_)) for _, folder in side]
 
         rows = [row(left, a.id) + row(right, b.id) for a, b in zip(train[:SHOWN], val)]
+        titles = [title for title, _ in left + right]
         names = read_class_names(self.data / "lists/class_names.txt", NUM_CLASSES)
         legend = [*((name, label) for label, name in enumerate(names) if label), ("ignored", 255)]
-        save_image(self.out / "overview.png", contact_sheet(rows, [*left, *right], legend=legend))
+        save_image(self.out / "overview.png", contact_sheet(rows, titles, legend=legend))
 
 
 def main(args: argparse.Namespace) -> None:
