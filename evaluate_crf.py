@@ -9,7 +9,7 @@ other logits or with other parameters are made again.
 import argparse
 from pathlib import Path
 
-from datasets.lists import read_class_names, read_list
+from datasets.lists import image_path, read_class_names, read_list
 from utils import options
 from utils.crf_run import CRFTask, add_crf_options, crf_settings, evaluate_crf
 from utils.files import run_script
@@ -37,7 +37,7 @@ def evaluate(args: argparse.Namespace) -> None:
     label_dir = args.label_dir or args.data_dir / "SegmentationClassAug"
     tasks = [
         CRFTask(
-            entry.id, args.data_dir / "JPEGImages" / f"{entry.id}.jpg", args.logit_dir / f"{entry.id}.npy",
+            entry.id, image_path(args.data_dir / "JPEGImages", entry.id), args.logit_dir / f"{entry.id}.npy",
             args.prediction_dir / f"{entry.id}.png",
         )
         for entry in entries

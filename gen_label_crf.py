@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from datasets.lists import read_list
+from datasets.lists import image_path, read_list
 from utils import options
 from utils.crf_run import CRFTask, add_crf_options, crf_settings, run_crf
 from utils.files import run_script
@@ -38,7 +38,7 @@ def generate(args: argparse.Namespace) -> None:
     entries = options.sharded(read_list(args.data_list, args.num_classes, args.use_image_labels), args.shard)
     tasks = [
         CRFTask(
-            entry.id, args.data_dir / "JPEGImages" / f"{entry.id}.jpg", args.logit_dir / f"{entry.id}.npy",
+            entry.id, image_path(args.data_dir / "JPEGImages", entry.id), args.logit_dir / f"{entry.id}.npy",
             args.pseudo_label_dir / f"{entry.id}.png",
             (0, *sorted({c + 1 for c in entry.classes})) if args.use_image_labels else None,
         )

@@ -45,6 +45,15 @@ def read_list(path: str | Path, num_classes: int, labelled: bool = True) -> list
     return entries
 
 
+def image_path(image_dir: Path, id_: str) -> Path:
+    """Where the picture of an ID lies: ID.jpg, or another ending if only that is there."""
+    jpg = image_dir / f"{id_}.jpg"
+    if jpg.exists():
+        return jpg
+    others = (image_dir / f"{id_}{ending}" for ending in (".jpeg", ".png", ".JPG", ".JPEG", ".PNG"))
+    return next((path for path in others if path.exists()), jpg)
+
+
 def read_class_names(path: str | Path | None, num_classes: int) -> list[str]:
     """Names of all labels, background first: from a file (one a line, without background), VOC's, or numbers."""
     if path is not None:

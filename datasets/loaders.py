@@ -10,7 +10,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from datasets import transforms as T
-from datasets.lists import Entry
+from datasets.lists import Entry, image_path
 from datasets.sampling import Stream, generator
 from datasets.voc import IGNORE_LABEL
 from utils.files import InputError
@@ -43,7 +43,7 @@ class Images(Dataset):
         return len(self.entries)
 
     def image_path(self, entry: Entry) -> Path:
-        return self.config.image_dir / f"{entry.id}.jpg"
+        return image_path(self.config.image_dir, entry.id)
 
     def label_path(self, entry: Entry) -> Path:
         return self.config.label_dir / f"{entry.id}.png"

@@ -30,7 +30,7 @@ from libs.models import build_model, load_initial, load_trained
 from libs.models.msc import MSC
 from libs.optim import build_sgd, lr_after
 
-from datasets.lists import Entry, read_class_names, read_list
+from datasets.lists import Entry, image_path, read_class_names, read_list
 from datasets.loaders import train_loader, whole_loader
 from datasets.transforms import read_label
 from utils import options
@@ -229,7 +229,7 @@ def crf(args: argparse.Namespace, config: Config) -> None:
     settings = CRFSettings(config.DATASET.N_CLASSES, params, PRUNE, align_corners=False, device=str(device))
     tasks = [
         CRFTask(
-            entry.id, Path(config.DATASET.ROOT) / "JPEGImages" / f"{entry.id}.jpg",
+            entry.id, image_path(Path(config.DATASET.ROOT) / "JPEGImages", entry.id),
             paths.logits / f"{entry.id}.npy", paths.crf / f"{entry.id}.png",
         )
         for entry in read_split(config, config.DATASET.SPLIT.VAL)

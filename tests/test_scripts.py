@@ -120,7 +120,7 @@ def test_options_refused_by_the_parser(option: list[str], capsys: pytest.Capture
     [
         (["--denoise-from", "9", "--denoise-until", "5"], "lies before"),
         (["--iou-thresholds", "0.1,0.2"], "has 2 values"),
-        (["--iou-thresholds", "high"], "give voc, one number"),
+        (["--iou-thresholds", "high"], "give voc, auto, one number"),
     ],
 )
 def test_options_refused_together(option: list[str], reason: str) -> None:

@@ -71,6 +71,18 @@ def add_data_options(parser: argparse.ArgumentParser, images: bool = True) -> ar
     return group
 
 
+def add_stage1_data_options(group: argparse._ArgumentGroup) -> None:
+    """Where stage 1's lists and pseudo labels lie."""
+    group.add_argument(
+        "--list-dir", type=Path, default=Path("dataset/voc_list"),
+        help="folder of train_cls.txt, simple_list.txt, complex_list.txt and val.txt",
+    )  # fmt: skip
+    group.add_argument(
+        "--pseudo-label-dir", type=Path, default=Path("dataset/sal2gt"),
+        help="saliency pseudo labels of the simple images, ID.png",
+    )  # fmt: skip
+
+
 LABEL_DIR_HELP = "true labels, ID.png (SegmentationClassAug in --data-dir, unless given)"
 
 
@@ -137,19 +149,21 @@ def pick_device(args: argparse.Namespace) -> torch.device:
 
 
 def iou_thresholds(value: str | None, num_classes: int, published: tuple[float, ...]) -> torch.Tensor:
-    """T_class of ONF, one per foreground class, from `voc`, one number or one per class.
+    """T_class of ONF, one per foreground class, from `voc`, one number, one per class or `auto` (measured later).
 
     Args:
         value: the option, None if not given: VOC's values for 21 classes, else 0.5 for all.
     """
     classes = num_classes - 1
+    if value == "auto":
+        return torch.full((classes,), float("nan"))  # keeps no image until it is measured
     if value is None:
         value = "voc" if num_classes == len(VOC_CLASSES) + 1 else "0.5"
     try:
         numbers = published if value == "voc" else tuple(non_negative(x) for x in value.split(","))
     except ValueError:
         raise InputError(
-            f"--iou-thresholds {value}: give voc, one number, or one per class, by commas"
+            f"--iou-thresholds {value}: give voc, auto, one number, or one per class, by commas"
         ) from None
     numbers = numbers * classes if len(numbers) == 1 else numbers
     if len(numbers) != classes:

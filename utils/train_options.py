@@ -25,11 +25,9 @@ def parse_args(doc: str, argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
-    add = options.add_data_options(parser).add_argument
-    add("--list-dir", type=Path, default=Path("dataset/voc_list"),
-        help="folder of train_cls.txt, simple_list.txt, complex_list.txt and val.txt")  # fmt: skip
-    add("--pseudo-label-dir", type=Path, default=Path("dataset/sal2gt"),
-        help="saliency pseudo labels of the simple images, ID.png")  # fmt: skip
+    group = options.add_data_options(parser)
+    options.add_stage1_data_options(group)
+    add = group.add_argument
     add("--input-size", type=options.image_size, default=(321, 321), metavar="N or H,W", help="crop, pixels")
     add("--random-mirror", action="store_true", help="mirror half of the training images")
     add("--random-scale", action="store_true", help="scale training images by 0.5, 0.6, ... 1.6")
@@ -61,7 +59,8 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     add("--long-tail-labels", type=options.labels_list, metavar="L[,L...]",
         help="labels that PND never drops, or none (11, diningtable, for 21 classes, unless given)")  # fmt: skip
     add("--iou-thresholds", metavar="T[,T...]",
-        help="ONF: voc, one IoU, or one per class (voc for 21 classes, else 0.5, unless given)")  # fmt: skip
+        help="ONF: voc, one IoU, one per class, or auto: each class's mean over the simple images at the end of"
+        " the warm-up, floored to a tenth (voc for 21 classes, else 0.5, unless given)")  # fmt: skip
     add("--cutmix-probability", type=options.non_negative, default=0.5, help="of S2C in an iteration")
     add("--lambda-adv", type=options.non_negative, default=0.001, help="weight of the adversarial losses")
     for part, text in (
@@ -77,9 +76,10 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
 def _add_files(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("weights and results").add_argument
     add("--restore-from", default="model/resnet101COCO-41f33a49.pth", metavar="FILE",
-        help="initial weights; tensors that fit are copied; none: train from random weights")  # fmt: skip
+        help="initial weights; tensors that fit are copied; imagenet: torchvision's; none: random ones")  # fmt: skip
     add("--restore-from-D", type=Path, metavar="FILE", help="initial weights of the discriminator")
     add("--not-restore-last", action="store_true", help="do not copy the classifier (layer5)")
+    add("--no-val", action="store_true", help="no validation; VOC_best.pth holds the last weights")
     add("--save-pred-every", type=options.positive_int, default=500, help="iterations between validations")
     add("--snapshot-dir", type=Path, default=Path("snapshots"), help="folder of the results")
     add("--scales", type=options.scales, default=(1.0, 0.75), help="scales of validation, by commas")

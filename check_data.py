@@ -1,0 +1,64 @@
+"""Look for what is wrong with a data set before training does: lists, images, labels.
+
+    python check_data.py
+    python check_data.py --data-dir own --list-dir own/lists --pseudo-label-dir own/sal2gt --num-classes 4
+
+Prints a table of findings with their number and the first of each. Exit status 2 when training would go wrong.
+"""
+
+import argparse
+from collections.abc import Iterator
+
+from tqdm import tqdm
+
+from datasets import checks
+from datasets.lists import Entry, read_class_names, read_list
+from utils import options
+from utils.files import InputError, run_script
+
+LISTS = ("train_cls", "simple_list", "complex_list", "val")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = options.make_parser(__doc__)
+    options.add_stage1_data_options(options.add_data_options(parser))
+    parser.add_argument("--no-val", action="store_true", help="there are no validation images")
+    return parser.parse_args(argv)
+
+
+def find(args: argparse.Namespace) -> Iterator[checks.Finding]:
+    """All findings, the quick ones first."""
+    names = read_class_names(args.class_names, args.num_classes)
+    lists: dict[str, list[Entry]] = {}
+    for name in LISTS[: 3 if args.no_val else 4]:
+        path = args.list_dir / f"{name}.txt"
+        try:
+            lists[name] = read_list(path, args.num_classes, labelled=name != "val")
+        except InputError as error:
+            yield checks.Finding("error", f"{name}: unusable", 1, str(error))
+    yield from checks.check_lists(lists, names)
+
+    images, truth = args.data_dir / "JPEGImages", args.data_dir / "SegmentationClassAug"
+    labels, common = args.pseudo_label_dir, (args.num_classes, args.ignore_label)
+    everything = {entry.id: entry for entries in lists.values() for entry in entries}
+    yield from checks.check_images(tqdm(list(everything.values()), desc="images", leave=False), images)
+    simple, val = lists.get("simple_list", []), lists.get("val", [])
+    bar = tqdm(simple, desc="pseudo labels", leave=False)
+    yield from checks.check_labels(bar, images, labels, *common, simple=True)
+    bar = tqdm(val, desc="validation labels", leave=False)
+    yield from checks.check_labels(bar, images, truth, *common, simple=False)
+    yield from checks.check_disguise(tqdm(simple, desc="against truth", leave=False), labels, truth, *common)
+
+
+def main(args: argparse.Namespace) -> None:
+    findings = list(find(args))
+    for finding in findings:
+        print(f"{finding.level:<8} {finding.count:>7}  {finding.text}; first: {finding.first}")
+    errors = sum(finding.level == "error" for finding in findings)
+    if errors:
+        raise InputError(f"{errors} kinds of error in the data (table above): training would go wrong")
+    print("no errors" if findings else "nothing found")
+
+
+if __name__ == "__main__":
+    run_script(lambda: main(parse_args()))

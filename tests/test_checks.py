@@ -1,0 +1,176 @@
+"""check_data.py, measured IoU thresholds, ImageNet weights: what own data and own starts need."""
+
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import error_line, run_script
+from PIL import Image
+
+from datasets.checks import check_lists
+from datasets.lists import Entry, image_path
+from networks.deeplab import Arch, DeepLab, build_deeplab
+from utils.files import InputError
+from utils.imagenet import IMAGENET_MEAN, IMAGENET_STD, fold_normalisation, imagenet_state
+from utils.thresholds import floor_to_tenth, measure_iou_thresholds
+
+NAMES = ["background", "bird", "car", "cat"]
+
+
+def check_options(root: Path) -> list[object]:
+    return ["--data-dir", root, "--list-dir", root / "lists", "--pseudo-label-dir", root / "sal2gt",
+            "--num-classes", 4, "--class-names", root / "lists/class_names.txt"]  # fmt: skip
+
+
+@pytest.fixture
+def own_data(tiny_data: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_data, tmp_path / "data"))
+
+
+def test_good_data_has_no_errors(tiny_data: Path) -> None:
+    assert "error" not in run_script("check_data.py", *check_options(tiny_data)).stdout.replace(
+        "no errors", ""
+    )
+
+
+def append(root: Path, name: str, line: str) -> None:
+    with open(root / f"lists/{name}.txt", "a") as file:
+        file.write(line + "\n")
+
+
+def paint(value: int, size: tuple[int, int] = (64, 80)) -> Image.Image:
+    return Image.fromarray(np.full(size, value, np.uint8))
+
+
+def repaint(root: Path) -> None:
+    id_, c = (root / "lists/simple_list.txt").read_text().split()[:2]
+    paint(1 + (int(c) + 1) % 3).save(root / f"sal2gt/{id_}.png")
+
+
+def disguise(root: Path) -> None:
+    for path in (root / "sal2gt").iterdir():
+        shutil.copy(path, root / "SegmentationClassAug" / path.name)
+
+
+ERRORS = {
+    "image not found": lambda r: (r / "JPEGImages/complex_00001.jpg").unlink(),
+    "image cannot be read": lambda r: (r / "JPEGImages/complex_00002.jpg").write_text("x"),
+    "label missing or unusable": lambda r: (r / "sal2gt/simple_00003.png").unlink(),
+    "label of another size than its image": lambda r: paint(1, (9, 9)).save(r / "sal2gt/simple_00001.png"),
+    "label of another class than the image's": repaint,
+    "pseudo label identical to the ground truth": disguise,
+    "is in val as well": lambda r: append(r, "train_cls", "val_00001 0"),
+    "in simple_list and complex_list": lambda r: append(r, "complex_list", "simple_00001 0"),
+    "simple_list: has several classes": lambda r: append(r, "simple_list", "complex_00001 0 1"),
+    "val: unusable": lambda r: (r / "lists/val.txt").write_text(""),
+    "simple_list: class without an image": lambda r: (r / "lists/simple_list.txt").write_text("simple_00001 0\n"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ERRORS)
+def test_each_error_is_found(own_data: Path, text: str) -> None:
+    ERRORS[text](own_data)
+    done = run_script("check_data.py", *check_options(own_data), status=2)
+    (line,) = [line for line in done.stdout.splitlines() if text in line]
+    assert line.startswith("error") and "first: " in line
+    assert "training would go wrong" in done.stderr
+
+
+def test_warnings_alone_do_not_fail(own_data: Path) -> None:
+    append(own_data, "complex_list", "complex_00001 0 1")
+    paint(0).save(own_data / "sal2gt/simple_00002.png")
+    out = run_script("check_data.py", *check_options(own_data)).stdout
+    assert "complex_list: listed more than once; first: complex_00001" in out
+    assert "label without foreground" in out and out.splitlines()[-1] == "no errors"
+
+
+def test_lists_are_looked_at_quickly() -> None:
+    lists = {"train_cls": [Entry("a", (0,)), Entry("b", (1,))], "val": [Entry("b")]}
+    findings = list(check_lists(lists, NAMES))
+    assert [(f.level, f.count, f.first) for f in findings] == [("error", 1, "b"), ("warning", 1, "cat")]
+
+
+def test_pictures_with_another_ending_are_found(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    assert image_path(tmp_path, "a") == tmp_path / "a.png"
+    assert image_path(tmp_path, "b") == tmp_path / "b.jpg"
+    (tmp_path / "a.jpg").touch()
+    assert image_path(tmp_path, "a") == tmp_path / "a.jpg"
+
+
+def test_thresholds_are_the_classes_means_floored() -> None:
+    class HalfForeground(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert not self.training
+            logits = torch.zeros(1, 4, *x.shape[2:])
+            logits[:, 1, : x.shape[2] // 2] = 1
+            return logits
+
+    def label(rows: int) -> torch.Tensor:
+        label = torch.zeros(100, 10, dtype=torch.uint8)
+        label[:rows] = 2
+        return label
+
+    image = torch.zeros(1, 3, 100, 10)
+    loader = [("a", image, label(50)), ("b", image, label(39)), ("c", image, label(20))]  # IoU 1, 0.78, 0.4
+    network = HalfForeground().train()
+    measured = measure_iou_thresholds(network, loader, {"a": 0, "b": 0, "c": 2}, 4, 255)
+    assert measured.tolist() == pytest.approx([0.8, 0.0, 0.3]) and network.training  # of 0.89, none, 0.4
+
+
+def test_flooring_survives_rounding() -> None:
+    assert [floor_to_tenth(x) for x in (0.69, 0.7, 0.1 + 0.2, 0.999, 1.0)] == [0.6, 0.7, 0.3, 0.9, 1.0]
+
+
+def test_folded_stem_sees_what_torchvision_fed() -> None:
+    torch.manual_seed(0)
+    network = DeepLab(4, Arch((1, 1, 1, 1), 8, True)).eval()
+    torch.nn.init.normal_(network.conv1.weight, 0, 0.2)
+    torch.nn.init.normal_(network.bn1.running_mean)
+    rgb = torch.randint(0, 256, (1, 3, 40, 40)).float()
+    theirs = (rgb / 255 - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[
+        :, None, None
+    ]
+    expected = network.bn1(network.conv1(theirs))
+    network.load_state_dict(fold_normalisation(network.state_dict()))
+    ours = rgb - torch.tensor([122.67891434, 116.66876762, 104.00698793])[:, None, None]
+    inside = (slice(None), slice(None), slice(2, -2), slice(2, -2))
+    assert torch.allclose(network.bn1(network.conv1(ours))[inside], expected[inside], atol=1e-4)
+
+
+def test_imagenet_weights_come_from_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = build_deeplab("resnet50", seed=0).state_dict() | {"fc.weight": torch.zeros(1000, 2048)}
+    weights = types.SimpleNamespace(get_state_dict=lambda check_hash: state)
+    models = types.ModuleType("torchvision.models")
+    models.get_model_weights = lambda name: (
+        {"IMAGENET1K_V1": weights} if name == "resnet50" else _unknown(name)
+    )
+    monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.models", models)
+    loaded = imagenet_state("resnet50")
+    assert "fc.weight" not in loaded and torch.equal(
+        loaded["layer4.2.conv3.weight"], state["layer4.2.conv3.weight"]
+    )
+    with pytest.raises(InputError, match="torchvision has no mini"):
+        imagenet_state("mini")
+
+
+def _unknown(name: str) -> None:
+    raise ValueError(f"Unknown model {name}")
+
+
+def test_without_torchvision_there_is_one_line(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    monkeypatch.setitem(sys.modules, "torchvision.models", None)
+    line = error_line("train.py", *check_options(tiny_data), "--restore-from", "imagenet", "--device", "cpu")
+    assert "needs torchvision" in line
