@@ -2,7 +2,9 @@
 
 import importlib.util
 from collections.abc import Iterator
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -195,3 +197,17 @@ def test_bad_parameters(change: dict) -> None:
 def test_a_kernel_beyond_the_lattice_is_refused() -> None:
     with pytest.raises(InputError, match="too narrow"):
         dense_crf(IMAGE, PROBABILITIES, CRFParams(bilateral_srgb=1e-3), backend="torch")
+
+
+def test_backends_agree_on_embedded_pictures(tiny_data: Path) -> None:
+    pytest.importorskip("pydensecrf")
+    pictures = sorted((tiny_data / "JPEGImages").iterdir())
+    assert len(pictures) >= 20
+    agree = []
+    for seed, path in enumerate(pictures):
+        image = cv2.imread(str(path))
+        probabilities = make_probabilities(seed, 21, *image.shape[:2], favour=2)
+        a, b = (dense_crf(image, probabilities, backend=name) for name in ("pydensecrf", "torch"))
+        assert (a - b).abs().max() <= 1e-3
+        agree.append((a.argmax(0) == b.argmax(0)).float().mean())
+    assert torch.stack(agree).mean() >= 0.9999
