@@ -49,9 +49,9 @@ class Demo:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.out, self.data = args, args.out.resolve(), args.out.resolve() / "data"
-        names = self.data / "lists/class_names.txt"
-        self.labels = ["--num-classes", NUM_CLASSES, "--class-names", names]
+        self.labels = ["--num-classes", NUM_CLASSES]
         self.images = ["--data-dir", self.data, *self.labels, "--device", args.device]
+        self.names = ["--class-names", self.data / "lists/class_names.txt"]
         self.seconds: dict[str, float] = {}
 
     def run(self, *command: object, cwd: Path = ROOT) -> None:
@@ -73,7 +73,7 @@ class Demo:
     def train(self) -> None:
         """The schedule suits a network without pre-training: it must first learn what to filter with."""
         steps = self.args.num_steps
-        self.run("train.py", *self.images, "--list-dir", self.data / "lists",
+        self.run("train.py", *self.images, *self.names, "--list-dir", self.data / "lists",
                  "--pseudo-label-dir", self.data / "sal2gt", "--arch", "mini", "--restore-from", "none",
                  "--input-size", 97, "--batch-size", 8, "--random-mirror", "--num-steps", steps,
                  "--learning-rate", 0.005, "--denoise-from", steps * 2 // 5, "--high-T", 3, "--low-T", 1.5,
@@ -82,7 +82,7 @@ class Demo:
                  "--snapshot-dir", self.out / "snapshots", "--channels-last", "--num-workers", 0)  # fmt: skip
 
     def evaluate(self) -> None:
-        val = ("--data-list", self.data / "lists/val.txt", "--logit-dir", self.out / "logit_val",
+        val = (*self.names, "--data-list", self.data / "lists/val.txt", "--logit-dir", self.out / "logit_val",
                "--score-dir", self.out / "scores")  # fmt: skip
         self.run("evaluate.py", *self.images, *val, "--restore-from", self.out / "snapshots/VOC_best.pth",
                  "--save-predictions", self.out / "labels/val", "--num-workers", 0)  # fmt: skip
@@ -134,14 +134,18 @@ class Demo:
                      "--channels-last", "--seed", self.args.seed, *overrides,
                      f"SOLVER.ITER_MAX={self.args.step2_steps}", cwd=ROOT / "step2")  # fmt: skip
 
+    def step2_results(self, kind: str) -> Path:
+        return self.out / "step2" / kind / "demo/deeplabv2_mini_msc/val"
+
     def summary(self) -> dict[str, dict]:
         """The scores of every stage on val, as a table; returns them by stage."""
-        step2 = self.out / "step2/scores/demo/deeplabv2_mini_msc/val"
         paths = {
             "stage 1": self.out / "scores/scores.json", "stage 1 + CRF": self.out / "scores/scores_crf.json",
-            "stage 2": step2 / "scores.json", "stage 2 + CRF": step2 / "scores_crf.json",
         }  # fmt: skip
-        scores = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+        if not self.args.plain:
+            for name, file in (("stage 2", "scores.json"), ("stage 2 + CRF", "scores_crf.json")):
+                paths[name] = self.step2_results("scores") / file
+        scores = {name: json.loads(path.read_text()) for name, path in paths.items()}
         names = read_class_names(self.data / "lists/class_names.txt", NUM_CLASSES)
         width = max(map(len, names))
         print(f"\nval IoU %{'':<{width - 9}}" + "".join(f"{name:>15}" for name in scores))
@@ -164,11 +168,12 @@ class Demo:
         val = read_list(self.data / "lists/val.txt", NUM_CLASSES, labelled=False)
         left = [("train image", self.data / "JPEGImages"), ("truth", self.data / "truth"),
                 ("saliency label", self.data / "sal2gt"), ("pseudo label", self.out / "pseudo_labels")]  # fmt: skip
-        step2 = self.out / "step2/features/demo/deeplabv2_mini_msc/val/crf"
         right = [("val image", self.data / "JPEGImages"), ("truth", self.data / "SegmentationClassAug"),
-                 ("stage 1", self.out / "labels/val"), ("stage 1 + CRF", self.out / "labels/val_crf"),
-                 ("stage 2 + CRF", step2)]  # fmt: skip
-        left, right = ([column for column in side if column[1].is_dir()] for side in (left, right))
+                 ("stage 1", self.out / "labels/val"), ("stage 1 + CRF", self.out / "labels/val_crf")]  # fmt: skip
+        if self.args.plain:
+            left.pop()  # it makes no pseudo labels
+        else:
+            right.append(("stage 2 + CRF", self.step2_results("features") / "crf"))
 
         def row(side: list[tuple[str, Path]], id_: str) -> list[np.ndarray]:
             return [picture(image_path(folder, id_)) for _, folder in side]

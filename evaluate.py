@@ -13,8 +13,8 @@ from tqdm import tqdm
 from datasets.lists import read_class_names, read_list
 from datasets.loaders import DataConfig, Whole, whole_loader
 from utils import options
-from utils.checkpoint import load_deeplab
-from utils.files import run_script, save_array
+from utils.checkpoint import load_deeplab, weights_identity
+from utils.files import claim_folder, run_script, save_array
 from utils.inference import infer
 from utils.metrics import ConfusionMatrix, report_scores
 from utils.pictures import save_labels
@@ -22,7 +22,7 @@ from utils.pictures import save_labels
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = options.make_parser(__doc__)
-    add = options.add_data_options(parser).add_argument
+    add = options.add_data_options(parser, num_classes=None).add_argument
     add("--data-list", type=Path, default=Path("dataset/voc_list/val.txt"), help="images to evaluate")
     add("--label-dir", type=Path, help=options.LABEL_DIR_HELP)
     add = parser.add_argument_group("weights and results").add_argument
@@ -38,15 +38,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def evaluate(args: argparse.Namespace) -> None:
     device = options.pick_device(args)
-    names = read_class_names(args.class_names, args.num_classes)
+    network = options.prepare(load_deeplab(args.restore_from, args.num_classes), args, device)
+    num_classes = network.num_classes
+    names = read_class_names(args.class_names, num_classes)
     config = DataConfig(
         args.data_dir / "JPEGImages", args.label_dir or args.data_dir / "SegmentationClassAug",
-        num_classes=args.num_classes, ignore_label=args.ignore_label,
+        num_classes=num_classes, ignore_label=args.ignore_label,
     )  # fmt: skip
-    images = Whole(read_list(args.data_list, args.num_classes, labelled=False), config)
+    images = Whole(read_list(args.data_list, num_classes, labelled=False), config)
     images.check_files()
-    network = options.prepare(load_deeplab(args.restore_from, args.num_classes), args, device)
-    confusion = ConfusionMatrix(args.num_classes, args.ignore_label)
+    if not args.no_logits:
+        made_by = {"weights": weights_identity(network), "scales": list(args.scales)}
+        claim_folder(args.logit_dir, made_by, "*.npy", overwrite=True)
+    confusion = ConfusionMatrix(num_classes, args.ignore_label)
     loader = whole_loader(images, args.num_workers, pin=device.type == "cuda")
     bar = tqdm(infer(network, loader, device, args.scales), total=len(images), unit="img")
     for id_, logits, prediction, label in bar:

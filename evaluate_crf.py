@@ -3,7 +3,8 @@
     python evaluate_crf.py
 
 Writes the label maps (palette PNGs) and scores_crf.json. A stopped run goes on where it was; label maps made from
-other logits or with other parameters are made again.
+other logits or with other parameters are made again. --shard I/N does one of N parts, and scores it alone; once all
+parts are done, a run without it scores the whole.
 """
 
 import argparse
@@ -43,7 +44,8 @@ def evaluate(args: argparse.Namespace) -> None:
         for entry in entries
     ]  # fmt: skip
     confusion = evaluate_crf(tasks, settings, args.n_jobs, label_dir, args.ignore_label)
-    report_scores(confusion.scores(), names, args.score_dir / "scores_crf.json")
+    part = "" if args.shard is None else f"_{args.shard[0]}_of_{args.shard[1]}"
+    report_scores(confusion.scores(), names, args.score_dir / f"scores_crf{part}.json")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from utils.metrics import ConfusionMatrix
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = options.make_parser(__doc__)
-    group = options.add_data_options(parser, images=False)
-    options.add_list_options(group, Path("dataset/voc_list/train_aug.txt"))
+    group = options.add_data_options(parser, images=False, names=False)
+    options.add_list_options(group, Path("dataset/voc_list/train_aug.txt"), shards=False)
     group.add_argument("--truth-dir", type=Path, required=True, help="true labels, ID.png")
     group.add_argument(
         "folders", nargs="+", type=named_folder, metavar="NAME=DIR", help="pseudo labels, ID.png"
@@ -59,8 +59,7 @@ def quality(folder: Path, ids: list[str], args: argparse.Namespace) -> dict[str,
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    entries = options.sharded(read_list(args.data_list, args.num_classes, labelled=False), args.shard)
-    ids = [entry.id for entry in entries]
+    ids = [entry.id for entry in read_list(args.data_list, args.num_classes, labelled=False)]
     rows = {name: quality(folder, ids, args) for name, folder in args.folders}
     width = max(map(len, rows))
     print(f"{len(ids)} images of {args.data_list}\n{'':<{width}}  mIoU %  labelled %  error %")

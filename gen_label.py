@@ -21,7 +21,8 @@ from utils.inference import infer
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = options.make_parser(__doc__)
-    options.add_list_options(options.add_data_options(parser), Path("dataset/voc_list/train_aug.txt"))
+    group = options.add_data_options(parser, names=False, ignored=False, num_classes=None)
+    options.add_list_options(group, Path("dataset/voc_list/train_aug.txt"))
     add = parser.add_argument_group("weights and results").add_argument
     add("--restore-from", type=Path, default=Path("snapshots/VOC_best.pth"), help="trained weights")
     add("--scales", type=options.scales, default=(1.0, 0.75), help="scales of the input, by commas")
@@ -33,11 +34,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def generate(args: argparse.Namespace) -> None:
     device = options.pick_device(args)
-    entries = options.sharded(read_list(args.data_list, args.num_classes, labelled=False), args.shard)
-    config = DataConfig(args.data_dir / "JPEGImages", num_classes=args.num_classes)
     network = options.prepare(load_deeplab(args.restore_from, args.num_classes), args, device)
+    listed = read_list(args.data_list, network.num_classes, labelled=False)
+    entries = options.sharded(listed, args.shard)
+    config = DataConfig(args.data_dir / "JPEGImages", num_classes=network.num_classes)
     made_by = {"weights": weights_identity(network), "scales": list(args.scales)}
-    claim_folder(args.logit_dir, made_by, "logits", args.overwrite)
+    claim_folder(args.logit_dir, made_by, "*.npy", args.overwrite)
     todo = [e for e in entries if args.overwrite or not (args.logit_dir / f"{e.id}.npy").exists()]
     images = Whole(todo, config, labels=False)
     images.check_files()

@@ -19,7 +19,7 @@ from utils.files import run_script
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = options.make_parser(__doc__)
-    group = options.add_data_options(parser)
+    group = options.add_data_options(parser, names=False, ignored=False)
     options.add_list_options(group, Path("dataset/voc_list/train_aug.txt"))
     group.add_argument(
         "--use-image-labels", action="store_true",
@@ -28,6 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("results").add_argument
     add("--logit-dir", type=Path, default=Path("logit_train_aug"), help="folder of the logits")
     add("--pseudo-label-dir", type=Path, default=Path("pseudo_labels"), help="folder of the pseudo labels")
+    add("--overwrite", action="store_true", help="make pseudo labels again that are there already")
     add_crf_options(parser)
     options.add_device_options(parser, workers=False)
     return parser.parse_args(argv)
@@ -44,6 +45,9 @@ def generate(args: argparse.Namespace) -> None:
         )
         for entry in entries
     ]  # fmt: skip
+    if args.overwrite:
+        for task in tasks:
+            task.result.unlink(missing_ok=True)
     for _ in tqdm(run_crf(tasks, settings, args.n_jobs), total=len(tasks), unit="img"):
         pass
     print(f"pseudo labels of {len(tasks)} images: {args.pseudo_label_dir}")

@@ -22,7 +22,7 @@ from utils.pseudo_labels import MIN_PIXELS, mine
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = options.make_parser(__doc__)
-    group = options.add_data_options(parser, images=False)
+    group = options.add_data_options(parser, images=False, names=False)
     options.add_list_options(group, Path("dataset/voc_list/train_cls.txt"))
     group.add_argument(
         "--pseudo-label-dir", type=Path, default=Path("pseudo_labels"), help="what gen_label_crf.py made"

@@ -5,7 +5,8 @@
     make demo                                  prints a full command line for a small data set
 
 Writes VOC_best.pth and VOC_best_D.pth (the weights of the best validation), log.jsonl (losses, images that
-ONF kept, share of pixels that PND dropped) and val.jsonl (scores) to --snapshot-dir.
+ONF kept, share of pixels that PND dropped), val.jsonl (scores) and last.pth (the state of the run) to --snapshot-dir.
+Stopped in any way, the same command goes on from last.pth and ends with the same weights.
 """
 
 import argparse
@@ -29,17 +30,18 @@ from utils.inference import infer
 from utils.iteration import Batches, Iteration
 from utils.metrics import ConfusionMatrix, score_table
 from utils.optim import build_adam, build_sgd, poly_lr, set_lr
+from utils.resume import Run, StopSignal, open_log, set_aside
 from utils.thresholds import measure_iou_thresholds
 from utils.train_options import build_method, parse_args
 from utils.train_setup import build_data, build_networks
 
 
 def endless_batches(
-    train: dict[str, Images], args: argparse.Namespace, device: torch.device
+    train: dict[str, Images], args: argparse.Namespace, device: torch.device, start: int
 ) -> Iterator[Batches]:
-    """The four batches of one iteration after the other, on the device."""
+    """The four batches of one iteration after the other, from batch `start` on, on the device."""
     loaders = {
-        purpose: iter(train_loader(images, args.batch_size, args.num_workers, pin=device.type == "cuda"))
+        purpose: iter(train_loader(images, args.batch_size, args.num_workers, start, device.type == "cuda"))
         for purpose, images in train.items()
     }
     while True:
@@ -67,21 +69,24 @@ def validate(G: nn.Module, images: Whole, args: argparse.Namespace, device: torc
     return confusion.scores()
 
 
-def auto_thresholds(G: nn.Module, simple: Images, args: argparse.Namespace) -> torch.Tensor:
+def auto_thresholds(G: nn.Module, simple: Images, args: argparse.Namespace) -> list[float]:
     """T_class, measured on the simple images with the network as it is."""
     loader = whole_loader(Whole(simple.entries, simple.config), args.num_workers)
     classes = {entry.id: entry.classes[0] for entry in simple.entries}
     measured = measure_iou_thresholds(G, loader, classes, args.num_classes, args.ignore_label)
-    tqdm.write(f"IoU thresholds, measured: {','.join(f'{t:.1f}' for t in measured.tolist())}")
+    tqdm.write(f"IoU thresholds, measured: {','.join(f'{t:.1f}' for t in measured)}")
     return measured
 
 
-def log_line(file: TextIO, bar: tqdm, i: int, lr: float, losses: dict[str, torch.Tensor]) -> None:
-    """One line of JSON and the bar's figures; the only copy of the losses to the host."""
-    scalars = {name: value for name, value in losses.items() if value.ndim == 0}
-    values = dict(zip(scalars, torch.stack(list(scalars.values())).tolist()))
+def log_line(file: TextIO, bar: tqdm, i: int, lr: float, losses: list[dict[str, torch.Tensor]]) -> None:
+    """One line of JSON and the bar's figures, means over the batches of a step; the only copy to the host."""
+    gathered: dict[str, list[torch.Tensor]] = {}
+    for name, value in (item for batch in losses for item in batch.items()):
+        if value.ndim == 0:
+            gathered.setdefault(name, []).append(value)
+    means = torch.stack([torch.stack(values).mean() for values in gathered.values()]).tolist()
+    values = dict(zip(gathered, means))
     file.write(json.dumps({"i": i, "lr": lr, **values}) + "\n")
-    file.flush()
     figures = {
         k.removeprefix("loss_"): f"{v:.3f}"
         for k, v in values.items()
@@ -103,14 +108,24 @@ def train(args: argparse.Namespace) -> None:
         options.prepare(D, args, device).train()
         optimizers.append(build_adam(D, args.learning_rate_D))
         base_lrs.append(args.learning_rate_D)
+    last_path, best_path = args.snapshot_dir / "last.pth", args.snapshot_dir / "VOC_best.pth"
+    run = Run(last_path, [n for n in (G, D) if n is not None], optimizers, vars(args))
+    first, values = (None if args.no_resume else run.load()) or (0, {})
+    best, scores, thresholds = (values.get(key) for key in ("best", "scores", "thresholds"))
+    if thresholds is not None:
+        method = replace(method, iou_thresholds=torch.tensor(thresholds, device=device))
+    if not first:
+        for path in (best_path, args.snapshot_dir / "VOC_best_D.pth"):
+            set_aside(path)
+    else:
+        print(f"{last_path}: going on after {first} of {args.num_steps} iterations")
     iteration = Iteration(G, D, method)
-    batches = endless_batches(train_images, args, device)
-    args.snapshot_dir.mkdir(parents=True, exist_ok=True)
-    best, scores = -1.0, None
+    batches = endless_batches(train_images, args, device, first * args.iter_size)
     with (
-        open(args.snapshot_dir / "log.jsonl", "w") as log,
-        open(args.snapshot_dir / "val.jsonl", "w") as val_log,
-        tqdm(range(args.num_steps), unit="it") as bar,
+        StopSignal() as stop,
+        open_log(args.snapshot_dir / "log.jsonl", "i", first) as log,
+        open_log(args.snapshot_dir / "val.jsonl", "i", first) as val_log,
+        tqdm(range(first, args.num_steps), initial=first, total=args.num_steps, unit="it") as bar,
     ):
         for i in bar:
             for optimizer, base in zip(optimizers, base_lrs):
@@ -118,13 +133,14 @@ def train(args: argparse.Namespace) -> None:
                 optimizer.zero_grad(set_to_none=True)
             if args.iou_thresholds == "auto" and method.onf and i == method.denoise_from:
                 thresholds = auto_thresholds(G, train_images["simple"], args)
-                iteration.method = replace(method, iou_thresholds=thresholds)
+                iteration.method = replace(method, iou_thresholds=torch.tensor(thresholds, device=device))
+            losses = []
             for k in range(args.iter_size):
                 mix = None
                 if not args.no_s2c:
                     rng = generator(args.random_seed, "cutmix", i, k)
                     mix = draw_cutmix(rng, args.batch_size, args.input_size, args.cutmix_probability)
-                losses = iteration(i, next(batches), mix, share=1 / args.iter_size)
+                losses.append(iteration(i, next(batches), mix, share=1 / args.iter_size))
             for optimizer in optimizers:
                 optimizer.step()
 
@@ -135,18 +151,21 @@ def train(args: argparse.Namespace) -> None:
                 if val_images is not None:
                     scores = validate(G, val_images, args, device)
                     val_log.write(json.dumps({"i": i, **scores}) + "\n")
-                    val_log.flush()
                     bar.write(f"iteration {i}: val mIoU {100 * scores['Mean IoU']:.2f} %")
-                if scores is None or scores["Mean IoU"] > best:
-                    best = scores["Mean IoU"] if scores else best
-                    save(G.state_dict(), args.snapshot_dir / "VOC_best.pth")
+                if scores is None or best is None or scores["Mean IoU"] > best:
+                    best = scores["Mean IoU"] if scores else None
+                    save(G.state_dict(), best_path)
                     if D is not None:
                         save(D.state_dict(), args.snapshot_dir / "VOC_best_D.pth")
+            if (i + 1) % args.save_every == 0 or last or stop:
+                run.save(i + 1, best=best, scores=scores, thresholds=thresholds)
+            if stop and not last:
+                stop.leave(i + 1)
     if scores is None:
-        print(f"weights of the last iteration (no validation): {args.snapshot_dir / 'VOC_best.pth'}")
+        print(f"weights of the last iteration (no validation): {best_path}")
     else:
         print(score_table(scores, names))
-        print(f"best val mIoU {100 * best:.2f} %: {args.snapshot_dir / 'VOC_best.pth'}")
+        print(f"best val mIoU {100 * best:.2f} %: {best_path}")
 
 
 if __name__ == "__main__":

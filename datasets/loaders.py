@@ -1,5 +1,6 @@
 """The loaders of stage 1: simple, complex, gt, cls and val images, as the published run sees them."""
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +30,20 @@ class DataConfig:
     ignore_label: int = IGNORE_LABEL
     seed: int = 1234
 
+    def __post_init__(self) -> None:
+        if self.num_classes > 255 or self.ignore_label < self.num_classes:
+            raise InputError(
+                f"{self.num_classes} classes and the ignored label {self.ignore_label} do not go together: labels are"
+                " 0..254 (--num-classes), and the ignored one lies above them (--ignore-label)"
+            )
+
 
 class Images(Dataset):
     """The images of a list; a subclass says what one of them becomes."""
 
     purpose = ""
     needs_label = False
+    origin = ""  # where missing files may come from
 
     def __init__(self, entries: Sequence[Entry], config: DataConfig) -> None:
         self.entries, self.config = list(entries), config
@@ -66,6 +75,7 @@ class Images(Dataset):
         if missing:
             raise InputError(
                 f"{missing[0]} not found, the first of {len(missing)} missing files of {len(paths)} listed"
+                f"{self.origin}"
             )
 
 
@@ -96,6 +106,7 @@ class Simple(Complex):
 
     purpose = "simple"
     needs_label = True
+    origin = " (saliency labels: the published code's sal2gt, or make your own with gen_sal2gt.py)"
 
     def finish(self, entry: Entry, image: np.ndarray, label: np.ndarray | None) -> tuple:
         return T.to_network(image), np.ascontiguousarray(label), entry.classes[0]
@@ -160,6 +171,9 @@ class Whole(Images):
 
 def _init_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the processes are the parallelism
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # the training ends its iteration first, and its workers then
 
 
 def train_loader(

@@ -1,4 +1,4 @@
-"""What PASCAL VOC 2012 is: its class names, its palette, its published thresholds' order."""
+"""What PASCAL VOC 2012 is: its class names, its palette, the label that counts nowhere."""
 
 import numpy as np
 

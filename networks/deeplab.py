@@ -110,6 +110,13 @@ class DeepLab(nn.Module):
         return self.layer5(self.layer4(self.layer3(self.layer2(self.layer1(x)))))
 
 
+def logit_side(side: int) -> int:
+    """The side of the logits of an image's side, in pixels: about an eighth."""
+    stem = (side - 1) // 2 + 1
+    pooled = stem // 2 + 1
+    return (pooled - 1) // 2 + 1
+
+
 def arch_from_state(state: Mapping[str, Tensor]) -> tuple[int, Arch] | None:
     """Number of classes and architecture of a state dict; None where the stem or the head is missing."""
     stem, head = state.get("conv1.weight"), state.get("layer5.conv2d_list.0.bias")

@@ -4,43 +4,43 @@
     python main.py test  --config-path configs/voc12.yaml --model-path data/models/checkpoint_72.0.pth
     python main.py crf   --config-path configs/voc12.yaml
 
-`test` scores the multi-scale logits and keeps them; `crf` scores them again after the dense CRF. Any value of the
-configuration can be overridden: SOLVER.ITER_MAX=100.
+A stopped training goes on with the same command. `test` scores the multi-scale logits and keeps them; `crf` scores
+them again after the dense CRF. Any value of the configuration can be overridden: SOLVER.ITER_MAX=100.
 """
 
 import argparse
 import functools
 import json
-import os
 import sys
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))  # what stage 2 shares with stage 1
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # what stage 2 shares with stage 1
 
 from libs.config import Config, load_config
 from libs.datasets.pseudo_labelled import PseudoLabelled, Stage2Config, WholeBGR
 from libs.models import build_model, load_initial, load_trained
-from libs.models.msc import MSC
+from libs.models.msc import MSC, SCALES
 from libs.optim import build_sgd, lr_after
 
 from datasets.lists import Entry, image_path, read_class_names, read_list
 from datasets.loaders import train_loader, whole_loader
 from datasets.transforms import read_label
 from utils import options
-from utils.checkpoint import save
-from utils.crf import PRUNE, CRFParams
-from utils.crf_run import CRFSettings, CRFTask, evaluate_crf
-from utils.files import InputError, run_script, save_array
+from utils.checkpoint import save, weights_identity
+from utils.crf import CRFParams
+from utils.crf_run import CRFTask, add_crf_running_options, evaluate_crf, make_settings
+from utils.denoising import segmentation_loss
+from utils.files import InputError, claim_folder, run_script, save_array
 from utils.inference import infer
 from utils.metrics import ConfusionMatrix, report_scores
 from utils.optim import set_lr
+from utils.resume import Run, StopSignal, open_log, set_aside
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -53,12 +53,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--model-path", type=Path, help="weights for test (what train wrote last, unless given)"
     )
-    parser.add_argument(
-        "--n-jobs", type=options.positive_int, default=os.cpu_count() or 1, help="CRF processes"
-    )
     parser.add_argument("--train-on-ground-truth", action="store_true",
                         help="train even where the pseudo labels are the ground truth")  # fmt: skip
     parser.add_argument("--seed", type=options.count, default=1234, help="seed of every random draw")
+    options.add_resume_options(parser)
+    add_crf_running_options(parser.add_argument_group("CRF"))
     group = options.add_device_options(parser, workers=False)
     group.add_argument("--cpu", action="store_true", help="short for --device cpu")
     group.add_argument("--channels-last", action="store_true", help="tensors in NHWC order; often faster")
@@ -124,11 +123,11 @@ def is_ground_truth(images: PseudoLabelled, truth: Path, looked_at: int = 20) ->
     """Whether the labels lie in the ground truth's folder, or the first of them are its very pixels."""
     if images.config.label_dir.resolve() == truth.resolve():
         return True
-    num_classes = images.config.num_classes
+    allowed = images.config.num_classes, None, images.config.ignore_label
     pairs = [(images.label_path(e), truth / f"{e.id}.png") for e in images.entries]
     pairs = [pair for pair in pairs if pair[1].exists()][:looked_at]
     return bool(pairs) and all(
-        (a := read_label(ours, num_classes)).shape == (b := read_label(theirs, num_classes)).shape
+        (a := read_label(ours, *allowed)).shape == (b := read_label(theirs, *allowed)).shape
         and (a == b).all()
         for ours, theirs in pairs
     )
@@ -142,7 +141,7 @@ def msc_loss(logits: list[Tensor], labels: Tensor, ignore_label: int) -> tuple[T
         labels: B x H x W, resized to each of them, to the nearest as PIL does it.
     """
     parts = [
-        F.cross_entropy(out, resize_labels(labels, out.shape[2:]), ignore_index=ignore_label)
+        segmentation_loss(out, resize_labels(labels, out.shape[2:]), ignore_label=ignore_label)[0]
         for out in logits
     ]
     return torch.stack(parts).sum(), parts
@@ -150,15 +149,16 @@ def msc_loss(logits: list[Tensor], labels: Tensor, ignore_label: int) -> tuple[T
 
 def resize_labels(labels: Tensor, size: Sequence[int]) -> Tensor:
     """B x H x W labels resized to (h, w), to the nearest as PIL does it; int64."""
-    rows, columns = (nearest(source, target) for source, target in zip(labels.shape[1:], size))
+    rows, columns = (nearest(*sides, labels.device) for sides in zip(labels.shape[1:], size))
     return labels[:, rows][:, :, columns].long()
 
 
 @functools.lru_cache(maxsize=64)
-def nearest(source: int, target: int) -> Tensor:
+def nearest(source: int, target: int, device: torch.device) -> Tensor:
     """Where each of `target` pixels finds its own among `source`: PIL adds up the step, rounding errors included."""
     step = source / target
-    return torch.tensor([step / 2] + [step] * (target - 1), dtype=torch.float64).cumsum(0).long()
+    places = torch.tensor([step / 2] + [step] * (target - 1), dtype=torch.float64).cumsum(0)
+    return places.long().to(device)
 
 
 def train(args: argparse.Namespace, config: Config) -> None:
@@ -174,14 +174,27 @@ def train(args: argparse.Namespace, config: Config) -> None:
     if config.MODEL.INIT_MODEL is not None:
         copied = load_initial(model, Path(config.MODEL.INIT_MODEL))
         print(f"{config.MODEL.INIT_MODEL}: copied {copied} of {len(model.state_dict())} tensors")
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.requires_grad_(False)  # in no group of the optimiser: no gradient, either
     options.prepare(model, args, device).train()
     optimizer = build_sgd(model, solver.LR, solver.MOMENTUM, solver.WEIGHT_DECAY)
+    run = Run(paths.models / "last.pth", [model], [optimizer], vars(args) | {"config": config.text})
+    done, _ = (None if args.no_resume else run.load()) or (0, {})
+    if not done:
+        set_aside(paths.models / "checkpoint_final.pth")
+    if done:
+        print(f"{run.path}: going on after {done} of {solver.ITER_MAX} iterations")
     loader = train_loader(
-        images, solver.BATCH_SIZE.TRAIN, config.DATALOADER.NUM_WORKERS, pin=device.type == "cuda"
-    )
+        images, solver.BATCH_SIZE.TRAIN, config.DATALOADER.NUM_WORKERS, done * solver.ITER_SIZE,
+        device.type == "cuda",
+    )  # fmt: skip
     batches, recent = iter(loader), deque(maxlen=max(1, solver.AVERAGE_LOSS))
-    paths.models.mkdir(parents=True, exist_ok=True)
-    with open(paths.models / "log.jsonl", "w") as log, tqdm(range(1, solver.ITER_MAX + 1), unit="it") as bar:
+    with (
+        StopSignal() as stop,
+        open_log(paths.models / "log.jsonl", "iteration", done + 1) as log,
+        tqdm(range(done + 1, solver.ITER_MAX + 1), initial=done, total=solver.ITER_MAX, unit="it") as bar,
+    ):
         for iteration in bar:
             lr = lr_after(iteration - 1, solver.LR, solver.ITER_MAX, solver.POLY_POWER, solver.LR_DECAY)
             set_lr(optimizer, lr)
@@ -195,13 +208,17 @@ def train(args: argparse.Namespace, config: Config) -> None:
             optimizer.step()
 
             recent.append(total)
-            if iteration % 10 == 0 or iteration == solver.ITER_MAX:
+            last = iteration == solver.ITER_MAX
+            if iteration % 10 == 0 or last:
                 mean_loss = float(torch.stack(list(recent)).mean())
                 log.write(json.dumps({"iteration": iteration, "lr": lr, "loss": mean_loss}) + "\n")
-                log.flush()
                 bar.set_postfix(loss=f"{mean_loss:.3f}", lr=f"{lr:.2e}")
             if solver.ITER_SAVE and iteration % solver.ITER_SAVE == 0:
                 save(model.state_dict(), paths.models / f"checkpoint_{iteration}.pth")
+            if iteration % args.save_every == 0 or last or stop:
+                run.save(iteration)
+            if stop and not last:
+                stop.leave(iteration)
     save(model.state_dict(), paths.models / "checkpoint_final.pth")
     print(f"weights: {paths.models / 'checkpoint_final.pth'}")
 
@@ -213,6 +230,8 @@ def test(args: argparse.Namespace, config: Config) -> None:
     model: nn.Module = build(config)
     load_trained(model, args.model_path or paths.models / "checkpoint_final.pth")
     options.prepare(model, args, device).eval()
+    made_by = {"weights": weights_identity(model), "scales": [1, *SCALES]}
+    claim_folder(paths.logits, made_by, "*.npy", overwrite=True)
     confusion = ConfusionMatrix(config.DATASET.N_CLASSES, config.DATASET.IGNORE_LABEL)
     loader = whole_loader(images, config.DATALOADER.NUM_WORKERS, pin=device.type == "cuda")
     # The network sees to its scales itself.
@@ -226,7 +245,7 @@ def test(args: argparse.Namespace, config: Config) -> None:
 def crf(args: argparse.Namespace, config: Config) -> None:
     device, paths, c = options.pick_device(args), Paths(config), config.CRF
     params = CRFParams(c.ITER_MAX, c.POS_W, c.POS_XY_STD, c.BI_W, c.BI_XY_STD, c.BI_RGB_STD)
-    settings = CRFSettings(config.DATASET.N_CLASSES, params, PRUNE, align_corners=False, device=str(device))
+    settings = make_settings(config.DATASET.N_CLASSES, params, args, device, align_corners=False)
     tasks = [
         CRFTask(
             entry.id, image_path(Path(config.DATASET.ROOT) / "JPEGImages", entry.id),

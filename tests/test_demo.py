@@ -12,7 +12,7 @@ from PIL import Image
 def test_demo_end_to_end(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     done = run_script("demo.py", "--out", out, "--num-steps", 6, "--step2-steps", 4, process=True)
-    assert done.stdout.count("\n$ ") == 18  # each command line is printed
+    assert done.stdout.count("\n$ ") == 15  # each command line is printed
     summary = json.loads((out / "scores/summary.json").read_text())
     assert list(summary["scores"]) == ["stage 1", "stage 1 + CRF", "stage 2", "stage 2 + CRF"]
     with Image.open(out / "overview.png") as picture:

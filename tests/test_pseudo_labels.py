@@ -153,7 +153,7 @@ def test_gen_label_goes_on(tiny_data: Path, work: Path, tmp_path: Path) -> None:
     assert lost.read_bytes() == expected and kept.stat().st_mtime_ns == time
     torch.manual_seed(1)
     save(DeepLab(4, Arch((1, 1, 1, 1), 4, True)).state_dict(), tmp_path / "tiny.pth")
-    assert "made with other weights" in error_line("gen_label.py", *gen_label(tiny_data, tmp_path))
+    assert "files made with other weights" in error_line("gen_label.py", *gen_label(tiny_data, tmp_path))
     run_script("gen_label.py", *gen_label(tiny_data, tmp_path, "--overwrite"))
     assert lost.read_bytes() != expected
 

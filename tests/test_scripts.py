@@ -52,12 +52,19 @@ def test_train_then_evaluate(tiny_data: Path, tmp_path: Path) -> None:
     assert all(names <= set(line) for line in log)
     val = [json.loads(line) for line in (out / "val.jsonl").read_text().splitlines()]
     assert [line["i"] for line in val] == [2, 3]
-    assert {p.name for p in out.iterdir()} == {"log.jsonl", "val.jsonl", "VOC_best.pth", "VOC_best_D.pth"}
+    assert {p.name for p in out.iterdir()} == {
+        "log.jsonl",
+        "val.jsonl",
+        "VOC_best.pth",
+        "VOC_best_D.pth",
+        "last.pth",
+    }
 
-    # The same run with other workers and the weights it began with gives the same losses and weights.
+    # The same run with other workers gives the same losses and scores.
     again = tmp_path / "again"
     run_script("train.py", *train_options(tiny_data, again, "--num-workers", 2))
-    assert (again / "log.jsonl").read_text() == (out / "log.jsonl").read_text()
+    for name in ("log.jsonl", "val.jsonl"):
+        assert (again / name).read_text() == (out / name).read_text()
 
     evaluated = tmp_path / "evaluated"
     options = eval_options(
@@ -209,6 +216,9 @@ def test_bad_checkpoints(tiny_data: Path, weights: Path, tmp_path: Path) -> None
     options = eval_options(tiny_data, weights, tmp_path)
     options[options.index("--num-classes") + 1] = 21
     assert "has 4 classes" in error_line("evaluate.py", *options)
+    # A file of another network must not start a training, either.
+    start = train_options(tiny_data, tmp_path, "--arch", "resnet50", "--restore-from", weights)
+    assert "no convolution fits this network" in error_line("train.py", *start)
     assert not (tmp_path / "scores").exists()
 
 

@@ -24,6 +24,7 @@ from libs.config import load_config
 from libs.datasets.pseudo_labelled import PseudoLabelled, Stage2Config, WholeBGR
 from libs.models import build_model, from_stage1, load_initial
 from libs.models.deeplab import DeepLabV1
+from libs.models.msc import MSC
 from libs.optim import build_sgd, lr_after
 from PIL import Image
 
@@ -140,8 +141,9 @@ def test_initial_weights(tmp_path: Path) -> None:
     model = build_model("DeepLabV2_Mini_MSC", 7, (1, 1, 1, 1), RATES)
     assert load_initial(model, tmp_path / "v1.pth") == len(v1.state_dict()) - 2  # all but fc
     assert torch.equal(model.base.layer5.block1.conv3x3.conv.weight, v1.layer5.block1.conv3x3.conv.weight)
-    same = DeepLabV1(7, (1, 1, 1, 1), 16)
-    assert torch.equal(same.fc.weight, same.fc.weight)
+    again = MSC(DeepLabV1(7, (1, 1, 1, 1), 16))
+    assert load_initial(again, tmp_path / "v1.pth") == len(v1.state_dict())
+    assert torch.equal(again.base.fc.weight, v1.fc.weight)
     with pytest.raises(InputError, match=r"gone\.pth not found: put the COCO pre-trained"):
         load_initial(model, tmp_path / "gone.pth")
 
@@ -169,7 +171,19 @@ def test_published_configuration() -> None:
     )
     assert (config.SOLVER.LR, config.SOLVER.ITER_SAVE, config.SOLVER.LR_DECAY) == (2.5e-4, 5000, 10)
     assert config.DATASET.PSEUDO_LABELS == "../pseudo_labels" and config.DATASET.SCALES[0] == 0.5
-    assert load_config(CONFIG, ["SOLVER.LR=1e-4", "MODEL.N_BLOCKS=[1, 1]"]).MODEL.N_BLOCKS == [1, 1]
+    assert load_config(CONFIG, ["SOLVER.LR=1e-4", "MODEL.N_BLOCKS=[1, 1, 2, 1]"]).MODEL.N_BLOCKS[2] == 2
+
+
+def test_keys_of_published_files_without_effect_are_accepted(tmp_path: Path) -> None:
+    values = yaml.safe_load(CONFIG.read_text())
+    values["SOLVER"]["ITER_TB"], values["IMAGE"]["SIZE"]["BASE"] = 100, None
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
+    assert load_config(tmp_path / "c.yaml").SOLVER.ITER_MAX == 20000
+
+
+def test_a_batch_without_a_label_has_loss_zero() -> None:
+    loss, _ = step2.msc_loss([torch.randn(1, 4, 5, 5)] * 2, torch.full((1, 9, 9), 255), 255)
+    assert loss.item() == 0
 
 
 def broken(change: str) -> str:
@@ -188,6 +202,11 @@ def broken(change: str) -> str:
         (broken("values['SOLVER']['ITER_MAX'] = 'many'"), "SOLVER.ITER_MAX must be of type int, not 'many'"),
         (broken("values['SOLVER']['ITER_MAX'] = 1.5"), "SOLVER.ITER_MAX must be of type int"),
         (broken("values['SOLVER']['LR'] = -1"), "SOLVER.LR must not be negative"),
+        (
+            broken("values['SOLVER']['BATCH_SIZE']['TRAIN'] = 0"),
+            "BATCH_SIZE.TRAIN must be a whole number above 0",
+        ),
+        (broken("values['MODEL']['N_BLOCKS'] = [1, 1]"), "N_BLOCKS must name the blocks of four stages"),
         (broken("values['SOLVER']['LR'] = True"), "SOLVER.LR must be of type float"),
         (broken("values['DATASET']['SCALES'] = 1"), "DATASET.SCALES must be a list of float"),
         (broken("values['MODEL']['NAME'] = 'VGG'"), "MODEL.NAME must be one of DeepLabV2_ResNet101_MSC"),
@@ -202,7 +221,9 @@ def test_bad_configurations(tmp_path: Path, text: str, reason: str) -> None:
     assert reason in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("override", ["SOLVER.NO=1", "NO.LR=1", "SOLVER.LR", "SOLVER.LR.X=1"])
+@pytest.mark.parametrize(
+    "override", ["SOLVER.NO=1", "NO.LR=1", "SOLVER.LR", "SOLVER.LR.X=1", "MODEL.N_BLOCKS=[1"]
+)
 def test_bad_overrides(override: str) -> None:
     with pytest.raises(InputError):
         load_config(CONFIG, [override])

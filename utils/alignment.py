@@ -53,7 +53,8 @@ def cutmix(images: Tensor, labels: Tensor, mix: CutMix) -> tuple[Tensor, Tensor]
         The mixed images and labels; the arguments stay as they are.
     """
     x1, y1, x2, y2 = cutmix_box(images.shape[2:], mix.lam, mix.cx, mix.cy)
-    source = torch.tensor([p for p in mix.permutation if p < len(images)], device=images.device)
+    source = torch.tensor([p for p in mix.permutation if p < len(images)])
+    source = source.to(images.device, non_blocking=True)
     images_mix, labels_mix = images.clone(), labels.clone()
     images_mix[:, :, x1:x2, y1:y2] = images[source, :, x1:x2, y1:y2]
     labels_mix[:, x1:x2, y1:y2] = labels[source, x1:x2, y1:y2]

@@ -24,27 +24,35 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     Raises:
         InputError: the file is missing, damaged, holds code, or is no dictionary of tensors.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{path} not found") from None
-    except pickle.UnpicklingError:
-        raise InputError(f"{path} holds something else than tensors; it was not run: get it anew") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{path} cannot be read as a checkpoint ({reason[0]}): get it anew") from None
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+    state = read_checkpoint(path)
+    if (
+        not isinstance(state, Mapping)
+        or not state
+        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    ):
         raise InputError(f"{path} is no state dict (names with a tensor each)")
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-def load_strict(network: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Load a state dict that must fit; only `num_batches_tracked` may be missing, as in old files.
+def read_checkpoint(path: str | Path) -> object:
+    """What `save` wrote, on the CPU: tensors, numbers, texts and containers of them.
 
     Raises:
-        InputError: names the first missing, unexpected and misshapen tensor.
+        InputError: the file is missing, damaged, or holds code.
     """
-    own = network.state_dict()
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path} not found") from None
+    except pickle.UnpicklingError:
+        raise InputError(f"{path} holds something else than tensors; it was not run: get it anew") from None
+    except Exception as error:  # a damaged file can fail in any way inside torch
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{path} cannot be read as a checkpoint ({reason[0]}): get it anew") from None
+
+
+def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """The first missing, unexpected and misshapen tensor of a state dict, in words; empty where all fit."""
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in own]
     misshapen = [key for key in state if key in own and state[key].shape != own[key].shape]
@@ -54,8 +62,18 @@ def load_strict(network: nn.Module, state: Mapping[str, Tensor], path: str | Pat
         key = misshapen[0]
         shapes = f"{tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
         problems.append(f"{len(misshapen)} misshapen, first {key}: {shapes}")
+    return f"tensors {'; '.join(problems)}" if problems else ""
+
+
+def load_strict(network: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Load a state dict that must fit; only `num_batches_tracked` may be missing, as in old files.
+
+    Raises:
+        InputError: names the first missing, unexpected and misshapen tensor.
+    """
+    problems = misfits(network.state_dict(), state)
     if problems:
-        raise InputError(f"{path} does not fit this network: tensors {'; '.join(problems)}")
+        raise InputError(f"{path} does not fit this network: {problems}")
     network.load_state_dict(dict(state), strict=False)
 
 
@@ -74,10 +92,9 @@ def load_matching(network: nn.Module, state: Mapping[str, Tensor], path: str | P
         for key, value in state.items()
         if key in own and value.shape == own[key].shape and not (skip and key.startswith(skip))
     }
-    if not matching:
-        raise InputError(
-            f"{path}: no tensor has the name and shape of one of this network's (first: {next(iter(own))})"
-        )
+    # Counters and narrow biases fit any network; a network is recognised by a convolution.
+    if not any(value.ndim == 4 for value in matching.values()):
+        raise InputError(f"{path}: no convolution fits this network: {misfits(own, state)}")
     network.load_state_dict(matching, strict=False)
     return len(matching)
 

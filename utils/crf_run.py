@@ -2,7 +2,7 @@
 
 import argparse
 import json
-import os
+import signal
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from datasets.transforms import read_image, read_label
+from networks.deeplab import logit_side
 from utils import options
 from utils.crf import BACKENDS, PRUNE, CRFParams, dense_crf
 from utils.files import InputError, read_array
@@ -50,7 +51,7 @@ class CRFTask:
 
 
 def add_crf_options(parser: argparse.ArgumentParser) -> None:
-    """The CRF's six parameters, its backend and the number of processes."""
+    """The CRF's six parameters, and how it is computed."""
     group, published = parser.add_argument_group("CRF"), CRFParams()
     for name, convert, text in (
         ("iterations", options.count, "iterations of mean-field inference"),
@@ -62,6 +63,11 @@ def add_crf_options(parser: argparse.ArgumentParser) -> None:
     ):
         flag = f"--crf-{name.replace('_', '-')}"
         group.add_argument(flag, type=convert, default=getattr(published, name), help=text)
+    add_crf_running_options(group)
+
+
+def add_crf_running_options(group: argparse._ActionsContainer) -> None:
+    """Likely classes, backend and processes: what changes the time, and hardly the result."""
     group.add_argument(
         "--crf-prune", type=options.non_negative, default=PRUNE, metavar="P",
         help="classes whose probability stays below P in the whole image send no messages; 0: all do",
@@ -71,17 +77,27 @@ def add_crf_options(parser: argparse.ArgumentParser) -> None:
         help="auto: pydensecrf on a CPU where it is installed, else torch",
     )  # fmt: skip
     group.add_argument(
-        "--n-jobs", type=options.positive_int, default=os.cpu_count() or 1,
+        "--n-jobs", type=options.positive_int, default=options.CORES,
         help="processes of one thread each; a GPU needs one",
     )  # fmt: skip
 
 
-def crf_settings(args: argparse.Namespace, device: torch.device, align_corners: bool = True) -> CRFSettings:
+def crf_settings(args: argparse.Namespace, device: torch.device) -> CRFSettings:
     """The settings that `add_crf_options` asked for."""
     params = CRFParams(**{name: getattr(args, f"crf_{name}") for name in asdict(CRFParams())})
-    return CRFSettings(
-        args.num_classes, params, args.crf_prune or None, align_corners, args.crf_backend, str(device)
-    )
+    return make_settings(args.num_classes, params, args, device)
+
+
+def make_settings(
+    num_classes: int,
+    params: CRFParams,
+    args: argparse.Namespace,
+    device: torch.device,
+    align_corners: bool = True,
+) -> CRFSettings:
+    """Settings from parameters and from what `add_crf_running_options` asked for."""
+    where = "cpu" if device.type == "mps" else str(device)  # the lattice's integers are beyond MPS
+    return CRFSettings(num_classes, params, args.crf_prune or None, align_corners, args.crf_backend, where)
 
 
 def run_crf(tasks: Sequence[CRFTask], settings: CRFSettings, n_jobs: int) -> Iterator[CRFTask]:
@@ -96,7 +112,12 @@ def run_crf(tasks: Sequence[CRFTask], settings: CRFSettings, n_jobs: int) -> Ite
         with ThreadPoolExecutor(2) as threads:
             yield from _map(threads, work, tasks)
     elif n_jobs == 1:
-        yield from map(work, tasks)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield from map(work, tasks)
+        finally:
+            torch.set_num_threads(threads)
     else:
         with ProcessPoolExecutor(n_jobs, get_context("spawn"), _one_thread) as processes:
             yield from _map(processes, work, tasks)
@@ -116,6 +137,7 @@ def _map(
 def _one_thread() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the script, which ends its processes
 
 
 def crf_task(task: CRFTask, settings: CRFSettings) -> CRFTask:
@@ -125,7 +147,7 @@ def crf_task(task: CRFTask, settings: CRFSettings) -> CRFTask:
         return task
     image, logits = read_image(task.image), read_logits(task.logits, settings.num_classes)
     height, width = image.shape[:2]
-    if max(abs(8 * n - side) for n, side in zip(logits.shape[1:], (height, width))) > 16:
+    if logits.shape[1:] != (logit_side(height), logit_side(width)):
         raise InputError(
             f"{task.logits} is {logits.shape[2]}x{logits.shape[1]}, no eighth of {task.image} ({width}x{height}):"
             " they are not of the same image"

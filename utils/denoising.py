@@ -78,5 +78,5 @@ def segmentation_loss(
         return loss.sum() / labelled, loss.new_zeros(())
     noisy = loss.detach() > threshold
     if exempt is not None and exempt.numel():
-        noisy &= ~torch.isin(labels, exempt)
+        noisy &= ~torch.isin(labels, exempt.to(labels.dtype))
     return loss.masked_fill(noisy, 0).sum() / labelled, noisy.sum() / labelled

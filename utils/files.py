@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -12,6 +11,7 @@ from typing import IO
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from tqdm import tqdm
 
 
 class InputError(Exception):
@@ -25,11 +25,21 @@ def run_script(main: Callable[[], None]) -> None:
     except InputError as error:
         # A data loader's worker wraps the error in its traceback; the message is the last line.
         message = str(error).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
-        print(f"error: {message}", file=sys.stderr)
+        _print_error(message)
+        raise SystemExit(2) from None
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        _print_error(f"{name}{error.strerror or error}")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _print_error(message: str) -> None:
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()  # else the line would stand behind an open bar
+    print(f"error: {message}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -40,15 +50,14 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    # One name for each file: what a killed run leaves there is overwritten by the next.
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with os.fdopen(handle, mode) as file:
+        with open(temporary, mode) as file:
             yield file
-        os.chmod(name, 0o644)  # mkstemp's 0600 would hide results from the group
-        os.replace(name, path)
+        os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -89,19 +98,27 @@ def read_array(path: str | os.PathLike, mend: str) -> np.ndarray:
         raise InputError(f"{path} cannot be read ({reason}): {mend}") from None
 
 
-def claim_folder(folder: Path, made_by: dict, what: str, overwrite: bool) -> None:
+def claim_folder(folder: Path, made_by: dict, pattern: str, overwrite: bool) -> None:
     """Note in `folder` what makes its files; what was made otherwise must not pass for finished work.
+
+    Args:
+        pattern: of the files that the note is about; with `overwrite` those made otherwise are deleted.
 
     Raises:
         InputError: the folder holds files that were made otherwise, and they are not to be overwritten.
     """
     note = folder / "made_by.json"
-    if note.exists() and not overwrite:
+    try:
         earlier = json.loads(note.read_text())
-        changed = [key for key in made_by if earlier.get(key) != made_by[key]]
-        if changed:
-            raise InputError(
-                f"{folder} holds {what} made with other {' and '.join(changed)}: delete it, name another folder,"
-                " or give --overwrite"
-            )
+    except (OSError, ValueError):
+        earlier = {}
+    files = [] if earlier == made_by else list(folder.glob(pattern))
+    if files and not overwrite:
+        changed = " and ".join(key for key in made_by if earlier.get(key) != made_by[key]) or "settings"
+        raise InputError(
+            f"{folder} holds files made with other {changed}, or by another program: delete it, name another folder,"
+            " or give --overwrite"
+        )
+    for path in files:
+        path.unlink()
     save_json(note, made_by)

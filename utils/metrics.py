@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from datasets.voc import IGNORE_LABEL
-from utils.files import save_json
+from utils.files import InputError, save_json
 
 
 class ConfusionMatrix:
@@ -43,7 +43,9 @@ class ConfusionMatrix:
         hits, truth, predicted = matrix.diag(), matrix.sum(1), matrix.sum(0)
         present, union = truth > 0, truth + predicted - hits
         if not present.any():
-            raise ValueError("no labelled pixel was counted")
+            raise InputError(
+                "no labelled pixel among the images: there is nothing to score (list, shard or labels)"
+            )
         iou = hits / union
         return {
             "Pixel Accuracy": float(hits.sum() / matrix.sum()),

@@ -11,12 +11,17 @@ from torch import nn
 from datasets.voc import IGNORE_LABEL, VOC_CLASSES
 from utils.files import InputError
 
+# The cores that this process may use, fewer than the machine's in a container or under a scheduler.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
     """A parser whose help shows the script's docstring as written, and every default."""
 
     class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        pass
+        def _get_help_string(self, action: argparse.Action) -> str | None:
+            # "(default: None)" says nothing; what happens then stands in the text.
+            return action.help if action.default is None else super()._get_help_string(action)
 
     return argparse.ArgumentParser(description=doc, formatter_class=Formatter, allow_abbrev=False)
 
@@ -40,34 +45,51 @@ label_value = _number(int, lambda n: 0 <= n <= 255, "label (0..255)")
 
 
 def image_size(value: str) -> tuple[int, int]:
-    """`321` or `H,W` -> (height, width)."""
+    """`321` or `H,W` -> (height, width), 32 at least: the discriminator halves them five times."""
     sides = [positive_int(side) for side in value.split(",")]
-    if len(sides) not in (1, 2):
+    if len(sides) not in (1, 2) or min(sides) < 32:
         raise ValueError
     return sides[0], sides[-1]
 
 
 def scales(value: str) -> tuple[float, ...]:
-    """`1,0.75` -> (1.0, 0.75)."""
-    return tuple(positive(factor) for factor in value.split(","))
+    """`1,0.75` -> (1.0, 0.75); the first is 1, for the others are resized to its logits."""
+    factors = tuple(positive(factor) for factor in value.split(","))
+    if factors[0] != 1:
+        raise ValueError
+    return factors
 
 
-def add_data_options(parser: argparse.ArgumentParser, images: bool = True) -> argparse._ArgumentGroup:
-    """Where images lie and which labels there are; returns the group for more of the kind."""
+def add_data_options(
+    parser: argparse.ArgumentParser,
+    images: bool = True,
+    names: bool = True,
+    ignored: bool = True,
+    num_classes: int | None = 21,
+) -> argparse._ArgumentGroup:
+    """Where images lie and which labels there are; returns the group for more of the kind.
+
+    Args:
+        images, names, ignored: whether the script has a use for --data-dir, --class-names, --ignore-label.
+        num_classes: its default; None: the script finds it out itself.
+    """
     group = parser.add_argument_group("data")
     if images:
         group.add_argument(
             "--data-dir", type=Path, default=Path("dataset/VOC2012"),
             help="folder with JPEGImages/ID.jpg and SegmentationClassAug/ID.png",
         )  # fmt: skip
-    group.add_argument("--num-classes", type=positive_int, default=21, help="labels, background included")
-    group.add_argument(
-        "--ignore-label", type=label_value, default=IGNORE_LABEL, help="label that counts nowhere"
-    )
-    group.add_argument(
-        "--class-names", type=Path,
-        help="file with a class name a line, background left out (VOC's names for 21 classes)",
-    )  # fmt: skip
+    told = "" if num_classes else " (the checkpoint's, unless given)"
+    text = f"labels, background included{told}"
+    group.add_argument("--num-classes", type=positive_int, default=num_classes, help=text)
+    if ignored:
+        text = "label that counts nowhere"
+        group.add_argument("--ignore-label", type=label_value, default=IGNORE_LABEL, help=text)
+    if names:
+        group.add_argument(
+            "--class-names", type=Path,
+            help="file with a class name a line, background left out (VOC's names for 21 classes)",
+        )  # fmt: skip
     return group
 
 
@@ -86,10 +108,12 @@ def add_stage1_data_options(group: argparse._ArgumentGroup) -> None:
 LABEL_DIR_HELP = "true labels, ID.png (SegmentationClassAug in --data-dir, unless given)"
 
 
-def add_list_options(group: argparse._ArgumentGroup, default: Path) -> None:
+def add_list_options(group: argparse._ArgumentGroup, default: Path, shards: bool = True) -> None:
     """Which images, and which part of them."""
     group.add_argument("--data-list", type=Path, default=default, help="list of the images")
-    group.add_argument("--shard", type=shard, metavar="I/N", help="do the I-th of N parts of the list alone")
+    if shards:
+        text = "do the I-th of N parts of the list alone"
+        group.add_argument("--shard", type=shard, metavar="I/N", help=text)
 
 
 def shard(value: str) -> tuple[int, int]:
@@ -112,11 +136,17 @@ def add_device_options(parser: argparse.ArgumentParser, workers: bool = True) ->
     group.add_argument("--gpu", type=count, help="number of the CUDA device, short for --device cuda:N")
     if workers:
         group.add_argument(
-            "--num-workers", type=count, default=min(4, os.cpu_count() or 1),
+            "--num-workers", type=count, default=min(4, CORES),
             help="loading processes per kind of image",
         )  # fmt: skip
         group.add_argument("--channels-last", action="store_true", help="tensors in NHWC order; often faster")
     return group
+
+
+def add_resume_options(group: argparse._ActionsContainer) -> None:
+    """What concerns a run that can go on where it was stopped."""
+    group.add_argument("--save-every", type=positive_int, default=100, help="iterations between saved states")
+    group.add_argument("--no-resume", action="store_true", help="start over although there is a saved state")
 
 
 def prepare(network: nn.Module, args: argparse.Namespace, device: torch.device) -> nn.Module:
@@ -145,6 +175,8 @@ def pick_device(args: argparse.Namespace) -> torch.device:
     present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(mps)}[device.type]
     if (device.index or 0) >= present:
         raise InputError(f"device {name} is not there (torch sees {present}): try --device cpu")
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # or the loaders' pinned memory would open a context on the first GPU
     return device
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from utils.denoising import foreground_iou
@@ -14,7 +14,7 @@ from utils.inference import full_size
 @torch.no_grad()
 def measure_iou_thresholds(
     G: nn.Module, loader: Iterable, classes: dict[str, int], num_classes: int, ignore_label: int
-) -> Tensor:
+) -> list[float]:
     """The mean foreground IoU of each class over the simple images, floored to a tenth.
 
     The paper calls its thresholds class-adaptive and floored; that they are these means is our reading.
@@ -25,7 +25,7 @@ def measure_iou_thresholds(
         classes: 0-based class by ID.
 
     Returns:
-        num_classes - 1 thresholds on G's device; 0 for a class without a simple image.
+        num_classes - 1 thresholds; 0 for a class without a simple image.
     """
     device = next(G.parameters()).device
     sums, counts = [0.0] * (num_classes - 1), [0] * (num_classes - 1)
@@ -35,7 +35,7 @@ def measure_iou_thresholds(
         sums[classes[id_]] += float(foreground_iou(logits, label.to(device)[None], ignore_label))
         counts[classes[id_]] += 1
     G.train()
-    return torch.tensor([floor_to_tenth(s / n) if n else 0.0 for s, n in zip(sums, counts)], device=device)
+    return [floor_to_tenth(s / n) if n else 0.0 for s, n in zip(sums, counts)]
 
 
 def floor_to_tenth(value: float) -> float:

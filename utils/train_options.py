@@ -74,13 +74,15 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("weights and results").add_argument
+    group = parser.add_argument_group("weights and results")
+    add = group.add_argument
     add("--restore-from", default="model/resnet101COCO-41f33a49.pth", metavar="FILE",
         help="initial weights; tensors that fit are copied; imagenet: torchvision's; none: random ones")  # fmt: skip
     add("--restore-from-D", type=Path, metavar="FILE", help="initial weights of the discriminator")
     add("--not-restore-last", action="store_true", help="do not copy the classifier (layer5)")
     add("--no-val", action="store_true", help="no validation; VOC_best.pth holds the last weights")
     add("--save-pred-every", type=options.positive_int, default=500, help="iterations between validations")
+    options.add_resume_options(group)
     add("--snapshot-dir", type=Path, default=Path("snapshots"), help="folder of the results")
     add("--scales", type=options.scales, default=(1.0, 0.75), help="scales of validation, by commas")
     add("--log-every", type=options.positive_int, default=10, help="iterations between lines of log.jsonl")
@@ -95,6 +97,10 @@ def build_method(args: argparse.Namespace, device: torch.device) -> Method:
     exempt = args.long_tail_labels
     if exempt is None:
         exempt = (11,) if args.num_classes == 21 else ()  # VOC's diningtable
+    if any(label >= args.num_classes for label in exempt):
+        raise InputError(
+            f"--long-tail-labels {','.join(map(str, exempt))}: labels end at {args.num_classes - 1}"
+        )
     return Method(
         iou_thresholds=options.iou_thresholds(args.iou_thresholds, args.num_classes, VOC_IOU_THRESHOLDS).to(device),
         exempt=torch.tensor(exempt, dtype=torch.int64, device=device),

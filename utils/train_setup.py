@@ -28,7 +28,7 @@ def build_data(args: argparse.Namespace, names: list[str]) -> tuple[dict[str, Im
     if not images.is_dir():
         raise InputError(
             f"{images} not found: unpack PASCAL VOC 2012 (VOCtrainval_11-May-2012.tar) and link its VOC2012 folder to"
-            f" {args.data_dir}, or name the folder with --data-dir"
+            f" {args.data_dir}, name another folder with --data-dir, or see it work without VOC: make demo"
         )
     lists = read_lists(args, names)
     config = DataConfig(

@@ -9,6 +9,8 @@ import yaml
 from libs.models import MODELS
 from utils.files import InputError
 
+POSITIVE = "whole number above 0"
+
 # Every key and its type; a tuple of strings lists the values there are.
 SCHEMA: dict[str, Any] = {
     "EXP": {"ID": str, "OUTPUT_DIR": str},
@@ -17,13 +19,13 @@ SCHEMA: dict[str, Any] = {
         "ROOT": str,
         "PSEUDO_LABELS": str,
         "LABELS": str | None,
-        "N_CLASSES": int,
+        "N_CLASSES": POSITIVE,
         "IGNORE_LABEL": int,
         "SCALES": list[float],
         "SPLIT": {"TRAIN": str, "VAL": str},
     },
     "DATALOADER": {"NUM_WORKERS": int},
-    "IMAGE": {"MEAN": {"R": float, "G": float, "B": float}, "SIZE": {"TRAIN": int}},
+    "IMAGE": {"MEAN": {"R": float, "G": float, "B": float}, "SIZE": {"TRAIN": POSITIVE}},
     "MODEL": {
         "NAME": tuple(MODELS),
         "N_BLOCKS": list[int],
@@ -31,17 +33,17 @@ SCHEMA: dict[str, Any] = {
         "INIT_MODEL": str | None,
     },
     "SOLVER": {
-        "BATCH_SIZE": {"TRAIN": int},
-        "ITER_MAX": int,
-        "ITER_SIZE": int,
+        "BATCH_SIZE": {"TRAIN": POSITIVE},
+        "ITER_MAX": POSITIVE,
+        "ITER_SIZE": POSITIVE,
         "ITER_SAVE": int,
-        "LR_DECAY": int,
+        "LR_DECAY": POSITIVE,
         "LR": float,
         "MOMENTUM": float,
         "OPTIMIZER": ("sgd",),
         "POLY_POWER": float,
         "WEIGHT_DECAY": float,
-        "AVERAGE_LOSS": int,
+        "AVERAGE_LOSS": POSITIVE,
     },
     "CRF": {
         "ITER_MAX": int,
@@ -53,11 +55,17 @@ SCHEMA: dict[str, Any] = {
     },
 }
 
+# Keys that published files of this family may hold, and that mean nothing here.
+WITHOUT_EFFECT = {
+    "DATASET.SPLIT.TEST", "IMAGE.SIZE.BASE", "IMAGE.SIZE.TEST", "SOLVER.BATCH_SIZE.TEST", "SOLVER.ITER_TB",
+}  # fmt: skip
+
 
 class Config:
-    """Nested keys as attributes: `config.SOLVER.LR`."""
+    """Nested keys as attributes, `config.SOLVER.LR`, and all of them as one text."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
+        self.text = yaml.safe_dump(dict(values))
         for key, value in values.items():
             setattr(self, key, Config(value) if isinstance(value, Mapping) else value)
 
@@ -76,7 +84,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise InputError(f"{path} is no YAML that can be read: {' '.join(str(error).split())}") from None
     for override in overrides:
         _override(values, override)
-    return Config(_checked(values, SCHEMA, "", str(path)))
+    values = _checked(values, SCHEMA, "", str(path))
+    if len(values["MODEL"]["N_BLOCKS"]) != 4:
+        raise InputError(f"{path}: MODEL.N_BLOCKS must name the blocks of four stages, as [3, 4, 23, 3]")
+    return Config(values)
 
 
 def _override(values: Any, override: str) -> None:
@@ -88,7 +99,10 @@ def _override(values: Any, override: str) -> None:
         values = values.get(section) if isinstance(values, dict) else None
     if not isinstance(values, dict):
         raise InputError(f"{override!r} overrides an unknown key: {key}")
-    values[last] = yaml.safe_load(text)
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"{override!r}: the value is no YAML") from None
 
 
 def _checked(value: Any, kind: Any, key: str, path: str) -> Any:
@@ -97,7 +111,8 @@ def _checked(value: Any, kind: Any, key: str, path: str) -> Any:
         if not isinstance(value, dict):
             raise InputError(f"{path}: {key or 'the file'} must hold the keys {', '.join(kind)}")
         prefix = f"{key}." if key else ""
-        for what, names in (("unknown", set(value) - set(kind)), ("missing", set(kind) - set(value))):
+        unknown = {name for name in set(value) - set(kind) if f"{prefix}{name}" not in WITHOUT_EFFECT}
+        for what, names in (("unknown", unknown), ("missing", set(kind) - set(value))):
             if names:
                 listed = ", ".join(prefix + str(name) for name in sorted(names, key=str))
                 raise InputError(f"{path}: {what} key {listed}")
@@ -105,6 +120,10 @@ def _checked(value: Any, kind: Any, key: str, path: str) -> Any:
     if isinstance(kind, tuple):
         if value not in kind:
             raise InputError(f"{path}: {key} must be one of {', '.join(kind)}, not {value!r}")
+        return value
+    if kind == POSITIVE:
+        if _scalar(value, int, key, path) == 0:
+            raise InputError(f"{path}: {key} must be a {POSITIVE}")
         return value
     if kind in (list[int], list[float]):
         item = int if kind == list[int] else float

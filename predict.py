@@ -1,0 +1,236 @@
+"""Label the pixels of any pictures with a trained network of stage 1 or stage 2.
+
+    python predict.py --restore-from ./snapshots/VOC_best.pth photo.jpg holidays/
+    python predict.py --restore-from ./step2/data/models/checkpoint_final.pth --crf photo.jpg
+
+Named folders are searched for pictures, hidden files left out. Every picture NAME gets two files in --out:
+
+    NAME.png          palette mask, as large as the picture: each pixel's label (0 is the background)
+    NAME_overlay.jpg  the picture with the labels painted over it and, below, the classes found and their shares
+
+A picture of a folder keeps its path in there; where two would have the same name they keep their endings, or the
+paths below the folder that holds all of them. predictions.json lists classes, pixels and shares of every picture.
+
+JPEG, PNG, WebP, BMP, TIFF, GIF (the first frame) and PPM of any size and mode are read: turned as their EXIF says,
+transparent parts on white, 16 bits as 8. The network sees at most --max-side pixels; the mask of a larger picture is
+enlarged to it, the overlay is not. Pictures that cannot be read are named on stderr, the others are done, and the
+exit status is 2.
+
+Without --restore-from, the network that `make demo` trained is taken. The CRF runs in this one process: --n-jobs
+changes nothing.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from datasets.lists import read_class_names
+from datasets.voc import palette
+from utils import options
+from utils.crf_run import add_crf_options, crf_settings
+from utils.files import InputError, run_script, save_image, save_json
+from utils.pictures import overlay, palette_image
+from utils.predict import RATES, Source, find_pictures, label_map, load_any, read_picture
+
+DEMO_WEIGHTS = Path("demo/snapshots/VOC_best.pth")
+DEMO_NAMES = Path("demo/data/lists/class_names.txt")
+STAGE1_SCALES = (1.0, 0.75)
+
+
+def rates(value: str) -> tuple[int, ...]:
+    """`6,12,18,24` -> (6, 12, 18, 24)."""
+    return tuple(options.positive_int(rate) for rate in value.split(","))
+
+
+def scales(value: str) -> tuple[float, ...]:
+    """`1,0.75` -> (1.0, 0.75), each between 0.1 and 4: no side becomes 0, and memory stays bounded."""
+    factors = options.scales(value)
+    if not all(0.1 <= factor <= 4 for factor in factors):
+        raise argparse.ArgumentTypeError(f"{value}: scales lie between 0.1 and 4")
+    return factors
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = options.make_parser(__doc__)
+    parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE|FOLDER", help="what to label")
+    add = parser.add_argument_group("network").add_argument
+    add("--restore-from", type=Path, metavar="F",
+        help="trained weights of stage 1 or stage 2 (the demo's, unless given)")  # fmt: skip
+    add("--class-names", type=Path, metavar="F",
+        help="file with a class name a line, background left out (VOC's names for 21 classes)")  # fmt: skip
+    add("--max-side", type=options.positive_int, default=1024, metavar="N",
+        help="pixels of the longer side that the network sees at most (VOC's pictures have 500)")  # fmt: skip
+    add("--scales", type=scales, help="stage 1: scales of the input, by commas (1,0.75 unless given)")
+    add("--atrous-rates", type=rates, default=RATES, metavar="N,...",
+        help="stage 2: ATROUS_RATES of its configuration, by commas")  # fmt: skip
+    add = parser.add_argument_group("results").add_argument
+    add("--out", type=Path, default=Path("predictions"), metavar="DIR", help="folder of the results")
+    add("--crf", action="store_true", help="sharpen the labels with the dense CRF, at --max-side too")
+    add_crf_options(parser)
+    group = options.add_device_options(parser, workers=False)
+    group.add_argument("--channels-last", action="store_true", help="tensors in NHWC order; often faster")
+    return parser.parse_args(argv)
+
+
+def choose_weights(args: argparse.Namespace) -> tuple[Path, Path | None]:
+    """The checkpoint and the file of class names that were asked for, or the demo's."""
+    if args.restore_from is not None:
+        return args.restore_from, args.class_names
+    if not DEMO_WEIGHTS.exists():
+        raise InputError(f"give --restore-from, or run `make demo`: there is no {DEMO_WEIGHTS}")
+    print(f"--restore-from is not given: {DEMO_WEIGHTS}, the small network of the demo, is used")
+    return DEMO_WEIGHTS, args.class_names or (DEMO_NAMES if DEMO_NAMES.exists() else None)
+
+
+def count_classes(mask: Image.Image, names: Sequence[str]) -> list[dict]:
+    """Label, name, pixels and share of each class in a mask, the most frequent first."""
+    pixels = mask.histogram()
+    labels = sorted((n for n in range(len(names)) if pixels[n]), key=lambda n: (-pixels[n], n))
+    total = mask.width * mask.height
+    return [
+        {"label": n, "name": names[n], "pixels": pixels[n], "share": round(pixels[n] / total, 6)}
+        for n in labels
+    ]
+
+
+def described(found: dict) -> str:
+    """`bird 28.8 %`."""
+    share = 100 * found["share"]
+    return f"{found['name']} {'< 0.1' if share < 0.05 else f'{share:.1f}'} %"
+
+
+def with_legend(picture: np.ndarray, entries: Sequence[tuple[str, int | None]]) -> Image.Image:
+    """A picture with a legend below it; both stay 1:1, a narrow picture gets white beside it.
+
+    Args:
+        picture: H x W x 3 uint8 RGB.
+        entries: texts, and the labels whose colours they explain (None: no colour).
+    """
+    height, width = picture.shape[:2]
+    size = max(13, width // 45)
+    font, gap, box = ImageFont.load_default(size), size // 2, size
+    lengths = [ceil(font.getlength(text)) + (0 if label is None else box + gap) for text, label in entries]
+    full = max(width, max(lengths) + 2 * gap)
+    places, x, y = [], gap, height + gap
+    for length in lengths:
+        if x > gap and x + length + gap > full:
+            x, y = gap, y + size + gap
+        places.append((x, y))
+        x += length + 3 * gap
+    sheet = Image.new("RGB", (full, y + size + gap), "white")
+    sheet.paste(Image.fromarray(picture), (0, 0))
+    draw = ImageDraw.Draw(sheet)
+    for (text, label), (x, y) in zip(entries, places):
+        if label is not None:
+            draw.rectangle((x, y, x + box - 1, y + box - 1), tuple(palette()[label].tolist()))
+            x += box + gap
+        draw.text((x, y + size // 2), text, "black", font, anchor="lm")
+    return sheet
+
+
+class Predictor:
+    """The network with all that the options say about its use."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.device = args, options.pick_device(args)
+        self.weights, names = choose_weights(args)
+        trained = load_any(self.weights, args.atrous_rates)
+        if trained.stage == 2 and args.scales is not None:
+            raise InputError(f"--scales is for stage 1, but {self.weights} is of stage 2: leave it out")
+        self.scales = (args.scales or STAGE1_SCALES) if trained.stage == 1 else (1.0,)
+        self.names = read_class_names(names, trained.num_classes)
+        args.num_classes = trained.num_classes
+        self.crf = crf_settings(args, self.device) if args.crf else None
+        self.trained = trained._replace(network=options.prepare(trained.network, args, self.device))
+
+    def about(self) -> dict:
+        """What the results depend on, for predictions.json."""
+        return {
+            "restore_from": str(self.weights), "stage": self.trained.stage, "class_names": self.names,
+            "max_side": self.args.max_side, "scales": list(self.scales) if self.trained.stage == 1 else None,
+            "crf": asdict(self.crf.params) | {"prune": self.crf.prune} if self.crf else None,
+        }  # fmt: skip
+
+    def run(self, source: Source, image: np.ndarray, size: tuple[int, int]) -> dict:
+        """Write the mask and the overlay of a picture; returns what predictions.json says about it.
+
+        Args:
+            source: the picture.
+            image: H x W x 3 uint8 BGR, at most --max-side long.
+            size: (width, height) of the mask.
+
+        Raises:
+            InputError: memory or the folder of the results does not suffice.
+        """
+        try:
+            labels = label_map(self.trained, image, self.device, self.scales, self.crf)
+        except torch.OutOfMemoryError:
+            raise InputError(f"{source.path} needs too much memory: try a smaller --max-side") from None
+        mask = palette_image(labels).resize(size, Image.Resampling.NEAREST)
+        classes = count_classes(mask, self.names)
+        entries = [(described(found), found["label"]) for found in classes if found["label"] > 0]
+        sheet = with_legend(overlay(image[:, :, ::-1], labels), entries or [("no class found", None)])
+        results = {"mask": f"{source.name}.png", "overlay": f"{source.name}_overlay.jpg"}
+        for name, picture in zip(results.values(), (mask, sheet)):
+            write(self.args.out / name, lambda path, picture=picture: save_image(path, picture))
+        about = {"picture": str(source.path), "width": size[0], "height": size[1]}
+        return about | results | {"classes": classes}
+
+
+def write(path: Path, save: Callable[[Path], None]) -> None:
+    """Call `save` with the path of a result; what the file system refuses becomes one line."""
+    try:
+        save(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def printable(text: str) -> str:
+    """Text with escapes for what stdout does not take: the name of a file may hold anything."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def predict_all(
+    predictor: Predictor, sources: Sequence[Source], done: list[dict], failed: list[dict]
+) -> None:
+    """Go through the pictures, a line each; `done` and `failed` are filled, for the report of a run cut short."""
+    for source in sources:
+        try:
+            image, size = read_picture(source.path, predictor.args.max_side)
+        except InputError as error:
+            failed.append({"picture": str(source.path), "error": str(error)})
+            if len(sources) > 1:  # of a single picture the error at the end tells it all
+                print(f"warning: {error}", file=sys.stderr)
+            continue
+        done.append(predictor.run(source, image, size))
+        found = ", ".join(described(found) for found in done[-1]["classes"])
+        print(printable(f"{source.path}: {found}"), flush=True)
+
+
+def predict(args: argparse.Namespace) -> None:
+    sources, others = find_pictures(args.pictures, args.out)
+    predictor = Predictor(args)
+    write(args.out, lambda path: path.mkdir(parents=True, exist_ok=True))
+    done, failed = [], []
+    try:
+        predict_all(predictor, sources, done, failed)
+    finally:
+        report = predictor.about() | {"pictures": done, "failed": failed, "passed_over": others}
+        write(args.out / "predictions.json", lambda path: save_json(path, report))
+    some = f"{len(done)} of {len(sources)} pictures labelled"
+    print(printable(f"{some}, results in {args.out}; other files in the folders: {others}"))
+    if failed:
+        count = f"{len(failed)} of {len(sources)} pictures cannot be read, first " if len(sources) > 1 else ""
+        raise InputError(count + failed[0]["error"])
+
+
+if __name__ == "__main__":
+    run_script(lambda: predict(parse_args()))

@@ -1,0 +1,294 @@
+"""predict.py: any picture through networks of both stages, as a user runs it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import error_line, run_script
+from libs.models import from_stage1
+from libs.models.deeplab import DeepLabV1, DeepLabV2
+from libs.models.msc import MSC
+from PIL import Image, ImageOps
+
+from datasets import transforms as T
+from datasets.voc import palette
+from networks.deeplab import Arch, DeepLab
+from utils.checkpoint import save
+from utils.files import InputError
+from utils.predict import find_pictures, label_map, load_any, read_picture
+
+ARCH = Arch((1, 1, 1, 1), 4, True)
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+OPACITY = Image.linear_gradient("L").resize((60, 40))
+
+
+def drawing(width: int = 60, height: int = 40) -> np.ndarray:
+    """H x W x 3 RGB: smooth colours with a bright square at the top left."""
+    y, x = np.mgrid[:height, :width]
+    image = np.stack([255 * x / width, 255 * y / height, np.full(x.shape, 90)], 2).astype(np.uint8)
+    image[: height // 3, : width // 3] = 250
+    return image
+
+
+def network(classes: int = 4) -> DeepLab:
+    """Tiny and random, but no class is likelier than the others all over `drawing()`."""
+    torch.manual_seed(classes)
+    made = DeepLab(classes, ARCH).eval()
+    image = T.to_network(T.subtract_mean(drawing()[:, :, ::-1]))
+    with torch.no_grad():
+        made.layer5.conv2d_list[0].bias -= made(torch.from_numpy(image)[None]).mean((0, 2, 3))
+    return made
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same network as a checkpoint of either stage, and a DeepLab-v1."""
+    folder, first = tmp_path_factory.mktemp("weights"), network().state_dict()
+    second = {f"base.{key}": tensor for key, tensor in from_stage1(first).items()}
+    v1 = DeepLabV1(4, ARCH.blocks, ARCH.width).state_dict()
+    for name, state in (("stage1", first), ("stage2", second), ("v1", v1)):
+        save(state, folder / f"{name}.pth")
+    return {path.stem: path for path in folder.iterdir()}
+
+
+def predict(weights: Path, *args: object, cwd: Path, status: int = 0) -> tuple[dict, str, str]:
+    """Run the script; returns predictions.json, stdout and stderr."""
+    words = ("--restore-from", weights, "--device", "cpu", *args)
+    done = run_script("predict.py", *words, cwd=cwd, status=status)
+    return json.loads((cwd / "predictions/predictions.json").read_text()), done.stdout, done.stderr
+
+
+def mask(folder: Path, name: str) -> np.ndarray:
+    return np.array(Image.open(folder / "predictions" / f"{name}.png"))
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures of many modes, formats and sizes; `turned` ones are to be seen upright."""
+    rgb, folder = Image.fromarray(drawing()), tmp_path_factory.mktemp("odd")
+    red = drawing()[:, :, 0]
+    alpha = rgb.copy()
+    alpha.putalpha(OPACITY)
+    for name in ("rgb.jpg", "rgb.bmp", "rgb.ppm", "rgb.webp", "rgb.tif"):
+        rgb.save(folder / name)
+    for name in ("turned.jpg", "turned.png", "turned.webp", "turned.tif"):
+        rgb.save(folder / name, exif=TURNED)
+    for mode, name in (("L", "grey.png"), ("1", "one_bit.png"), ("CMYK", "inks.jpg"), ("CMYK", "inks.tif")):
+        rgb.convert(mode).save(folder / name)
+    rgb.save(folder / "moving.gif", save_all=True, append_images=[rgb.rotate(180)])
+    rgb.quantize(16).save(folder / "palette.png")
+    rgb.quantize(16).save(folder / "palette_clear.png", transparency=3)
+    alpha.save(folder / "alpha.png")
+    alpha.save(folder / "alpha.webp")
+    alpha.convert("LA").save(folder / "grey_alpha.png")
+    Image.fromarray(red.astype(np.uint16) * 257).save(folder / "deep.png")
+    Image.fromarray(red.astype(np.int32) * 70000).save(folder / "deep.tif")
+    Image.fromarray(red.astype(np.float32) / 255).save(folder / "float.tif")
+    for size in ((1, 1), (5, 900), (900, 5)):
+        rgb.resize(size).save(folder / f"{size[0]}x{size[1]}.png")
+    return folder
+
+
+def test_pictures_of_every_kind(tmp_path: Path, odd: Path, weights: dict[str, Path]) -> None:
+    report, stdout, stderr = predict(weights["stage1"], odd, "--max-side", 300, cwd=tmp_path)
+    assert stderr == "" and report["failed"] == [] and report["stage"] == 1
+    assert [e["picture"] for e in report["pictures"]] == sorted(map(str, odd.iterdir()))
+    for entry in report["pictures"]:
+        name, labels = Path(entry["picture"]).name, Image.open(tmp_path / "predictions" / entry["mask"])
+        size = (40, 60) if name.startswith("turned") else Image.open(odd / name).size
+        assert labels.size == (entry["width"], entry["height"]) == size, name
+        assert labels.mode == "P" and labels.getpalette() == palette().ravel().tolist()
+        pixels = np.bincount(np.array(labels).ravel(), minlength=4)
+        found = {c["label"]: c["pixels"] for c in entry["classes"]}
+        assert found == {n: k for n, k in enumerate(pixels) if k}
+        assert sum(c["share"] for c in entry["classes"]) == pytest.approx(1, abs=1e-5)
+        overlay = Image.open(tmp_path / "predictions" / entry["overlay"])
+        shown = [max(1, round(side * min(1, 300 / max(size)))) for side in size]
+        assert overlay.height >= shown[1] + 13 and (overlay.width == shown[0] or shown[0] < 150)
+        assert f"{odd / name}: " in stdout
+
+
+def test_what_a_person_sees_is_read(odd: Path) -> None:
+    def read(name: str) -> np.ndarray:
+        return read_picture(odd / name, 1000)[0][:, :, ::-1].astype(int)
+
+    rgb = drawing()
+    opacity = np.array(OPACITY)[..., None] / 255
+    for expected, most, names in (
+        (rgb, 0, "rgb.bmp rgb.ppm rgb.tif"),
+        (rgb, 60, "rgb.jpg rgb.webp inks.jpg inks.tif moving.gif palette.png"),
+        (np.rot90(rgb, 3), 0, "turned.png turned.tif"),
+        (np.rot90(rgb, 3), 40, "turned.jpg turned.webp"),
+        (rgb[:, :, :1], 5, "deep.png deep.tif float.tif"),
+        (rgb * opacity + 255 * (1 - opacity), 2, "alpha.png"),
+    ):
+        for name in names.split():
+            assert np.abs(read(name) - expected).max() <= most, name
+    clear = np.array(Image.open(odd / "palette_clear.png")) == 3
+    assert clear.any() and (read("palette_clear.png")[clear] == 255).all()
+
+
+def test_orientations_agree_with_pillow(tmp_path: Path) -> None:
+    for orientation in range(10):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(drawing()).save(tmp_path / "a.png", exif=exif)
+        expected = ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))
+        image, size = read_picture(tmp_path / "a.png", 1000)
+        assert size == expected.size and np.array_equal(image[:, :, ::-1], np.array(expected))
+    Image.fromarray(drawing()).save(tmp_path / "a.jpg", exif=b"Exif\0\0XX\0\0nonsense")
+    assert read_picture(tmp_path / "a.jpg", 1000)[1] == (60, 40)
+
+
+def test_large_picture_stays_small_in_the_network(
+    tmp_path: Path, weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, forward = [], DeepLab.forward
+    monkeypatch.setattr(DeepLab, "forward", lambda self, x: (seen.append(x.shape), forward(self, x))[1])
+    for name, extra in (("a.jpg", {}), ("b.png", {"compress_level": 1}), ("turned.jpg", {"exif": TURNED})):
+        Image.fromarray(drawing(3000, 2000)).save(tmp_path / name, **extra)
+    names = ("a.jpg", "b.png", "turned.jpg")
+    report, _, _ = predict(weights["stage1"], *names, "--max-side", 300, cwd=tmp_path)
+    assert [tuple(shape[2:]) for shape in seen[:4]] == [(200, 300), (150, 225)] * 2
+    assert tuple(seen[4][2:]) == (300, 200)
+    assert [mask(tmp_path, name).shape for name in ("a", "turned")] == [(2000, 3000), (3000, 2000)]
+    assert (mask(tmp_path, "a") == mask(tmp_path, "b")).mean() > 0.95
+    overlay = Image.open(tmp_path / "predictions" / report["pictures"][0]["overlay"])
+    assert overlay.width == 300 and 200 < overlay.height < 300
+
+
+def test_labels_agree_with_evaluation(tmp_path: Path, tiny_data: Path, weights: dict[str, Path]) -> None:
+    arguments = ("--restore-from", weights["stage1"], "--device", "cpu")
+    run_script("evaluate.py", *arguments, "--data-dir", tiny_data, "--num-classes", 4, "--no-logits",
+               "--data-list", tiny_data / "lists/val.txt", "--save-predictions", "theirs",
+               "--num-workers", 0, cwd=tmp_path)  # fmt: skip
+    paths = list((tmp_path / "theirs").iterdir())
+    predict(weights["stage1"], *(tiny_data / f"JPEGImages/{path.stem}.jpg" for path in paths), cwd=tmp_path)
+    ours, theirs = (np.stack(found) for found in zip(*(
+        (mask(tmp_path, path.stem), np.array(Image.open(path))) for path in paths
+    )))  # fmt: skip
+    assert len(np.unique(theirs)) > 1 and (ours == theirs).mean() > 0.99
+
+
+def test_stages_agree(tmp_path: Path, weights: dict[str, Path]) -> None:
+    Image.fromarray(drawing(180, 120)).save(tmp_path / "a.png")
+    masks = []
+    for stage, options in (("stage1", ("--scales", "1,0.5,0.75")), ("stage2", ()), ("v1", ())):
+        report, _, _ = predict(weights[stage], "a.png", *options, cwd=tmp_path)
+        assert report["stage"] == 1 + (stage != "stage1")
+        masks.append(mask(tmp_path, "a"))
+    assert len(np.unique(masks[0])) > 1 and (masks[0] == masks[1]).mean() > 0.9
+
+
+def test_checkpoint_tells_the_network(tmp_path: Path) -> None:
+    def load(state: dict, **options: object) -> tuple:
+        save(state, tmp_path / "some.pth")
+        return load_any(tmp_path / "some.pth", **options)
+
+    deep = MSC(DeepLabV2(7, (1, 2, 3, 1), (6, 12), 4)).state_dict()
+    trained = load(deep, rates=(6, 12))
+    assert trained[1:] == (2, 7) and not trained.network.training
+    assert label_map(trained, drawing()[:, :, ::-1], torch.device("cpu"), (1,)).shape == (40, 60)
+    stem = {key: tensor for key, tensor in deep.items() if "aspp" not in key}
+    for state in ({"weight": torch.zeros(3)}, stem, {"fc.bias": torch.zeros(())}):
+        with pytest.raises(InputError, match=r"some\.pth is no DeepLab of stage 1 or stage 2"):
+            load(state)
+    with pytest.raises(InputError, match="does not fit"):
+        load(deep)
+    with pytest.raises(InputError, match="256 classes"):
+        load(network(256).state_dict())
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_crf(tmp_path: Path, weights: dict[str, Path], stage: str) -> None:
+    sizes = [(60, 40), (1, 1), (200, 3)]
+    for n, size in enumerate(sizes):
+        Image.fromarray(drawing(*size)).save(tmp_path / f"{n}.png")
+    predict(weights[stage], tmp_path, cwd=tmp_path)
+    before = mask(tmp_path, "0")
+    options = ("--crf", "--crf-backend", "torch", "--crf-iterations", 3, "--max-side", 100)
+    report, _, _ = predict(weights[stage], tmp_path, *options, cwd=tmp_path)
+    assert report["crf"]["iterations"] == 3 and (before != mask(tmp_path, "0")).any()
+    assert [(e["width"], e["height"]) for e in report["pictures"]] == sizes
+
+
+def test_folders_and_clashes(tmp_path: Path) -> None:
+    for name in ("x/a.jpg", "x/sub/b.PNG", "x/a.txt", "x/.hidden.jpg", "x/.cache/c.jpg", "x/out/a.png", "y/a.jpg",
+                 "z/a.png", "z/a.jpg", "z/b.v2"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+
+    def names(*given: str, out: str = "x/out") -> tuple[list[str], int]:
+        sources, others = find_pictures([tmp_path / name for name in given], tmp_path / out)
+        return [source.name for source in sources], others
+
+    assert names("x") == (["a", "sub/b"], 1)
+    assert names("x/a.jpg", "z/b.v2") == (["a", "b.v2"], 0)
+    assert names("z") == (["a.jpg", "a.png"], 1)
+    assert names("x/a.jpg", "y/a.jpg", "x/a.jpg", "x/sub/b.PNG") == (["x/a", "y/a", "x/sub/b"], 0)
+    assert names("y", "z") == (["y/a", "z/a.jpg", "z/a.png"], 1)
+    for given, text in (("z", "folder of the pictures"), ("z/a.png", "itself one of the pictures")):
+        with pytest.raises(InputError, match=text):
+            names(given, out="z")
+
+
+def test_broken_pictures(tmp_path: Path, weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder := tmp_path / "in").mkdir()
+    Image.fromarray(drawing()).save(folder / "good.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "good.jpg").read_bytes()[:600])
+    (folder / "empty.png").touch()
+    Image.new("1", (1000, 1000)).save(folder / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400_000)
+    (folder / "link.png").symlink_to("nowhere.png")
+    (folder / "notes.txt").write_text("no picture")
+    report, _, stderr = predict(weights["stage1"], "in", cwd=tmp_path, status=2)
+    *warnings, error = stderr.splitlines()
+    broken = ["in/cut.jpg", "in/empty.png", "in/huge.png", "in/link.png"]
+    assert [line.split()[:2] for line in warnings] == [["warning:", name] for name in broken]
+    assert [entry["picture"] for entry in report["failed"]] == broken and report["passed_over"] == 1
+    assert error.startswith("error: 4 of 5 pictures cannot be read, first in/cut.jpg is no picture")
+    assert "more than 800000 pixels" in warnings[2] and [e["mask"] for e in report["pictures"]] == [
+        "good.png"
+    ]
+    assert mask(tmp_path, "good").shape == (40, 60)
+
+
+def test_bad_input_is_one_line(tmp_path: Path, weights: dict[str, Path]) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("no\npicture")
+    Image.fromarray(drawing()).save(tmp_path / "a.png")
+
+    def line(weights: Path, *args: object) -> str:
+        return error_line("predict.py", "--device", "cpu", "--restore-from", weights, *args, cwd=tmp_path)
+
+    first = weights["stage1"]
+    assert line(first, "empty").startswith("error: empty holds no picture")
+    assert line(first, "missing.png") == "error: missing.png not found"
+    assert line(first, "notes.txt") == "error: notes.txt is no picture that can be read"
+    assert "first notes.txt is no picture" in line(first, "notes.txt", "a.png")
+    assert mask(tmp_path, "a").shape == (40, 60)
+    assert "notes.txt has 2 class names" in line(first, "a.png", "--class-names", "notes.txt")
+    assert "nothing.pth not found" in line("nothing.pth", "a.png")
+    assert "notes.txt cannot be written" in line(first, "a.png", "--out", "notes.txt")
+    assert "--scales is for stage 1" in line(weights["stage2"], "a.png", "--scales", "1")
+    assert "make demo" in error_line("predict.py", "a.png", cwd=tmp_path)
+    wrong = run_script("predict.py", "a.png", "--scales", "1,0.001", cwd=tmp_path, status=2)
+    assert "between 0.1 and 4" in wrong.stderr
+
+
+def test_demo_network_is_the_default(tmp_path: Path, weights: dict[str, Path]) -> None:
+    Image.fromarray(drawing()).save(tmp_path / "a.png")
+    network, names = (tmp_path / "demo" / n for n in ("snapshots/VOC_best.pth", "data/lists/class_names.txt"))
+    for path, content in ((network, weights["stage2"].read_bytes()), (names, b"bird\ncar\ncat\n")):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+    done = run_script("predict.py", "a.png", "--device", "cpu", cwd=tmp_path, process=True)
+    report = json.loads((tmp_path / "predictions/predictions.json").read_text())
+    assert "demo/snapshots/VOC_best.pth" in done.stdout
+    assert report["class_names"] == ["background", "bird", "car", "cat"]
+    for found in report["pictures"][0]["classes"]:
+        assert set(found) == {"label", "name", "pixels", "share"}
+        assert found["name"] == report["class_names"][found["label"]] and found["name"] in done.stdout

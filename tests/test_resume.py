@@ -1,0 +1,169 @@
+"""A run that is stopped, killed or changed in the middle."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, data_options, error_line, run_script
+
+from utils.checkpoint import read_checkpoint, read_state
+from utils.resume import open_log
+
+STEPS = 40
+
+
+def train_options(data: Path, out: Path, *more: object) -> list[object]:
+    return [
+        *data_options(data), "--list-dir", data / "lists", "--pseudo-label-dir", data / "sal2gt", "--arch", "mini",
+        "--restore-from", "none", "--batch-size", 2, "--input-size", 40, "--num-steps", STEPS, "--denoise-from", 12,
+        "--iou-thresholds", "auto", "--save-pred-every", 15, "--save-every", 3, "--log-every", 1, "--iter-size", 2,
+        "--random-mirror", "--random-scale", "--snapshot-dir", out, *more,
+    ]  # fmt: skip
+
+
+def step2_options(data: Path, out: Path) -> list[object]:
+    return [
+        "train", "--config-path", ROOT / "step2/configs/voc12.yaml", "--cpu", "--save-every", 3,
+        f"EXP.OUTPUT_DIR={out}", f"DATASET.ROOT={data}", f"DATASET.PSEUDO_LABELS={data / 'sal2gt'}",
+        "DATASET.N_CLASSES=4", f"DATASET.SPLIT.TRAIN={data / 'lists/simple_list.txt'}",
+        "DATALOADER.NUM_WORKERS=0", "IMAGE.SIZE.TRAIN=40", "MODEL.NAME=DeepLabV2_Mini_MSC", "MODEL.INIT_MODEL=null",
+        "MODEL.N_BLOCKS=[1, 1, 1, 1]", f"SOLVER.ITER_MAX={STEPS}", "SOLVER.BATCH_SIZE.TRAIN=2", "SOLVER.ITER_SAVE=10",
+    ]  # fmt: skip
+
+
+def start(script: str, options: list[object]) -> subprocess.Popen:
+    # A session of its own: a signal to the group reaches the workers, too, as Ctrl-C in a terminal does.
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / script), *map(str, options)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.02)
+
+
+def same(a: object, b: object) -> bool:
+    """Equal to the bit, through containers."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole")
+    run_script("train.py", *train_options(tiny_data, out))
+    return out
+
+
+def check_same_end(ours: Path, theirs: Path) -> None:
+    assert {p.name for p in ours.iterdir()} == {p.name for p in theirs.iterdir()}
+    for name in ("last.pth", "VOC_best.pth", "VOC_best_D.pth"):
+        assert same(read_checkpoint(ours / name), read_checkpoint(theirs / name)), name
+    for name in ("log.jsonl", "val.jsonl"):
+        assert (ours / name).read_text() == (theirs / name).read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_ends_as_the_uninterrupted(
+    number: int, uninterrupted: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    options = train_options(tiny_data, tmp_path, "--num-workers", 1)
+    process = start("train.py", options)
+    wait_for(tmp_path / "last.pth", process)
+    os.killpg(process.pid, number)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number, stderr
+    assert "the same command goes on" in stderr and "Traceback" not in stderr
+    assert 0 < read_checkpoint(tmp_path / "last.pth")["iteration"] < STEPS
+    done = run_script("train.py", *train_options(tiny_data, tmp_path))
+    assert "going on after" in done.stdout
+    check_same_end(tmp_path, uninterrupted)
+
+
+def test_twenty_kills_at_random_moments(uninterrupted: Path, tiny_data: Path, tmp_path: Path) -> None:
+    rng, options, log = random.Random(7), train_options(tiny_data, tmp_path), tmp_path / "log.jsonl"
+    for kill in range(20):
+        before = log.read_bytes() if log.exists() else b""
+        process = start("train.py", options)
+        # Half of the moments lie anywhere from the start on, half within a few iterations.
+        while kill % 2 and process.poll() is None and (not log.exists() or log.read_bytes() == before):
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.4) if kill % 2 else rng.uniform(0, 4))
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        for path in tmp_path.glob("*.pth"):
+            read_checkpoint(path)
+    run_script("train.py", *options)
+    check_same_end(tmp_path, uninterrupted)
+
+
+def test_changed_options_are_named_and_refused(uninterrupted: Path, tiny_data: Path, tmp_path: Path) -> None:
+    line = error_line(
+        "train.py", *train_options(tiny_data, uninterrupted, "--learning-rate", 0.5, "--no-pnd")
+    )
+    assert "learning_rate (was 0.00025, is 0.5)" in line and "no_pnd (was False, is True)" in line
+    assert "batch_size" not in line
+    done = run_script(
+        "train.py", *train_options(tiny_data, uninterrupted, "--num-workers", 1, "--log-every", 2)
+    )
+    assert "going on after 40 of 40" in done.stdout and "val mIoU" in done.stdout
+
+
+def test_no_resume_starts_over(tiny_data: Path, tmp_path: Path) -> None:
+    options = train_options(
+        tiny_data, tmp_path, "--num-steps", 2, "--denoise-from", 1, "--iou-thresholds", 0.3
+    )
+    run_script("train.py", *options)
+    before = read_state(tmp_path / "VOC_best.pth")
+    assert "going on" not in run_script("train.py", *options, "--no-resume").stdout
+    assert same(read_state(tmp_path / "VOC_best.pth"), before)
+    (tmp_path / "last.pth").write_bytes((tmp_path / "last.pth").read_bytes()[:9999])
+    assert "last.pth cannot be read" in error_line("train.py", *options)
+    torch.save({"a": torch.zeros(1)}, tmp_path / "last.pth")
+    assert "last.pth is no state of a training run" in error_line("train.py", *options)
+
+
+def test_stage_2_goes_on_to_the_same_end(tiny_data: Path, tmp_path: Path) -> None:
+    ends = []
+    for name in ("whole", "stopped"):
+        options, models = (
+            step2_options(tiny_data, tmp_path / name),
+            tmp_path / name / "models/voc12/deeplabv2_mini_msc",
+        )
+        if name == "stopped":
+            process = start("step2/main.py", options)
+            wait_for(models / "simple_list/last.pth", process)
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.wait(timeout=60) == 130
+            assert not (models / "simple_list/checkpoint_final.pth").exists()
+        run_script("step2/main.py", *options)
+        ends.append(models / "simple_list")
+    assert {p.name for p in ends[0].iterdir()} == {p.name for p in ends[1].iterdir()}
+    for name in ("checkpoint_10.pth", "checkpoint_final.pth"):
+        assert same(read_state(ends[0] / name), read_state(ends[1] / name))
+    line = error_line("step2/main.py", *step2_options(tiny_data, tmp_path / "whole"), "SOLVER.LR=1.0")
+    assert "belongs to a run with other options: config" in line
+
+
+def test_log_lines_of_lost_iterations_go(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps({"i": i}) + "\n" for i in range(5)) + '{"i": 5, "lo')
+    with open_log(path, "i", 3) as log:
+        log.write('{"i": 3}\n')
+    assert path.read_text() == '{"i": 0}\n{"i": 1}\n{"i": 2}\n{"i": 3}\n'

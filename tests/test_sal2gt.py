@@ -1,0 +1,150 @@
+"""gen_sal2gt.py on small saliency maps; any number of classes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Done, error_line, run_script
+from PIL import Image
+
+SIZE = (8, 12)  # height, width
+CLASSES = {"a": (1,), "b": (2, 2), "c": (0, 2), "d": (3,)}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Four images of four classes; the map of d has no foreground, and c, of two classes, needs none."""
+    for name in ("JPEGImages", "saliency"):
+        (tmp_path / name).mkdir()
+    for id_ in CLASSES:
+        Image.new("RGB", SIZE[::-1]).save(tmp_path / "JPEGImages" / f"{id_}.jpg")
+    lines = [" ".join(map(str, (id_, *classes))) for id_, classes in CLASSES.items()]
+    (tmp_path / "train_cls.txt").write_text("\n".join(lines))
+    write_map(tmp_path, "a", columns())
+    write_map(tmp_path, "b", np.full(SIZE, 255, np.uint8), "jpg")
+    write_map(tmp_path, "d", np.full(SIZE, 152, np.uint8))
+    return tmp_path
+
+
+def columns(top: int = 255) -> np.ndarray:
+    """Two columns each at 0, just below 0.3, 0.3, just below 0.6, 0.6 and 1."""
+    values = [
+        0,
+        round(0.3 * top + 0.5) - 1,
+        round(0.3 * top + 0.5),
+        round(0.6 * top) - 1,
+        round(0.6 * top),
+        top,
+    ]
+    return np.tile(np.repeat(values, 2), (SIZE[0], 1)).astype(np.uint8 if top == 255 else np.uint16)
+
+
+def painted(*values: int) -> np.ndarray:
+    return np.tile(np.repeat(values, 2), (SIZE[0], 1))
+
+
+def write_map(root: Path, id_: str, saliency: np.ndarray, ending: str = "png") -> None:
+    Image.fromarray(saliency).save(root / "saliency" / f"{id_}.{ending}")
+
+
+def options(root: Path, *more: object) -> list[object]:
+    return ["--data-dir", root, "--data-list", root / "train_cls.txt", "--num-classes", 5,
+            "--saliency-dir", root / "saliency", "--out", root / "sal2gt", *more]  # fmt: skip
+
+
+def generate(root: Path, *more: object) -> Done:
+    return run_script("gen_sal2gt.py", *options(root, *more))
+
+
+def label(root: Path, id_: str) -> np.ndarray:
+    return np.array(Image.open(root / "sal2gt" / f"{id_}.png"))
+
+
+def labels(root: Path) -> list[str]:
+    return sorted(path.stem for path in (root / "sal2gt").glob("*.png"))
+
+
+def test_labels_counts_and_lists(root: Path) -> None:
+    out = generate(root, "--list-dir", root / "lists").stdout
+    assert labels(root) == ["a", "b"]
+    assert Image.open(root / "sal2gt/a.png").mode == "P"
+    assert np.array_equal(label(root, "a"), painted(0, 0, 255, 255, 2, 2))
+    assert (label(root, "b") == 3).all()
+    assert "d.png: nothing reaches --foreground 0.6" in out
+    assert (
+        "2 images labelled (0 were there), 1 without foreground, 0 without a map, 1 skipped (several" in out
+    )
+    assert (root / "lists/simple_list.txt").read_text() == "a 1\nb 2 2\n"
+    assert (root / "lists/complex_list.txt").read_text() == "c 0 2\nd 3\n"
+
+
+@pytest.mark.parametrize("form", ["16 bit", "three channels", "grey with alpha", "larger", "smaller"])
+def test_forms_of_maps(root: Path, form: str) -> None:
+    expected = painted(0, 0, 255, 255, 2, 2)
+    if form == "16 bit":
+        write_map(root, "a", columns(65535))
+    elif form == "three channels":
+        write_map(root, "a", np.stack([columns()] * 3, axis=2))
+    elif form == "grey with alpha":
+        Image.fromarray(columns()).convert("LA").save(root / "saliency/a.png")
+    elif form == "larger":
+        write_map(root, "a", columns().repeat(3, 0).repeat(3, 1))
+    else:
+        write_map(root, "a", np.array([[0, 255]], np.uint8))
+        # Bilinear: at pixel x of 12, (x + 0.5) / 6 - 0.5 of the way.
+        expected = np.tile([0] * 5 + [255] + [255] + [2] * 5, (SIZE[0], 1))
+    generate(root)
+    assert np.array_equal(label(root, "a"), expected)
+
+
+def test_thresholds(root: Path) -> None:
+    generate(root, "--foreground", 0.3, "--background", 0.3)
+    assert np.array_equal(label(root, "a"), painted(0, 0, 2, 2, 2, 2))
+    assert labels(root) == ["a", "b", "d"]
+
+
+def test_a_stopped_run_goes_on(root: Path) -> None:
+    generate(root)
+    (root / "sal2gt/b.png").unlink()
+    (root / "saliency/a.png").unlink()  # not asked for: its label is there
+    stamp = (root / "sal2gt/a.png").stat().st_mtime_ns
+    assert "2 images labelled (1 were there)" in generate(root).stdout
+    assert labels(root) == ["a", "b"] and (root / "sal2gt/a.png").stat().st_mtime_ns == stamp
+    assert "made with other foreground" in error_line("gen_sal2gt.py", *options(root, "--foreground", 0.7))
+
+
+def test_overwrite_takes_back_what_has_no_foreground(root: Path) -> None:
+    generate(root, "--foreground", 0.5)
+    assert labels(root) == ["a", "b", "d"]
+    assert "2 images labelled (0 were there)" in generate(root, "--overwrite").stdout
+    assert labels(root) == ["a", "b"]
+
+
+def test_missing_maps(root: Path) -> None:
+    (root / "saliency/a.png").unlink()
+    line = error_line("gen_sal2gt.py", *options(root))
+    assert f"{root / 'saliency/a.png'} (or .jpg) not found, first of 1" in line
+    assert not (root / "sal2gt").exists()
+    out = generate(root, "--skip-missing", "--list-dir", root / "lists").stdout
+    assert "1 images labelled (0 were there), 1 without foreground, 1 without a map" in out
+    assert (root / "lists/complex_list.txt").read_text() == "a 1\nc 0 2\nd 3\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "text"),
+    [
+        (b"text", [], "a.png is no picture"),
+        (np.dstack([columns(), columns(), columns().T.reshape(SIZE)]), [], "a.png is in colour"),
+        (None, ["--background", 0.7], "--background 0.7 and --foreground 0.6"),
+        (None, ["--foreground", 1.5], "--background 0.3 and --foreground 1.5"),
+        (None, ["--num-classes", 4], "class 3 is out of range"),
+        (None, ["--data-dir", "nowhere"], "a.jpg not found"),
+    ],
+)
+def test_bad_input_is_one_line(root: Path, content: bytes | np.ndarray | None, more: list, text: str) -> None:
+    if isinstance(content, bytes):
+        (root / "saliency/a.png").write_bytes(content)
+    elif content is not None:
+        write_map(root, "a", content)
+    assert text in error_line("gen_sal2gt.py", *options(root, *more))
+    assert not (root / "sal2gt").exists() or not labels(root)
