@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from datasets.lists import Entry, read_list
+from datasets.lists import Entry, image_path, read_list
 from datasets.splits import write_split
 from datasets.transforms import read_image
 from utils import options
@@ -107,7 +107,7 @@ def paint(
 
 def make_label(entry: Entry, path: Path, args: argparse.Namespace) -> str:
     """Write one label, or none where the map has no foreground; returns which."""
-    size = read_image(args.data_dir / "JPEGImages" / f"{entry.id}.jpg").shape[:2]
+    size = read_image(image_path(args.data_dir / "JPEGImages", entry.id)).shape[:2]
     label, target = entry.classes[0] + 1, args.out / f"{entry.id}.png"
     labels = paint(read_saliency(path), size, label, (args.background, args.foreground), args.ignore_label)
     if (labels == label).any():

@@ -16,10 +16,10 @@ Pair = tuple[np.ndarray, np.ndarray | None]
 
 def read_image(path: str | Path) -> np.ndarray:
     """H x W x 3 uint8, BGR."""
+    if not Path(path).exists():
+        raise InputError(f"{path} not found: it is in the list, but not in the data directory")
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
-        if not Path(path).exists():
-            raise InputError(f"{path} not found: it is in the list, but not in the data directory")
         raise InputError(f"{path} is no picture that can be read: replace it, or take it off the list")
     return image
 

@@ -251,7 +251,7 @@ def test_train_test_crf(run_options: list[object], tmp_path: Path) -> None:
     assert f"training labels: {tmp_path / 'pseudo'} (20 images)" in done.stdout
     models = tmp_path / "out/models/voc12/deeplabv2_mini_msc/train"
     assert {p.name for p in models.iterdir()} == {
-        "checkpoint_2.pth", "checkpoint_4.pth", "checkpoint_final.pth", "log.jsonl",
+        "checkpoint_2.pth", "checkpoint_4.pth", "checkpoint_final.pth", "last.pth", "log.jsonl",
     }  # fmt: skip
     assert "bird" in run_script("step2/main.py", "test", *run_options, cwd=cwd).stdout
     run_script("step2/main.py", "crf", *run_options, cwd=cwd)
@@ -278,4 +278,4 @@ def test_bad_pseudo_labels(run_options: list[object], tiny_data: Path, tmp_path:
     for folder in (tiny_data / "SegmentationClassAug", copy):
         options = [*run_options, f"DATASET.PSEUDO_LABELS={folder}"]
         assert "is the ground truth" in error_line("step2/main.py", "train", *options, cwd=cwd)
-        run_script("step2/main.py", "train", *options, "--train-on-ground-truth", cwd=cwd)
+        run_script("step2/main.py", "train", *options, "--train-on-ground-truth", "--no-resume", cwd=cwd)

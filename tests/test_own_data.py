@@ -1,0 +1,47 @@
+"""Own pictures, saliency maps and labels, by the commands of the README to a trained network."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from conftest import run_script
+from PIL import Image
+
+
+def make_own(data: Path, own: Path) -> None:
+    """Three classes of the embedded set as a user has them: PNG pictures, grey maps, a list, names."""
+    for folder in ("JPEGImages", "saliency", "lists"):
+        (own / folder).mkdir(parents=True)
+    for path in sorted((data / "JPEGImages").glob("[sc]*.jpg")):
+        with Image.open(path) as picture:
+            picture.save(own / f"JPEGImages/{path.stem}.png")
+    for path in (data / "sal2gt").iterdir():
+        with Image.open(path) as label:
+            values = np.array(label)
+        grey = np.where(values == 255, 120, np.where(values > 0, 250, 5)).astype(np.uint8)
+        Image.fromarray(grey).resize((40, 32)).save(own / f"saliency/{path.name}")
+    (own / "lists/train_cls.txt").write_text((data / "lists/train_cls.txt").read_text())
+    (own / "classes.txt").write_text((data / "lists/class_names.txt").read_text())
+
+
+def test_from_pictures_to_a_trained_network(tiny_data: Path, tmp_path: Path) -> None:
+    own, snapshots = tmp_path / "own", tmp_path / "own/snapshots"
+    make_own(tiny_data, own)
+    common = ["--data-dir", own, "--num-classes", 4]
+    run_script("gen_sal2gt.py", *common, "--data-list", own / "lists/train_cls.txt", "--saliency-dir",
+               own / "saliency", "--out", own / "sal2gt", "--list-dir", own / "lists")  # fmt: skip
+    lists = ["--list-dir", own / "lists", "--pseudo-label-dir", own / "sal2gt"]
+    assert "error" not in run_script("check_data.py", *common, *lists, "--no-val").stdout.replace(
+        "no errors", ""
+    )
+    done = run_script(
+        "train.py", *common, *lists, "--class-names", own / "classes.txt", "--iou-thresholds", "auto", "--no-val",
+        "--snapshot-dir", snapshots, "--arch", "mini", "--restore-from", "none", "--num-steps", 4, "--batch-size", 2,
+        "--denoise-from", 2, "--input-size", "48,56", "--num-workers", 0, "--device", "cpu",
+    )  # fmt: skip
+    assert "IoU thresholds, measured: 0." in done.stdout and "no validation" in done.stdout
+    run_script("predict.py", "--restore-from", snapshots / "VOC_best.pth", "--class-names", own / "classes.txt",
+               "--device", "cpu", "--out", tmp_path / "predictions", own / "JPEGImages")  # fmt: skip
+    with Image.open(tmp_path / "predictions/simple_00001.png") as mask:
+        assert mask.mode == "P" and mask.size == (80, 64)
+    assert json.loads((tmp_path / "predictions/predictions.json").read_text())
