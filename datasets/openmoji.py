@@ -16,8 +16,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from datasets.scenes import IGNORE_BAND_RATE, Scene, draw_scene, find_font
-from datasets.voc import IGNORE_LABEL, VOC_CLASSES, palette
+from datasets.voc import IGNORE_LABEL, VOC_CLASSES
 from utils.files import InputError, atomic_write, run_script, save_image, save_json
+from utils.pictures import save_labels
 
 DEFAULT_CLASSES = ("aeroplane", "bicycle", "bird", "car", "cat", "person")
 KINDS = ("simple", "complex", "val")
@@ -81,26 +82,19 @@ def make_scene(parameters: dict, kind: str, index: int) -> Scene:
     return draw_scene(rng, labels, names, tuple(parameters["size"]), image_noise, parameters["pixel_noise"])
 
 
-def foreground_iou(pseudo: np.ndarray, truth: np.ndarray) -> float:
+def labelled_iou(pseudo: np.ndarray, truth: np.ndarray) -> float:
     """IoU of the two foregrounds over the pixels that the pseudo label does not ignore."""
     known = pseudo != IGNORE_LABEL
     label, object_ = known & (pseudo > 0), known & (truth > 0)
     return float((label & object_).sum() / max(1, (label | object_).sum()))
 
 
-def save_mask(path: Path, mask: np.ndarray) -> None:
-    """Write a (H, W) uint8 label map as a PNG with VOC's palette."""
-    image = Image.fromarray(mask)
-    image.putpalette(palette().tobytes())
-    save_image(path, image)
-
-
 def save_scene(root: Path, name: str, kind: str, scene: Scene) -> None:
     """Write a scene's image and masks where its kind has them."""
     save_image(root / "JPEGImages" / f"{name}.jpg", Image.fromarray(scene.image))
-    save_mask(root / ("SegmentationClassAug" if kind == "val" else "truth") / f"{name}.png", scene.truth)
+    save_labels(root / ("SegmentationClassAug" if kind == "val" else "truth") / f"{name}.png", scene.truth)
     if scene.pseudo is not None:
-        save_mask(root / "sal2gt" / f"{name}.png", scene.pseudo)
+        save_labels(root / "sal2gt" / f"{name}.png", scene.pseudo)
 
 
 def save_lists(root: Path, lines: dict[str, list[str]], classes: Sequence[str]) -> None:
@@ -169,7 +163,7 @@ def write_files(root: Path, parameters: dict) -> dict:
             if how:
                 noise[how].append(name)
         if scene.pseudo is not None:
-            ious[name] = foreground_iou(scene.pseudo, scene.truth)
+            ious[name] = labelled_iou(scene.pseudo, scene.truth)
     save_lists(root, lines, parameters["classes"])
     return {
         "parameters": parameters,

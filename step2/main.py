@@ -9,21 +9,20 @@ them again after the dense CRF. Any value of the configuration can be overridden
 """
 
 import argparse
-import functools
 import json
 import sys
 from collections import deque
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # what stage 2 shares with stage 1
 
 from libs.config import Config, load_config
 from libs.datasets.pseudo_labelled import PseudoLabelled, Stage2Config, WholeBGR
+from libs.loss import msc_loss
 from libs.models import build_model, load_initial, load_trained
 from libs.models.msc import MSC, SCALES
 from libs.optim import build_sgd, lr_after
@@ -35,7 +34,6 @@ from utils import options
 from utils.checkpoint import save, weights_identity
 from utils.crf import CRFParams
 from utils.crf_run import CRFTask, add_crf_running_options, evaluate_crf, make_settings
-from utils.denoising import segmentation_loss
 from utils.files import InputError, claim_folder, run_script, save_array
 from utils.inference import infer
 from utils.metrics import ConfusionMatrix, report_scores
@@ -131,34 +129,6 @@ def is_ground_truth(images: PseudoLabelled, truth: Path, looked_at: int = 20) ->
         and (a == b).all()
         for ours, theirs in pairs
     )
-
-
-def msc_loss(logits: list[Tensor], labels: Tensor, ignore_label: int) -> tuple[Tensor, list[Tensor]]:
-    """Sum of the cross-entropies at every scale and of their maximum, and its parts.
-
-    Args:
-        logits: as MSC returns them in training, B x C x h x w each.
-        labels: B x H x W, resized to each of them, to the nearest as PIL does it.
-    """
-    parts = [
-        segmentation_loss(out, resize_labels(labels, out.shape[2:]), ignore_label=ignore_label)[0]
-        for out in logits
-    ]
-    return torch.stack(parts).sum(), parts
-
-
-def resize_labels(labels: Tensor, size: Sequence[int]) -> Tensor:
-    """B x H x W labels resized to (h, w), to the nearest as PIL does it; int64."""
-    rows, columns = (nearest(*sides, labels.device) for sides in zip(labels.shape[1:], size))
-    return labels[:, rows][:, :, columns].long()
-
-
-@functools.lru_cache(maxsize=64)
-def nearest(source: int, target: int, device: torch.device) -> Tensor:
-    """Where each of `target` pixels finds its own among `source`: PIL adds up the step, rounding errors included."""
-    step = source / target
-    places = torch.tensor([step / 2] + [step] * (target - 1), dtype=torch.float64).cumsum(0)
-    return places.long().to(device)
 
 
 def train(args: argparse.Namespace, config: Config) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from conftest import (
 )
 from libs.config import load_config
 from libs.datasets.pseudo_labelled import PseudoLabelled, Stage2Config, WholeBGR
+from libs.loss import msc_loss, resize_labels
 from libs.models import build_model, from_stage1, load_initial
 from libs.models.deeplab import DeepLabV1
 from libs.models.msc import MSC
@@ -32,9 +32,6 @@ from datasets.lists import read_list
 from networks.deeplab import build_deeplab
 from utils.checkpoint import save
 from utils.files import InputError
-
-sys.path.insert(0, str(ROOT / "step2"))
-import main as step2
 
 NUMBERS, ARRAYS = reference_json("step2.json"), reference_npz("step2.npz")
 BLOCKS, RATES = (3, 4, 23, 3), (6, 12, 18, 24)
@@ -69,8 +66,8 @@ def test_training_loss(resnet101: torch.nn.Module) -> None:
     assert [list(out.shape) for out in logits] == NUMBERS["scales"]
     labels = torch.from_numpy(ARRAYS["labels"])
     for k, out in enumerate(logits):
-        assert np.array_equal(step2.resize_labels(labels, out.shape[2:]), ARRAYS[f"resized_{k}"])
-    loss, parts = step2.msc_loss(logits, labels, 255)
+        assert np.array_equal(resize_labels(labels, out.shape[2:]), ARRAYS[f"resized_{k}"])
+    loss, parts = msc_loss(logits, labels, 255)
     assert [p.item() for p in parts] == pytest.approx(NUMBERS["per_scale_loss"], rel=1e-3)
     assert loss.item() == pytest.approx(NUMBERS["loss"], rel=1e-3)
     loss.backward()
@@ -85,7 +82,7 @@ def test_labels_are_resized_as_pil_does() -> None:
         labels = rng.integers(0, 256, (1, side, side + 7), dtype=np.uint8)
         for size in ((9, 13), (41, 41), (3, 31), (100, 8)):
             pil = np.array(Image.fromarray(labels[0]).resize(size[::-1], Image.Resampling.NEAREST))
-            assert np.array_equal(step2.resize_labels(torch.from_numpy(labels), size)[0], pil)
+            assert np.array_equal(resize_labels(torch.from_numpy(labels), size)[0], pil)
 
 
 def test_optimiser_groups_and_schedule(resnet101: torch.nn.Module) -> None:
@@ -129,7 +126,7 @@ def test_batch_norm_stays_frozen_in_training() -> None:
     model = build_model("DeepLabV2_Mini_MSC", 4, (1, 1, 1, 1), RATES).train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     optimizer = build_sgd(model, 0.1, 0.9, 5e-4)
-    step2.msc_loss(model(images()), torch.zeros(2, 97, 97), 255)[0].backward()
+    msc_loss(model(images()), torch.zeros(2, 97, 97), 255)[0].backward()
     optimizer.step()
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     assert changed and not any(".bn." in key for key in changed)
@@ -182,7 +179,7 @@ def test_keys_of_published_files_without_effect_are_accepted(tmp_path: Path) -> 
 
 
 def test_a_batch_without_a_label_has_loss_zero() -> None:
-    loss, _ = step2.msc_loss([torch.randn(1, 4, 5, 5)] * 2, torch.full((1, 9, 9), 255), 255)
+    loss, _ = msc_loss([torch.randn(1, 4, 5, 5)] * 2, torch.full((1, 9, 9), 255), 255)
     assert loss.item() == 0
 
 
