@@ -104,7 +104,7 @@ class StopSignal:
         if self.number:
             raise KeyboardInterrupt
         self.number = number
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a loader that ends now is no fault
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # a loader that ends now is no fault
         print("\nstopping after this iteration; again to stop at once", file=sys.stderr)
 
     def leave(self, iteration: int) -> None:
