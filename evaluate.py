@@ -2,7 +2,8 @@
 
     python evaluate.py --restore-from ./model/VOC_69.5.pth
 
-Writes the low-resolution logits (ID.npy, float32, classes first) for the CRF, and scores.json.
+Writes the low-resolution logits (ID.npy, float32, classes first) for the CRF, scores.json and
+confusion.json (the counts behind them).
 """
 
 import argparse
@@ -59,7 +60,7 @@ def evaluate(args: argparse.Namespace) -> None:
             save_array(args.logit_dir / f"{id_}.npy", logits[0].float().cpu().numpy())
         if args.save_predictions:
             save_labels(args.save_predictions / f"{id_}.png", prediction.cpu().numpy())
-    report_scores(confusion.scores(), names, args.score_dir / "scores.json")
+    report_scores(confusion, names, args.score_dir / "scores.json")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def evaluate(args: argparse.Namespace) -> None:
     ]  # fmt: skip
     confusion = evaluate_crf(tasks, settings, args.n_jobs, label_dir, args.ignore_label)
     part = "" if args.shard is None else f"_{args.shard[0]}_of_{args.shard[1]}"
-    report_scores(confusion.scores(), names, args.score_dir / f"scores_crf{part}.json")
+    report_scores(confusion, names, args.score_dir / f"scores_crf{part}.json")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ Stopped in any way, the same command goes on from last.pth and ends with the sam
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TextIO
 
@@ -27,7 +27,7 @@ from utils.alignment import draw_cutmix
 from utils.checkpoint import save
 from utils.files import run_script
 from utils.inference import infer
-from utils.iteration import Batches, Iteration
+from utils.iteration import Batches, Iteration, Method
 from utils.metrics import ConfusionMatrix, score_table
 from utils.optim import build_adam, build_sgd, poly_lr, set_lr
 from utils.resume import Run, StopSignal, open_log, set_aside
@@ -95,7 +95,8 @@ def log_line(file: TextIO, bar: tqdm, i: int, lr: float, losses: list[dict[str, 
     bar.set_postfix(figures | {"kept": f"{values['kept']:.0f}", "dropped": f"{values['dropped']:.0%}"})
 
 
-def train(args: argparse.Namespace) -> None:
+def train(args: argparse.Namespace, probe: Callable[[int, nn.Module, Method], None] | None = None) -> None:
+    """The whole run; `probe` is called with i, G and the method's constants wherever a validation is due."""
     device = options.pick_device(args)
     method = build_method(args, device)
     names = read_class_names(args.class_names, args.num_classes)
@@ -148,6 +149,8 @@ def train(args: argparse.Namespace) -> None:
             if i % args.log_every == 0 or last:
                 log_line(log, bar, i, poly_lr(args.learning_rate, i, args.num_steps, args.power), losses)
             if (i and i % args.save_pred_every == 0) or last:
+                if probe is not None:
+                    probe(i, G, iteration.method)
                 if val_images is not None:
                     scores = validate(G, val_images, args, device)
                     val_log.write(json.dumps({"i": i, **scores}) + "\n")

@@ -209,7 +209,7 @@ def test(args: argparse.Namespace, config: Config) -> None:
     for id_, logits, prediction, label in bar:
         confusion.update(label, prediction)
         save_array(paths.logits / f"{id_}.npy", logits[0].float().cpu().numpy())
-    report_scores(confusion.scores(), class_names(config), paths.scores / "scores.json")
+    report_scores(confusion, class_names(config), paths.scores / "scores.json")
 
 
 def crf(args: argparse.Namespace, config: Config) -> None:
@@ -224,7 +224,7 @@ def crf(args: argparse.Namespace, config: Config) -> None:
         for entry in read_split(config, config.DATASET.SPLIT.VAL)
     ]  # fmt: skip
     confusion = evaluate_crf(tasks, settings, args.n_jobs, paths.truth, config.DATASET.IGNORE_LABEL)
-    report_scores(confusion.scores(), class_names(config), paths.scores / "scores_crf.json")
+    report_scores(confusion, class_names(config), paths.scores / "scores_crf.json")
 
 
 def class_names(config: Config) -> list[str]:

@@ -68,8 +68,11 @@ def score_table(scores: dict, names: list[str]) -> str:
     return "\n".join(lines)
 
 
-def report_scores(scores: dict, names: list[str], path: Path) -> None:
-    """Write scores as JSON and print them as a table."""
+def report_scores(confusion: ConfusionMatrix, names: list[str], path: Path) -> None:
+    """Write scores as JSON and print them as a table; the counts behind them go to `confusion...` beside them."""
+    scores = confusion.scores()
+    counts = {"labels": names, "rows are true labels": confusion.matrix().tolist()}
+    save_json(path.with_name(path.name.replace("scores", "confusion", 1)), counts)
     save_json(path, scores)
     print(score_table(scores, names))
     print(f"scores: {path}")
