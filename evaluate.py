@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from datasets.checks import check_start
 from datasets.lists import read_class_names, read_list
 from datasets.loaders import DataConfig, Whole, whole_loader
 from utils import options
@@ -47,7 +48,7 @@ def evaluate(args: argparse.Namespace) -> None:
         num_classes=num_classes, ignore_label=args.ignore_label,
     )  # fmt: skip
     images = Whole(read_list(args.data_list, num_classes, labelled=False), config)
-    images.check_files()
+    check_start(args.data_list, images.entries, images.files())
     if not args.no_logits:
         made_by = {"weights": weights_identity(network), "scales": list(args.scales)}
         claim_folder(args.logit_dir, made_by, "*.npy", overwrite=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from datasets.lists import image_path, read_class_names, read_list
 from utils import options
-from utils.crf_run import CRFTask, add_crf_options, crf_settings, evaluate_crf
+from utils.crf_run import CRFTask, add_crf_options, check_tasks, crf_settings, evaluate_crf
 from utils.files import run_script
 from utils.metrics import report_scores
 
@@ -43,6 +43,8 @@ def evaluate(args: argparse.Namespace) -> None:
         )
         for entry in entries
     ]  # fmt: skip
+    labels = [label_dir / f"{entry.id}.png" for entry in entries]
+    check_tasks(args.data_list, entries, tasks, labels)
     confusion = evaluate_crf(tasks, settings, args.n_jobs, label_dir, args.ignore_label)
     part = "" if args.shard is None else f"_{args.shard[0]}_of_{args.shard[1]}"
     report_scores(confusion, names, args.score_dir / f"scores_crf{part}.json")

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from datasets.checks import check_start
 from datasets.lists import read_list
 from datasets.transforms import read_label
 from utils import options
@@ -59,7 +60,10 @@ def quality(folder: Path, ids: list[str], args: argparse.Namespace) -> dict[str,
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    ids = [entry.id for entry in read_list(args.data_list, args.num_classes, labelled=False)]
+    entries = read_list(args.data_list, args.num_classes, labelled=False)
+    ids = [entry.id for entry in entries]
+    folders = [args.truth_dir, *(folder for _, folder in args.folders)]
+    check_start(args.data_list, entries, [folder / f"{id_}.png" for folder in folders for id_ in ids])
     rows = {name: quality(folder, ids, args) for name, folder in args.folders}
     width = max(map(len, rows))
     print(f"{len(ids)} images of {args.data_list}\n{'':<{width}}  mIoU %  labelled %  error %")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from datasets.checks import check_start
 from datasets.lists import read_list
 from datasets.loaders import DataConfig, Whole, whole_loader
 from utils import options
@@ -38,11 +39,11 @@ def generate(args: argparse.Namespace) -> None:
     listed = read_list(args.data_list, network.num_classes, labelled=False)
     entries = options.sharded(listed, args.shard)
     config = DataConfig(args.data_dir / "JPEGImages", num_classes=network.num_classes)
+    check_start(args.data_list, listed, Whole(entries, config, labels=False).files())
     made_by = {"weights": weights_identity(network), "scales": list(args.scales)}
     claim_folder(args.logit_dir, made_by, "*.npy", args.overwrite)
     todo = [e for e in entries if args.overwrite or not (args.logit_dir / f"{e.id}.npy").exists()]
     images = Whole(todo, config, labels=False)
-    images.check_files()
     loader = whole_loader(images, args.num_workers, pin=device.type == "cuda")
     bar = tqdm(infer(network, loader, device, args.scales), initial=len(entries) - len(todo),
                total=len(entries), unit="img")  # fmt: skip

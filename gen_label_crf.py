@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from datasets.lists import image_path, read_list
 from utils import options
-from utils.crf_run import CRFTask, add_crf_options, crf_settings, run_crf
+from utils.crf_run import CRFTask, add_crf_options, check_tasks, crf_settings, run_crf
 from utils.files import run_script
 
 
@@ -45,6 +45,7 @@ def generate(args: argparse.Namespace) -> None:
         )
         for entry in entries
     ]  # fmt: skip
+    check_tasks(args.data_list, entries, tasks)
     if args.overwrite:
         for task in tasks:
             task.result.unlink(missing_ok=True)

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from datasets.checks import check_start
 from datasets.lists import read_list
 from datasets.transforms import read_label
 from utils import options
-from utils.files import InputError, run_script
+from utils.files import run_script
 from utils.pictures import read_tag, save_labels
 from utils.pseudo_labels import MIN_PIXELS, mine
 
@@ -36,11 +37,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def mining(args: argparse.Namespace) -> None:
     entries = options.sharded(read_list(args.data_list, args.num_classes), args.shard)
     paths = [args.pseudo_label_dir / f"{entry.id}.png" for entry in entries]
-    missing = [path for path in paths if not path.exists()]
-    if missing:
-        raise InputError(
-            f"{missing[0]} not found, first of {len(missing)} missing: run gen_label_crf.py first"
-        )
+    check_start(args.data_list, entries, paths, ": run gen_label_crf.py first")
     changed = 0
     for entry, path in zip(tqdm(entries, unit="img"), paths):
         labels = read_label(path, args.num_classes, ignore_label=args.ignore_label)

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from datasets.checks import check_start
 from datasets.lists import Entry, image_path, read_list
 from datasets.splits import write_split
 from datasets.transforms import read_image
@@ -126,6 +127,8 @@ def generate(args: argparse.Namespace) -> None:
         )
     entries = read_list(args.data_list, args.num_classes)
     single = [entry for entry in entries if len(set(entry.classes)) == 1]
+    image_dir = args.data_dir / "JPEGImages"
+    check_start(args.data_list, entries, [image_path(image_dir, entry.id) for entry in single])
     todo = [e for e in single if args.overwrite or not (args.out / f"{e.id}.png").exists()]
     maps = {entry.id: find_map(args.saliency_dir, entry.id) for entry in todo}
     missing = [id_ for id_, path in maps.items() if path is None]

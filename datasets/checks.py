@@ -1,5 +1,6 @@
 """What can be wrong with a data set, found before training finds it."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,36 @@ def collect(level: str, text: str, where: Sequence[str]) -> Iterator[Finding]:
         yield Finding(level, text, len(where), where[0])
 
 
+def check_start(data_list: Path, entries: Sequence[Entry], files: Sequence[Path], mend: str = "") -> None:
+    """What every script looks at before it starts: a warning about duplicates in its list, no missing file.
+
+    Raises:
+        InputError: as `require_files`.
+    """
+    for finding in _duplicates(data_list.name, [entry.id for entry in entries]):
+        warn(str(data_list.parent), finding)
+    require_files(files, mend)
+
+
+def require_files(files: Sequence[Path], mend: str = "") -> None:
+    """Raise InputError where a listed file does not exist: the first, and how many."""
+    missing = [path for path in files if not path.exists()]
+    if missing:
+        raise InputError(
+            f"{missing[0]} not found, the first of {len(missing)} missing files of {len(files)} listed{mend}"
+        )
+
+
+def warn(where: str, finding: Finding) -> None:
+    """One line on stderr."""
+    print(f"warning: {where}: {finding.text} ({finding.count}, first {finding.first})", file=sys.stderr)
+
+
+def _duplicates(name: str, ids: Sequence[str]) -> Iterator[Finding]:
+    twice = [id_ for id_, count in Counter(ids).items() if count > 1]
+    return collect("warning", f"{name}: listed more than once", twice)
+
+
 def check_lists(lists: Mapping[str, Sequence[Entry]], names: Sequence[str]) -> Iterator[Finding]:
     """Duplicates, overlaps and classes without images; quick, for every start of a training.
 
@@ -37,8 +68,7 @@ def check_lists(lists: Mapping[str, Sequence[Entry]], names: Sequence[str]) -> I
     """
     ids = {name: [entry.id for entry in entries] for name, entries in lists.items()}
     for name, listed in ids.items():
-        twice = [id_ for id_, count in Counter(listed).items() if count > 1]
-        yield from collect("warning", f"{name}: listed more than once", twice)
+        yield from _duplicates(name, listed)
     val = set(ids.get("val", ()))
     for name in ("train_cls", "simple_list", "complex_list"):
         both = [id_ for id_ in ids.get(name, ()) if id_ in val]

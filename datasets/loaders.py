@@ -66,17 +66,10 @@ class Images(Dataset):
         path = self.label_path(entry)
         return image, T.read_label(path, config.num_classes, image.shape[:2], config.ignore_label)
 
-    def check_files(self) -> None:
-        """Raise InputError where a listed file does not exist: the first, and how many."""
+    def files(self) -> list[Path]:
+        """Every file that the items are read from."""
         paths = [self.image_path(entry) for entry in self.entries]
-        if self.needs_label:
-            paths += [self.label_path(entry) for entry in self.entries]
-        missing = [path for path in paths if not path.exists()]
-        if missing:
-            raise InputError(
-                f"{missing[0]} not found, the first of {len(missing)} missing files of {len(paths)} listed"
-                f"{self.origin}"
-            )
+        return paths + [self.label_path(entry) for entry in self.entries] if self.needs_label else paths
 
 
 class Complex(Images):

@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -27,13 +28,14 @@ from libs.models import build_model, load_initial, load_trained
 from libs.models.msc import MSC, SCALES
 from libs.optim import build_sgd, lr_after
 
+from datasets.checks import check_start, collect, warn
 from datasets.lists import Entry, image_path, read_class_names, read_list
 from datasets.loaders import train_loader, whole_loader
 from datasets.transforms import read_label
 from utils import options
 from utils.checkpoint import save, weights_identity
 from utils.crf import CRFParams
-from utils.crf_run import CRFTask, add_crf_running_options, evaluate_crf, make_settings
+from utils.crf_run import CRFTask, add_crf_running_options, check_tasks, evaluate_crf, make_settings
 from utils.files import InputError, claim_folder, run_script, save_array
 from utils.inference import infer
 from utils.metrics import ConfusionMatrix, report_scores
@@ -80,10 +82,14 @@ class Paths:
         self.truth = Path(config.DATASET.ROOT) / "SegmentationClassAug"
 
 
+def split_path(split: str) -> Path:
+    """The list of a split: a path, or a name in ../dataset/voc_list."""
+    return Path(split) if split.endswith(".txt") else Path("../dataset/voc_list") / f"{split}.txt"
+
+
 def read_split(config: Config, split: str) -> list[Entry]:
-    """The images of a list of ../dataset/voc_list, or of a path."""
-    path = Path(split) if split.endswith(".txt") else Path("../dataset/voc_list") / f"{split}.txt"
-    return read_list(path, config.DATASET.N_CLASSES, labelled=False)
+    """The images of a split."""
+    return read_list(split_path(split), config.DATASET.N_CLASSES, labelled=False)
 
 
 def data_config(config: Config, label_dir: Path, seed: int = 0) -> Stage2Config:
@@ -138,7 +144,8 @@ def train(args: argparse.Namespace, config: Config) -> None:
         read_split(config, config.DATASET.SPLIT.TRAIN), data_config(config, label_dir, args.seed)
     )
     check_labels(images, paths, args.train_on_ground_truth)
-    images.check_files()
+    check_start(split_path(config.DATASET.SPLIT.TRAIN), images.entries, images.files())
+    warn_overlap(config, images.entries)
     torch.manual_seed(args.seed)
     model = build(config)
     if config.MODEL.INIT_MODEL is not None:
@@ -196,7 +203,7 @@ def train(args: argparse.Namespace, config: Config) -> None:
 def test(args: argparse.Namespace, config: Config) -> None:
     device, paths = options.pick_device(args), Paths(config)
     images = WholeBGR(read_split(config, config.DATASET.SPLIT.VAL), data_config(config, paths.truth))
-    images.check_files()
+    check_start(split_path(config.DATASET.SPLIT.VAL), images.entries, images.files())
     model: nn.Module = build(config)
     load_trained(model, args.model_path or paths.models / "checkpoint_final.pth")
     options.prepare(model, args, device).eval()
@@ -212,17 +219,32 @@ def test(args: argparse.Namespace, config: Config) -> None:
     report_scores(confusion, class_names(config), paths.scores / "scores.json")
 
 
+def warn_overlap(config: Config, entries: Sequence[Entry]) -> None:
+    """A warning where the validation list, if it is there, holds training images."""
+    train, val = (split_path(s) for s in (config.DATASET.SPLIT.TRAIN, config.DATASET.SPLIT.VAL))
+    if val.exists() and val != train:
+        listed = {entry.id for entry in read_split(config, str(val))}
+        both = [entry.id for entry in entries if entry.id in listed]
+        for finding in collect(
+            "warning", f"is in {val.name} as well, which makes its scores worthless", both
+        ):
+            warn(str(train), finding)
+
+
 def crf(args: argparse.Namespace, config: Config) -> None:
     device, paths, c = options.pick_device(args), Paths(config), config.CRF
     params = CRFParams(c.ITER_MAX, c.POS_W, c.POS_XY_STD, c.BI_W, c.BI_XY_STD, c.BI_RGB_STD)
     settings = make_settings(config.DATASET.N_CLASSES, params, args, device, align_corners=False)
+    entries = read_split(config, config.DATASET.SPLIT.VAL)
     tasks = [
         CRFTask(
             entry.id, image_path(Path(config.DATASET.ROOT) / "JPEGImages", entry.id),
             paths.logits / f"{entry.id}.npy", paths.crf / f"{entry.id}.png",
         )
-        for entry in read_split(config, config.DATASET.SPLIT.VAL)
+        for entry in entries
     ]  # fmt: skip
+    labels = [paths.truth / f"{entry.id}.png" for entry in entries]
+    check_tasks(split_path(config.DATASET.SPLIT.VAL), entries, tasks, labels)
     confusion = evaluate_crf(tasks, settings, args.n_jobs, paths.truth, config.DATASET.IGNORE_LABEL)
     report_scores(confusion, class_names(config), paths.scores / "scores_crf.json")
 

@@ -10,6 +10,7 @@ from conftest import REFERENCE
 from PIL import Image
 
 from datasets import transforms as T
+from datasets.checks import require_files
 from datasets.lists import Entry, read_class_names, read_list
 from datasets.loaders import GT, Cls, Complex, DataConfig, Simple, Whole, train_loader, whole_loader
 from datasets.sampling import Stream, generator
@@ -182,10 +183,11 @@ def test_images_refused(tmp_path: Path) -> None:
 
 def test_missing_files_are_counted(tiny_data: Path) -> None:
     lost = [Entry("lost", (0,)), Entry("gone", (1,)), *entries(tiny_data, "simple_list.txt")]
+    simple = Simple(lost, config(tiny_data))
     with pytest.raises(
         InputError, match=r"lost\.jpg not found, the first of 4 missing files of 28 listed \(sal"
     ):
-        Simple(lost, config(tiny_data)).check_files()
+        require_files(simple.files(), simple.origin)
 
 
 def test_reference_lists_read() -> None:

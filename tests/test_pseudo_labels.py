@@ -222,10 +222,42 @@ def test_bad_logits_are_named_and_finished_work_stays(
 def test_missing_pseudo_labels_and_labels(tiny_data: Path, work: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     line = error_line("gen_label_mining.py", *mining(tiny_data, tmp_path / "empty"))
-    assert "simple_00001.png not found, first of 20 missing" in line
+    assert "simple_00001.png not found, the first of 20 missing" in line
     options = evaluate_crf(tiny_data, work, tmp_path, "--label-dir", tmp_path / "empty")
     assert "val_00001.png not found" in error_line("evaluate_crf.py", *options)
-    assert (tmp_path / "crf_val/val_00001.png").exists()
+    assert not (tmp_path / "crf_val").exists()
     no_classes = gen_label_crf(tiny_data, work / "logits", tmp_path / "out", "--use-image-labels")
     no_classes[no_classes.index("--data-list") + 1] = tiny_data / "lists/train_aug.txt"
     assert "has no class" in error_line("gen_label_crf.py", *no_classes)
+
+
+def test_every_script_looks_at_its_list_and_files_first(tiny_data: Path, work: Path, tmp_path: Path) -> None:
+    data, out = Path(shutil.copytree(tiny_data, tmp_path / "data")), tmp_path / "out"
+    val, train = "val_00004", "complex_00008"
+    for name, id_ in (("val", val), ("train_aug", train), ("train_cls", train)):
+        path = data / f"lists/{name}.txt"
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join([*lines, next(line for line in lines if line.startswith(id_))]))
+    evaluate = [*common(data), "--data-list", data / "lists/val.txt", "--restore-from", work / "tiny.pth",
+                "--logit-dir", out / "logits", "--score-dir", out, "--num-workers", 0]  # fmt: skip
+    quality = ["--num-classes", 4, "--data-list", data / "lists/val.txt", "--truth-dir",
+               data / "SegmentationClassAug", f"same={data / 'SegmentationClassAug'}"]  # fmt: skip
+    scripts = {
+        "evaluate.py": (evaluate, val),
+        "evaluate_crf.py": (evaluate_crf(data, work, out), val),
+        "gen_label.py": (gen_label(data, work, "--logit-dir", out / "logits"), train),
+        "gen_label_crf.py": (gen_label_crf(data, work / "logits", out / "pseudo"), train),
+        "gen_label_mining.py": (mining(data, out / "pseudo"), train),
+        "evaluate_labels.py": (quality, val),
+    }
+    for script, (options, id_) in scripts.items():
+        stderr = run_script(script, *options).stderr
+        assert f"listed more than once (1, first {id_})" in stderr, script
+    lost = [data / f"JPEGImages/{id_}.jpg" for id_ in (val, train)]
+    for path in (*lost, data / f"SegmentationClassAug/{val}.png", out / f"pseudo/{train}.png"):
+        path.unlink()
+    shutil.copytree(work / "logits", out / "logits", dirs_exist_ok=True)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    for script, (options, id_) in scripts.items():
+        assert f"{id_}." in (line := error_line(script, *options)) and "not found, the first of" in line
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before

@@ -275,4 +275,6 @@ def test_bad_pseudo_labels(run_options: list[object], tiny_data: Path, tmp_path:
     for folder in (tiny_data / "SegmentationClassAug", copy):
         options = [*run_options, f"DATASET.PSEUDO_LABELS={folder}"]
         assert "is the ground truth" in error_line("step2/main.py", "train", *options, cwd=cwd)
-        run_script("step2/main.py", "train", *options, "--train-on-ground-truth", "--no-resume", cwd=cwd)
+        options += ["--train-on-ground-truth", "--no-resume"]
+        stderr = run_script("step2/main.py", "train", *options, cwd=cwd).stderr
+        assert "is in val.txt as well, which makes its scores worthless (4, first val_00001)" in stderr

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from datasets.checks import check_start, require_files
+from datasets.lists import Entry
 from datasets.transforms import read_image, read_label
 from networks.deeplab import logit_side
 from utils import options
@@ -25,6 +27,8 @@ from utils.files import InputError, read_array
 from utils.inference import full_size
 from utils.metrics import ConfusionMatrix
 from utils.pictures import read_tag, save_labels
+
+LOGITS_FROM = ": make it with evaluate.py or gen_label.py"
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,18 @@ def make_settings(
     """Settings from parameters and from what `add_crf_running_options` asked for."""
     where = "cpu" if device.type == "mps" else str(device)  # the lattice's integers are beyond MPS
     return CRFSettings(num_classes, params, args.crf_prune or None, align_corners, args.crf_backend, where)
+
+
+def check_tasks(
+    data_list: Path, entries: Sequence[Entry], tasks: Sequence[CRFTask], labels: Sequence[Path] = ()
+) -> None:
+    """The quick checks at the start of a script: the list, pictures, logits and, where it has any, true labels.
+
+    Raises:
+        InputError: a file is missing.
+    """
+    check_start(data_list, entries, [*(task.image for task in tasks), *labels])
+    require_files([task.logits for task in tasks], LOGITS_FROM)
 
 
 def run_crf(tasks: Sequence[CRFTask], settings: CRFSettings, n_jobs: int) -> Iterator[CRFTask]:
@@ -179,7 +195,7 @@ def _tag(task: CRFTask, settings: CRFSettings) -> str:
     try:
         logits = task.logits.stat()
     except FileNotFoundError:
-        raise InputError(f"{task.logits} not found: make it with evaluate.py or gen_label.py") from None
+        raise InputError(f"{task.logits} not found{LOGITS_FROM}") from None
     made_from = asdict(settings) | {"labels": task.labels, "logits": (logits.st_mtime_ns, logits.st_size)}
     del made_from["backend"], made_from["device"]
     return f"{zlib.crc32(json.dumps(made_from, sort_keys=True).encode()):08x}"

@@ -1,13 +1,12 @@
 """What a training of stage 1 is made of: its images and its networks, from the command line's options."""
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
-from datasets.checks import check_lists
+from datasets.checks import check_lists, require_files, warn
 from datasets.lists import Entry, read_list
 from datasets.loaders import GT, Cls, Complex, DataConfig, Images, Simple, Whole
 from datasets.sampling import generator
@@ -47,7 +46,7 @@ def build_data(args: argparse.Namespace, names: list[str]) -> tuple[dict[str, Im
         val = Whole(lists["val"], replace(config, label_dir=args.data_dir / "SegmentationClassAug"))
     for dataset in (*train.values(), val):
         if dataset is not None:
-            dataset.check_files()
+            require_files(dataset.files(), dataset.origin)
     return train, val
 
 
@@ -67,10 +66,7 @@ def read_lists(args: argparse.Namespace, names: list[str]) -> dict[str, list[Ent
     for finding in check_lists(lists, names):
         if finding.level == "error" and finding.text.endswith("several classes"):
             raise InputError(f"{args.list_dir}: {finding.text}; first: {finding.first}")
-        print(
-            f"warning: {args.list_dir}: {finding.text} ({finding.count}, first {finding.first})",
-            file=sys.stderr,
-        )
+        warn(str(args.list_dir), finding)
     return lists
 
 
