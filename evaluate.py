@@ -1,6 +1,7 @@
 """Evaluate stage 1: two-scale logits of the listed images, scored against their labels.
 
     python evaluate.py --restore-from ./model/VOC_69.5.pth
+    torchrun --nproc-per-node 4 evaluate.py --restore-from ./model/VOC_69.5.pth        on four GPUs
 
 Writes the low-resolution logits (ID.npy, float32, classes first) for the CRF, scores.json and
 confusion.json (the counts behind them).
@@ -9,12 +10,13 @@ confusion.json (the counts behind them).
 import argparse
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from datasets.checks import check_start
 from datasets.lists import read_class_names, read_list
 from datasets.loaders import DataConfig, Whole, whole_loader
-from utils import options
+from utils import distributed, options
 from utils.checkpoint import load_deeplab, weights_identity
 from utils.files import claim_folder, run_script, save_array
 from utils.inference import infer
@@ -40,6 +42,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def evaluate(args: argparse.Namespace) -> None:
     device = options.pick_device(args)
+    with distributed.joined(device):
+        score(args, device)
+
+
+def score(args: argparse.Namespace, device: torch.device) -> None:
+    """Score this process's part of the images, and all processes' together."""
     network = options.prepare(load_deeplab(args.restore_from, args.num_classes), args, device)
     num_classes = network.num_classes
     names = read_class_names(args.class_names, num_classes)
@@ -47,14 +55,17 @@ def evaluate(args: argparse.Namespace) -> None:
         args.data_dir / "JPEGImages", args.label_dir or args.data_dir / "SegmentationClassAug",
         num_classes=num_classes, ignore_label=args.ignore_label,
     )  # fmt: skip
-    images = Whole(read_list(args.data_list, num_classes, labelled=False), config)
-    check_start(args.data_list, images.entries, images.files())
-    if not args.no_logits:
+    listed = Whole(read_list(args.data_list, num_classes, labelled=False), config)
+    check_start(args.data_list, listed.entries, listed.files())
+    images = Whole(distributed.my_part(listed.entries), config)
+    if not args.no_logits and distributed.is_main():
         made_by = {"weights": weights_identity(network), "scales": list(args.scales)}
         claim_folder(args.logit_dir, made_by, "*.npy", overwrite=True)
+    distributed.wait_for_all()
     confusion = ConfusionMatrix(num_classes, args.ignore_label)
     loader = whole_loader(images, args.num_workers, pin=device.type == "cuda")
-    bar = tqdm(infer(network, loader, device, args.scales), total=len(images), unit="img")
+    bar = tqdm(infer(network, loader, device, args.scales), total=len(images), unit="img",
+               disable=not distributed.is_main())  # fmt: skip
     for id_, logits, prediction, label in bar:
         confusion.update(label, prediction)
         if not args.no_logits:

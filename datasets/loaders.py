@@ -170,10 +170,15 @@ def _init_worker(_: int) -> None:
 
 
 def train_loader(
-    dataset: Images, batch_size: int, num_workers: int, start: int = 0, pin: bool = False
+    dataset: Images,
+    batch_size: int,
+    num_workers: int,
+    start: int = 0,
+    pin: bool = False,
+    part: tuple[int, int] = (0, 1),
 ) -> DataLoader:
-    """Endless batches of one kind of training image, from batch number `start` on."""
-    stream = Stream(len(dataset), batch_size, dataset.config.seed, dataset.purpose, start)
+    """Endless batches of one kind of training image, from batch number `start` on; arguments as Stream's."""
+    stream = Stream(len(dataset), batch_size, dataset.config.seed, dataset.purpose, start, part)
     return DataLoader(
         dataset,
         batch_sampler=stream,

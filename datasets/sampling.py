@@ -19,10 +19,24 @@ class Stream(Sampler[list[tuple[int, int]]]):
     and its place in the list. All batches are full; one may straddle two shuffles.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, purpose: str, start: int = 0) -> None:
-        """Args: start: the first batch's number, for a run that goes on."""
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        purpose: str,
+        start: int = 0,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
+        """Args:
+        batch_size: of a whole batch.
+        start: the first batch's number, for a run that goes on.
+        part: (k, n) yields the k-th of n equal parts of each batch, k from 0 on.
+        """
         self.length, self.batch_size, self.seed, self.purpose = length, batch_size, seed, purpose
         self.start = start
+        share = batch_size // part[1]
+        self.slice = slice(part[0] * share, (part[0] + 1) * share)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, order, batch = -1, None, []
@@ -34,5 +48,5 @@ class Stream(Sampler[list[tuple[int, int]]]):
             batch.append((position, int(order[position % self.length])))
             position += 1
             if len(batch) == self.batch_size:
-                yield batch
+                yield batch[self.slice]
                 batch = []

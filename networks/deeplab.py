@@ -75,6 +75,7 @@ class DeepLab(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.arch = arch
+        self.freeze_bn = False
         width = arch.width
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -104,6 +105,14 @@ class DeepLab(nn.Module):
             elif isinstance(module, nn.BatchNorm2d) and not self.arch.from_scratch:
                 # The published network trains no BN scale or shift; its running statistics do move.
                 module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "DeepLab":
+        """Training mode; with `freeze_bn` batch normalisation stays in eval mode, its statistics as they are."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d) and self.freeze_bn:
+                module.eval()
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))

@@ -52,12 +52,18 @@ def test_train_then_evaluate(tiny_data: Path, tmp_path: Path) -> None:
     assert all(names <= set(line) for line in log)
     val = [json.loads(line) for line in (out / "val.jsonl").read_text().splitlines()]
     assert [line["i"] for line in val] == [2, 3]
+    assert [p.name for p in sorted((out / "sheets").iterdir())] == ["000002.png", "000003.png"]
+    run = json.loads((out / "run.json").read_text())
+    assert run["options"]["num_steps"] == 4 and run["options"]["snapshot_dir"] == str(out)
+    assert run["versions"]["torch"] == torch.__version__ and run["device"].startswith("cpu")
     assert {p.name for p in out.iterdir()} == {
         "log.jsonl",
         "val.jsonl",
         "VOC_best.pth",
         "VOC_best_D.pth",
         "last.pth",
+        "run.json",
+        "sheets",
     }
 
     # The same run with other workers gives the same losses and scores.

@@ -249,6 +249,7 @@ def test_train_test_crf(run_options: list[object], tmp_path: Path) -> None:
     models = tmp_path / "out/models/voc12/deeplabv2_mini_msc/train"
     assert {p.name for p in models.iterdir()} == {
         "checkpoint_2.pth", "checkpoint_4.pth", "checkpoint_final.pth", "last.pth", "log.jsonl",
+        "run.json",
     }  # fmt: skip
     assert "bird" in run_script("step2/main.py", "test", *run_options, cwd=cwd).stdout
     run_script("step2/main.py", "crf", *run_options, cwd=cwd)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets.voc import IGNORE_LABEL
+from utils.distributed import batch_mean
 
 
 class CutMix(NamedTuple):
@@ -70,12 +71,12 @@ def domain_loss(logits: Tensor, domain: float, ignored: Tensor | None = None) ->
         ignored: B x H x W booleans, pixels that do not count.
 
     Returns:
-        One mean over all pixels that count; 0 where none does.
+        One mean over all pixels of the whole batch that count, as `batch_mean` has it; 0 where none does.
     """
     loss = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, domain), reduction="none")[:, 0]
     if ignored is None:
         return loss.mean()
-    return loss.masked_fill(ignored, 0).sum() / (~ignored).sum().clamp(min=1)
+    return batch_mean(loss.masked_fill(ignored, 0).sum(), (~ignored).sum())
 
 
 def one_hot(labels: Tensor, num_classes: int, ignore_label: int = IGNORE_LABEL) -> Tensor:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets.voc import IGNORE_LABEL
+from utils.distributed import batch_mean, total
 
 # T_class of the published run, in VOC's order of classes; measured on VOC, so good for its 20 classes alone.
 VOC_IOU_THRESHOLDS = (
@@ -34,16 +35,19 @@ def foreground_iou(logits: Tensor, labels: Tensor, ignore_label: int = IGNORE_LA
 def online_noise_filter(iou: Tensor, thresholds: Tensor) -> Tensor:
     """ONF: keep the images whose IoU exceeds their class's threshold, else half of it, else all.
 
+    Whether any does is asked of the whole batch, the other processes' images included.
+
     Args:
         iou: B foreground IoUs.
         thresholds: B thresholds, T_class of each image's class.
 
     Returns:
-        B booleans, at least one of them true, on the device: nothing waits for them here.
+        B booleans, at least one of the whole batch's true, on the device: nothing waits for them here.
     """
     keep = iou > thresholds
     halved = iou > thresholds / 2
-    return torch.where(keep.any(), keep, halved | ~halved.any())
+    some, some_halved = total(torch.stack([keep.any(), halved.any()]).int()) > 0
+    return torch.where(some, keep, halved | ~some_halved)
 
 
 def noise_threshold(i: int, start: int, end: int, high: float, low: float) -> float | None:
@@ -69,14 +73,14 @@ def segmentation_loss(
         exempt: labels (values of `labels`) that are never dropped: the long-tail classes.
 
     Returns:
-        The mean over *all* labelled pixels, dropped ones included (0 where none is labelled), and the
-        share of labelled pixels that were dropped.
+        The mean over *all* labelled pixels of the whole batch, dropped ones included (0 where none is
+        labelled), and the share of labelled pixels that were dropped; both as `batch_mean` has them.
     """
     loss = F.cross_entropy(logits, labels.long(), ignore_index=ignore_label, reduction="none")
-    labelled = (labels != ignore_label).sum().clamp(min=1)
+    labelled = (labels != ignore_label).sum()
     if threshold is None:
-        return loss.sum() / labelled, loss.new_zeros(())
+        return batch_mean(loss.sum(), labelled), loss.new_zeros(())
     noisy = loss.detach() > threshold
     if exempt is not None and exempt.numel():
         noisy &= ~torch.isin(labels, exempt.to(labels.dtype))
-    return loss.masked_fill(noisy, 0).sum() / labelled, noisy.sum() / labelled
+    return batch_mean(loss.masked_fill(noisy, 0).sum(), labelled), batch_mean(noisy.sum(), labelled)

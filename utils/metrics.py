@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from datasets.voc import IGNORE_LABEL
+from utils.distributed import is_main, total
 from utils.files import InputError, save_json
 
 
@@ -22,6 +23,11 @@ class ConfusionMatrix:
         pairs = truth.long() * self.num_classes + prediction.long()
         self.counts = self.counts.to(truth.device)
         self.counts += torch.bincount(pairs[counted], minlength=self.num_classes**2)
+
+    def gather(self) -> "ConfusionMatrix":
+        """Add up the counts of all processes."""
+        self.counts = total(self.counts.cpu())
+        return self
 
     def matrix(self) -> Tensor:
         """num_classes x num_classes counts; a row is a true label, a column a predicted one."""
@@ -69,8 +75,13 @@ def score_table(scores: dict, names: list[str]) -> str:
 
 
 def report_scores(confusion: ConfusionMatrix, names: list[str], path: Path) -> None:
-    """Write scores as JSON and print them as a table; the counts behind them go to `confusion...` beside them."""
-    scores = confusion.scores()
+    """Write scores as JSON and print them as a table; the counts behind them go to `confusion...` beside them.
+
+    With several processes, it is the first one that does so, for the images of all.
+    """
+    scores = confusion.gather().scores()
+    if not is_main():
+        return
     counts = {"labels": names, "rows are true labels": confusion.matrix().tolist()}
     save_json(path.with_name(path.name.replace("scores", "confusion", 1)), counts)
     save_json(path, scores)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from datasets.voc import IGNORE_LABEL, VOC_CLASSES
+from utils.distributed import local_device
 from utils.files import InputError
 
 # The cores that this process may use, fewer than the machine's in a container or under a scheduler.
@@ -165,7 +166,7 @@ def pick_device(args: argparse.Namespace) -> torch.device:
         raise InputError("--gpu and --device exclude one another: give one of them")
     mps = torch.backends.mps.is_available()
     best = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
-    name = f"cuda:{args.gpu}" if args.gpu is not None else args.device or best
+    name = local_device(f"cuda:{args.gpu}" if args.gpu is not None else args.device or best)
     try:
         device = torch.device(name)
     except RuntimeError:

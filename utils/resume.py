@@ -1,6 +1,8 @@
 """Training that survives: everything a run needs to go on lies in one file, written whole or not at all."""
 
 import json
+import math
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -12,12 +14,13 @@ import torch
 from torch import nn
 
 from utils.checkpoint import read_checkpoint, save
+from utils.distributed import any_process, is_main, world_size
 from utils.files import InputError, atomic_write
 
 # What may differ between the parts of a run: where and how it computes, not what.
 FREE_OPTIONS = frozenset(
     {"device", "gpu", "cpu", "num_workers", "n_jobs", "snapshot_dir", "save_every", "no_resume", "log_every",
-     "class_names", "model_path", "config_path", "overrides", "command"}
+     "logdir", "class_names", "model_path", "config_path", "overrides", "command"}
 )  # fmt: skip
 
 
@@ -28,7 +31,7 @@ class Run:
         self,
         path: Path,
         networks: Sequence[nn.Module],
-        optimizers: Sequence[torch.optim.Optimizer],
+        optimizers: Sequence[torch.optim.Optimizer | torch.amp.GradScaler],
         options: dict,
     ) -> None:
         """Args: path: the file; options: what must not change between the parts of the run."""
@@ -36,7 +39,14 @@ class Run:
         self.options = {key: _plain(value) for key, value in options.items() if key not in FREE_OPTIONS}
 
     def save(self, iteration: int, **values: object) -> None:
-        """Note that `iteration` iterations are done, with `values` that torch.load reads back safely."""
+        """Note that `iteration` iterations are done, with `values` that torch.load reads back safely.
+
+        Raises:
+            InputError: the weights are no numbers any more; the file stays as it was.
+        """
+        self.check(iteration)
+        if not is_main():
+            return
         state = {
             "iteration": iteration,
             "networks": [network.state_dict() for network in self.networks],
@@ -45,6 +55,16 @@ class Run:
             "values": values,
         }
         save(state, self.path)
+
+    def check(self, iteration: int, loss: float = 0.0) -> None:
+        """Raise InputError where the loss or a weight is not a finite number."""
+        tensors = (t for network in self.networks for t in network.parameters())
+        if not (math.isfinite(loss) and all(bool(t.isfinite().all()) for t in tensors)):
+            raise InputError(
+                f"the loss is not a number any more, at iteration {iteration} or since the last log line: try a lower"
+                f" --learning-rate{' or --amp bf16' if self.options.get('amp') == 'fp16' else ''};"
+                f" {self.path if self.path.exists() else 'nothing'} stands as it was saved last"
+            )
 
     def load(self) -> tuple[int, dict] | None:
         """Fill networks and optimisers; returns the iterations done and the values, None where no run began.
@@ -100,22 +120,32 @@ class StopSignal:
     def __bool__(self) -> bool:
         return self.number != 0
 
+    def agreed(self) -> bool:
+        """Whether to stop now: with several processes, all at the same iteration."""
+        return any_process(bool(self))
+
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.number:
+            if world_size() > 1:
+                return  # torchrun passes on what the terminal has already sent; it kills who takes too long
             raise KeyboardInterrupt
         self.number = number
         signal.signal(signal.SIGCHLD, lambda *_: None)  # a loader that ends now is no fault
-        print("\nstopping after this iteration; again to stop at once", file=sys.stderr)
+        if is_main():
+            print("\nstopping after this iteration; again to stop at once", file=sys.stderr)
 
     def leave(self, iteration: int) -> None:
         """Exit with the signal's status."""
-        print(f"stopped after {iteration} iterations; the same command goes on from there", file=sys.stderr)
-        raise SystemExit(128 + self.number)
+        if is_main():
+            print(
+                f"stopped after {iteration} iterations; the same command goes on from there", file=sys.stderr
+            )
+        raise SystemExit(128 + (self.number or signal.SIGTERM))
 
 
 def set_aside(path: Path) -> None:
     """Rename what an earlier run left, so that it cannot pass for the new run's: F.pth becomes F.old.pth."""
-    if path.exists():
+    if path.exists() and is_main():
         path.replace(path.with_suffix(f".old{path.suffix}"))
 
 
@@ -125,7 +155,11 @@ def open_log(path: Path, key: str, done: int) -> IO[str]:
     Args:
         key: the name of the iteration in a line.
         done: lines from this iteration on will be written again.
+
+    With several processes, the first one's; the others' lines go nowhere.
     """
+    if not is_main():
+        return open(os.devnull, "w")
     kept = []
     if done and path.exists():
         for line in path.read_text().splitlines():

@@ -8,6 +8,7 @@ from torch import nn
 from tqdm import tqdm
 
 from utils.denoising import foreground_iou
+from utils.distributed import total
 from utils.inference import full_size
 
 
@@ -21,20 +22,21 @@ def measure_iou_thresholds(
 
     Args:
         G: in training mode, and so again afterwards; measured in eval mode, on its own device.
-        loader: ID, 1 x 3 x H x W images and H x W pseudo labels, whole.
+        loader: ID, 1 x 3 x H x W images and H x W pseudo labels, whole: this process's part of them.
         classes: 0-based class by ID.
 
     Returns:
         num_classes - 1 thresholds; 0 for a class without a simple image.
     """
     device = next(G.parameters()).device
-    sums, counts = [0.0] * (num_classes - 1), [0] * (num_classes - 1)
+    sums, counts = torch.zeros(2, num_classes - 1, dtype=torch.float64)
     G.eval()
     for id_, image, label in tqdm(loader, desc="IoU thresholds", leave=False, unit="img"):
         logits = full_size(G(image.to(device)), label.shape)
         sums[classes[id_]] += float(foreground_iou(logits, label.to(device)[None], ignore_label))
         counts[classes[id_]] += 1
     G.train()
+    sums, counts = total(sums).tolist(), total(counts).tolist()
     return [floor_to_tenth(s / n) if n else 0.0 for s, n in zip(sums, counts)]
 
 

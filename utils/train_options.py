@@ -10,6 +10,8 @@ from utils import options
 from utils.denoising import VOC_IOU_THRESHOLDS
 from utils.files import InputError
 from utils.iteration import Method
+from utils.speed import add_speed_options
+from utils.train_log import add_log_options
 
 
 def parse_args(doc: str, argv: list[str] | None = None) -> argparse.Namespace:
@@ -20,6 +22,7 @@ def parse_args(doc: str, argv: list[str] | None = None) -> argparse.Namespace:
     _add_method(parser)
     _add_files(parser)
     group = options.add_device_options(parser)
+    add_speed_options(group)
     group.add_argument("--random-seed", type=options.count, default=1234, help="seed of every random draw")
     return parser.parse_args(argv)
 
@@ -36,7 +39,12 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 def _add_optimisation(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("optimisation").add_argument
     add("--arch", choices=ARCHS, default="resnet101", help="segmentation network; mini is for a CPU")
-    add("--batch-size", type=options.positive_int, default=10, help="images of each kind per iteration")
+    add(
+        "--batch-size",
+        type=options.positive_int,
+        default=10,
+        help="images of each kind per iteration, of all processes together",
+    )
     add("--iter-size", type=options.positive_int, default=1, help="iterations whose gradients make one step")
     add("--num-steps", type=options.positive_int, default=12000, help="iterations")
     add("--learning-rate", type=options.positive, default=2.5e-4, help="of the segmentation network (SGD)")
@@ -44,6 +52,8 @@ def _add_optimisation(parser: argparse.ArgumentParser) -> None:
     add("--momentum", type=options.non_negative, default=0.9, help="of SGD")
     add("--weight-decay", type=options.non_negative, default=5e-4, help="of SGD")
     add("--power", type=options.non_negative, default=0.9, help="lr * (1 - i / num_steps) ^ power")
+    add("--freeze-bn", action="store_true",
+        help="keep batch normalisation's statistics as loaded (published: the batch's, and moved)")  # fmt: skip
     add("--single-steps", action="store_true",
         help="step every tensor once an iteration (published: once per module that contains it)")  # fmt: skip
 
@@ -85,7 +95,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     options.add_resume_options(group)
     add("--snapshot-dir", type=Path, default=Path("snapshots"), help="folder of the results")
     add("--scales", type=options.scales, default=(1.0, 0.75), help="scales of validation, by commas")
-    add("--log-every", type=options.positive_int, default=10, help="iterations between lines of log.jsonl")
+    add_log_options(group)
 
 
 def build_method(args: argparse.Namespace, device: torch.device) -> Method:

@@ -4,6 +4,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from datasets.checks import check_lists, require_files, warn
@@ -12,9 +13,15 @@ from datasets.loaders import GT, Cls, Complex, DataConfig, Images, Simple, Whole
 from datasets.sampling import generator
 from networks.deeplab import DeepLab, build_deeplab
 from networks.discriminator import build_discriminator
-from utils.checkpoint import load_matching, load_strict, read_state
+from utils import distributed, options
+from utils.checkpoint import load_matching, load_strict, read_state, save
 from utils.files import InputError
 from utils.imagenet import imagenet_state
+from utils.iteration import Iteration, Method
+from utils.optim import build_adam, build_sgd, poly_lr, set_lr
+from utils.resume import Run
+from utils.speed import Precision, set_up_device, wrap
+from utils.train_options import build_method
 
 
 def build_data(args: argparse.Namespace, names: list[str]) -> tuple[dict[str, Images], Whole | None]:
@@ -70,10 +77,86 @@ def read_lists(args: argparse.Namespace, names: list[str]) -> dict[str, list[Ent
     return lists
 
 
+class Training:
+    """Networks, optimisers and the state of a run, on their device and in all processes alike."""
+
+    def __init__(
+        self, G: DeepLab, D: nn.Module | None, args: argparse.Namespace, device: torch.device
+    ) -> None:
+        self.G, self.D, self.args = G, D, args
+        self.batch_size = distributed.part_of_batch(args.batch_size)  # of this process
+        self.best: float | None = None  # val mIoU
+        self.scores: dict | None = None  # of the last validation
+        self.thresholds: list[float] | None = None  # T_class, where they were measured
+        self.optimizers = [
+            build_sgd(G, args.learning_rate, args.momentum, args.weight_decay, not args.single_steps)
+        ]
+        if D is not None:
+            self.optimizers.append(build_adam(D, args.learning_rate_D))
+        self.precision = Precision(args.amp, device)
+        self.best_path = args.snapshot_dir / "VOC_best.pth"
+        networks = [network for network in (G, D) if network is not None]
+        state = [*self.optimizers, self.precision.scaler]
+        self.run = Run(args.snapshot_dir / "last.pth", networks, state, vars(args))
+        wrapped = [wrap(network, args) for network in networks]
+        method = build_method(args, device)
+        self.iteration = Iteration(wrapped[0], wrapped[1] if D is not None else None, method, self.precision)
+
+    @property
+    def method(self) -> Method:
+        return self.iteration.method
+
+    def lr(self, i: int) -> float:
+        """G's learning rate in iteration i."""
+        return poly_lr(self.args.learning_rate, i, self.args.num_steps, self.args.power)
+
+    def set_lr(self, i: int) -> None:
+        """Set iteration i's learning rates; gradients start from nothing."""
+        for optimizer, base in zip(self.optimizers, (self.args.learning_rate, self.args.learning_rate_D)):
+            set_lr(optimizer, poly_lr(base, i, self.args.num_steps, self.args.power))
+            optimizer.zero_grad(set_to_none=True)
+
+    def set_thresholds(self, thresholds: list[float]) -> None:
+        """T_class of ONF from now on."""
+        self.thresholds = thresholds
+        values = torch.tensor(thresholds, device=self.method.iou_thresholds.device)
+        self.iteration.method = replace(self.method, iou_thresholds=values)
+
+    def save(self, done: int) -> None:
+        """The state after `done` iterations."""
+        self.run.save(done, best=self.best, scores=self.scores, thresholds=self.thresholds)
+
+    def load(self) -> int:
+        """Go on from the saved state, if there is one; returns the iterations done."""
+        done, values = self.run.load() or (0, {})
+        self.best, self.scores = values.get("best"), values.get("scores")
+        if values.get("thresholds") is not None:
+            self.set_thresholds(values["thresholds"])
+        return done
+
+    def save_best(self) -> None:
+        """The weights as those to keep."""
+        if distributed.is_main():
+            save(self.G.state_dict(), self.best_path)
+            if self.D is not None:
+                save(self.D.state_dict(), self.args.snapshot_dir / "VOC_best_D.pth")
+
+
+def build_training(args: argparse.Namespace, device: torch.device) -> Training:
+    """Everything that --help's groups optimisation, method, weights and machine ask for."""
+    set_up_device(args, device)
+    networks = (
+        None if network is None else options.prepare(network, args, device).train()
+        for network in build_networks(args)
+    )
+    return Training(*networks, args, device)
+
+
 def build_networks(args: argparse.Namespace) -> tuple[DeepLab, nn.Module | None]:
     """G and D with their initial weights, on the CPU."""
     init = generator(args.random_seed, "initial weights").integers(2**31, size=2).tolist()
     G = build_deeplab(args.arch, args.num_classes, init[0])
+    G.freeze_bn = args.freeze_bn
     if args.restore_from != "none":
         state, skip = initial_state(args), "layer5." if args.not_restore_last else ""
         copied = load_matching(G, state, args.restore_from, skip)

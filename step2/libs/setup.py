@@ -1,0 +1,100 @@
+"""What stage 2's commands work on, from the configuration: lists, labels, networks, where results lie."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets.checks import check_start, collect, warn
+from datasets.lists import Entry, read_class_names, read_list
+from datasets.transforms import read_label
+from libs.config import Config
+from libs.datasets.pseudo_labelled import PseudoLabelled, Stage2Config
+from libs.models import build_model
+from libs.models.msc import MSC
+from utils.files import InputError
+
+
+class Paths:
+    """Where the results of a configuration lie: models/, features/ and scores/ under OUTPUT_DIR."""
+
+    def __init__(self, config: Config) -> None:
+        def folder(kind: str, split: str) -> Path:
+            return Path(config.EXP.OUTPUT_DIR) / kind / config.EXP.ID / config.MODEL.NAME.lower() / split
+
+        train, val = (Path(split).stem for split in (config.DATASET.SPLIT.TRAIN, config.DATASET.SPLIT.VAL))
+        self.models = folder("models", train)
+        self.logits = folder("features", val) / "logit"
+        self.crf = folder("features", val) / "crf"
+        self.scores = folder("scores", val)
+        self.truth = Path(config.DATASET.ROOT) / "SegmentationClassAug"
+
+
+def split_path(split: str) -> Path:
+    """The list of a split: a path, or a name in ../dataset/voc_list."""
+    return Path(split) if split.endswith(".txt") else Path("../dataset/voc_list") / f"{split}.txt"
+
+
+def read_split(config: Config, split: str) -> list[Entry]:
+    """The images of a split."""
+    return read_list(split_path(split), config.DATASET.N_CLASSES, labelled=False)
+
+
+def data_config(config: Config, label_dir: Path, seed: int = 0) -> Stage2Config:
+    mean = config.IMAGE.MEAN
+    return Stage2Config(
+        Path(config.DATASET.ROOT) / "JPEGImages", label_dir, (config.IMAGE.SIZE.TRAIN,) * 2,
+        num_classes=config.DATASET.N_CLASSES, ignore_label=config.DATASET.IGNORE_LABEL, seed=seed,
+        mean_bgr=(mean.B, mean.G, mean.R), factors=config.DATASET.SCALES,
+    )  # fmt: skip
+
+
+def build(config: Config) -> MSC:
+    model, data = config.MODEL, config.DATASET
+    return build_model(model.NAME, data.N_CLASSES, model.N_BLOCKS, model.ATROUS_RATES)
+
+
+def class_names(config: Config) -> list[str]:
+    return read_class_names(config.DATASET.LABELS, config.DATASET.N_CLASSES)
+
+
+def check_training(images: PseudoLabelled, config: Config, paths: Paths, truth_allowed: bool) -> None:
+    """Lists and files, and that the labels are there and not the ground truth in the place of pseudo labels."""
+    folder = images.config.label_dir
+    missing = [e.id for e in images.entries if not images.label_path(e).exists()]
+    if missing:
+        raise InputError(
+            f"{folder} lacks the pseudo labels of {len(missing)} of {len(images)} images, first {missing[0]}: make"
+            " them with gen_label.py, gen_label_crf.py and gen_label_mining.py, or shorten DATASET.SPLIT.TRAIN"
+        )
+    if not truth_allowed and is_ground_truth(images, paths.truth):
+        raise InputError(
+            f"{folder} is the ground truth, not pseudo labels: set DATASET.PSEUDO_LABELS, or give"
+            " --train-on-ground-truth if it is meant"
+        )
+    check_start(split_path(config.DATASET.SPLIT.TRAIN), images.entries, images.files())
+    warn_overlap(config, images.entries)
+
+
+def is_ground_truth(images: PseudoLabelled, truth: Path, looked_at: int = 20) -> bool:
+    """Whether the labels lie in the ground truth's folder, or the first of them are its very pixels."""
+    if images.config.label_dir.resolve() == truth.resolve():
+        return True
+    allowed = images.config.num_classes, None, images.config.ignore_label
+    pairs = [(images.label_path(e), truth / f"{e.id}.png") for e in images.entries]
+    pairs = [pair for pair in pairs if pair[1].exists()][:looked_at]
+    return bool(pairs) and all(
+        (a := read_label(ours, *allowed)).shape == (b := read_label(theirs, *allowed)).shape
+        and (a == b).all()
+        for ours, theirs in pairs
+    )
+
+
+def warn_overlap(config: Config, entries: Sequence[Entry]) -> None:
+    """A warning where the validation list, if it is there, holds training images."""
+    train, val = (split_path(s) for s in (config.DATASET.SPLIT.TRAIN, config.DATASET.SPLIT.VAL))
+    if val.exists() and val != train:
+        listed = {entry.id for entry in read_split(config, str(val))}
+        both = [entry.id for entry in entries if entry.id in listed]
+        for finding in collect(
+            "warning", f"is in {val.name} as well, which makes its scores worthless", both
+        ):
+            warn(str(train), finding)

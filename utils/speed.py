@@ -1,0 +1,76 @@
+"""What makes a training faster, or exactly repeatable, at a price: mixed precision, memory order, compiling."""
+
+import argparse
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from utils import distributed
+from utils.files import InputError
+
+AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def add_speed_options(group: argparse._ArgumentGroup) -> None:
+    """Beside --channels-last; all off unless given."""
+    add = group.add_argument
+    add("--amp", choices=AMP, help="networks in mixed precision (fp16 scales the losses); losses in float32")
+    add("--compile", action="store_true", help="compile the networks with torch.compile")
+    add("--deterministic", action="store_true", help="the same numbers in every run, on a GPU, too; slower")
+    add("--sync-bn", action="store_true",
+        help="with torchrun: batch statistics of the whole batch, not of each GPU's part")  # fmt: skip
+
+
+class Precision:
+    """Forwards and backwards in float32, or in mixed precision."""
+
+    def __init__(self, name: str | None = None, device: torch.device | str = "cpu") -> None:
+        """Args: name: None, bf16 or fp16."""
+        self.dtype = AMP[name] if name else None
+        kind = torch.device(device).type
+        # Gradients of fp16 vanish below 6e-8: losses are scaled up before the backward, gradients down after it.
+        self.scaler = torch.amp.GradScaler(kind, enabled=name == "fp16")
+
+    def forward(self, network: nn.Module, x: Tensor) -> Tensor | list[Tensor]:
+        """What the network makes of x, in float32."""
+        with torch.autocast(x.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            out = network(x)
+        return out.float() if isinstance(out, Tensor) else [part.float() for part in out]
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the loss's gradients to the parameters'."""
+        self.scaler.scale(loss).backward()
+
+    def step(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Step the optimisers; with fp16 not those with a gradient beyond its range, which lowers the scale."""
+        for optimizer in optimizers:
+            if self.scaler.is_enabled():
+                self.scaler.unscale_(optimizer)  # here, or RepeatedSGD's steps would each do it
+            self.scaler.step(optimizer)
+        self.scaler.update()
+
+
+def set_up_device(args: argparse.Namespace, device: torch.device) -> None:
+    """Repeatable kernels where --deterministic asks for them.
+
+    Raises:
+        InputError: an option does not go with the device.
+    """
+    if args.sync_bn and device.type != "cuda":
+        raise InputError("--sync-bn needs CUDA GPUs: torch synchronises batch normalisation there alone")
+    if args.amp and device.type == "mps":
+        raise InputError("--amp works on CPUs and CUDA GPUs, not on MPS")
+    if args.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def wrap(network: nn.Module, args: argparse.Namespace) -> nn.Module:
+    """A network on its device, made ready for training: synchronised, parallel and compiled as asked for."""
+    if args.sync_bn and distributed.world_size() > 1:
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    network = distributed.parallel(network)
+    return torch.compile(network) if args.compile else network

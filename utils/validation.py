@@ -1,0 +1,103 @@
+"""What stage 1 looks at now and then: scores on the validation images, a picture of a fixed batch, thresholds."""
+
+import argparse
+import json
+from dataclasses import dataclass
+from typing import IO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from datasets.loaders import Images, Whole, whole_loader
+from datasets.transforms import read_image
+from utils import distributed
+from utils.files import save_image
+from utils.inference import infer
+from utils.metrics import ConfusionMatrix
+from utils.pictures import contact_sheet
+from utils.thresholds import measure_iou_thresholds
+from utils.train_log import TrainLog
+from utils.train_setup import Training
+
+SHOWN = 8  # images of a contact sheet
+
+
+@dataclass
+class Validation:
+    """The images that it takes, and where it tells what it found."""
+
+    val: Whole | None  # None: --no-val
+    simple: Images
+    names: list[str]
+    args: argparse.Namespace
+    device: torch.device
+    log: TrainLog
+    file: IO[str]  # val.jsonl
+
+    def __call__(self, i: int, t: Training) -> None:
+        """Scores, a contact sheet, and the weights on disk if they are the best so far, or if nothing tells."""
+        distributed.share_buffers(t.G)
+        if self.val is not None:
+            t.scores = self.score(t.G)
+            self.file.write(json.dumps({"i": i, **t.scores}) + "\n")
+            self.log.scores(i, t.scores)
+            if distributed.is_main():
+                tqdm.write(f"iteration {i}: val mIoU {100 * t.scores['Mean IoU']:.2f} %")
+        if distributed.is_main():
+            sheet = self.draw(t.G)
+            save_image(self.args.snapshot_dir / f"sheets/{i:06d}.png", sheet)
+            self.log.picture(i, sheet)
+        if t.scores is None or t.best is None or t.scores["Mean IoU"] > t.best:
+            t.best = t.scores["Mean IoU"] if t.scores else None
+            t.save_best()
+
+    def score(self, G: nn.Module) -> dict:
+        """Scores on the validation images of all processes; G is back in training mode afterwards."""
+        loader = my_part(self.val, self.args, self.device)
+        confusion = ConfusionMatrix(self.args.num_classes, self.args.ignore_label)
+        G.eval()
+        bar = tqdm(
+            infer(G, loader, self.device, self.args.scales), total=len(loader), desc="val", leave=False, unit="img",
+            disable=not distributed.is_main(),
+        )  # fmt: skip
+        for _, _, prediction, label in bar:
+            confusion.update(label, prediction)
+        G.train()
+        return confusion.gather().scores()
+
+    def draw(self, G: nn.Module) -> Image.Image:
+        """The first simple images: image, pseudo label, and what the network makes of it by now."""
+        shown = Whole(self.simple.entries[:SHOWN], self.simple.config)
+        G.eval()
+        found = infer(G, whole_loader(shown, 0), self.device, self.args.scales)
+        rows = [
+            (read_image(shown.image_path(entry))[..., ::-1], label.cpu().numpy(), prediction.cpu().numpy())
+            for entry, (_, _, prediction, label) in zip(shown.entries, found)
+        ]
+        G.train()
+        labels = sorted({int(label) for row in rows for cell in row[1:] for label in np.unique(cell)} - {0})
+        legend = [(self.names[n] if n < len(self.names) else "ignored", n) for n in labels]
+        return contact_sheet(rows, ("image", "pseudo label", "prediction"), legend=legend)
+
+
+def auto_thresholds(
+    G: nn.Module, simple: Images, args: argparse.Namespace, device: torch.device
+) -> list[float]:
+    """T_class, measured on the simple images with the network as it is."""
+    distributed.share_buffers(G)
+    classes = {entry.id: entry.classes[0] for entry in simple.entries}
+    loader = my_part(simple, args, device)
+    measured = measure_iou_thresholds(G, loader, classes, args.num_classes, args.ignore_label)
+    if distributed.is_main():
+        tqdm.write(f"IoU thresholds, measured: {','.join(f'{t:.1f}' for t in measured)}")
+    return measured
+
+
+def my_part(images: Images, args: argparse.Namespace, device: torch.device) -> DataLoader:
+    """Whole images with labels: this process's part of the list."""
+    part = Whole(distributed.my_part(images.entries), images.config)
+    return whole_loader(part, args.num_workers, pin=device.type == "cuda")
