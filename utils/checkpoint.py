@@ -15,7 +15,10 @@ from utils.files import InputError, atomic_write
 def save(value: object, path: str | Path) -> None:
     """Write what torch.load reads with weights_only=True; whole or not at all."""
     with atomic_write(path) as file:
-        torch.save(value, file)
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:  # torch's complaint about its file hides the disk's
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:

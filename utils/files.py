@@ -1,6 +1,7 @@
 """Files that are either whole or absent, and the one kind of error a user is meant to read."""
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -18,8 +19,22 @@ class InputError(Exception):
     """Something the user gave is missing or wrong. The text is one line: it names the file and the mend."""
 
 
+# What the machine refuses, by a word of torch's, numpy's or the loaders' message, and what mends it.
+FAULTS = {
+    "DataLoader worker (pid": "a loading process was killed, perhaps for memory: try a smaller --num-workers",
+    "out of memory": "out of GPU memory: try a smaller --batch-size with a larger --iter-size, or --amp bf16",
+    "allocate": "out of memory: try a smaller --batch-size with a larger --iter-size, or a smaller --num-workers",
+}
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+STAYS = "what is finished stays, the same command goes on from there"
+
+
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's `main`; a bad input becomes one line on stderr and exit status 2, Ctrl-C status 130."""
+    """Run a script's `main`; what goes wrong becomes one line on stderr.
+
+    Exit status 2 for a bad input or a full disk, 1 for memory that ran out or a process that was killed, 130 for
+    Ctrl-C. Files are whole in any case, and a training goes on from its last saved state.
+    """
     try:
         main()
     except InputError as error:
@@ -29,8 +44,16 @@ def run_script(main: Callable[[], None]) -> None:
         raise SystemExit(2) from None
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
-        _print_error(f"{name}{error.strerror or error}")
+        stays = f": make room; {STAYS}" if error.errno in NO_ROOM else ""
+        _print_error(f"{name}{error.strerror or error}{stays}")
         raise SystemExit(2) from None
+    except (RuntimeError, MemoryError) as error:
+        said = str(error).strip() or "no memory to allocate"  # Python's own MemoryError is silent
+        mend = next((text for word, text in FAULTS.items() if word in said), None)
+        if mend is None:
+            raise  # a bug of ours, whose traceback is wanted
+        _print_error(f"{mend} ({said.splitlines()[-1][:200]}); {STAYS}")
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise SystemExit(130) from None
@@ -56,8 +79,10 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
         with open(temporary, mode) as file:
             yield file
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a disk that is full does not say where
         raise
 
 

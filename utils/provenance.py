@@ -1,6 +1,7 @@
 """What a result was made with: options, versions, device and the revision of the code, written beside it."""
 
 import platform
+import shlex
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -24,7 +25,7 @@ def save_provenance(path: Path, options: dict, device: torch.device) -> None:
     save_json(
         path,
         {
-            "command": sys.argv,
+            "command": shlex.join(sys.argv),
             "options": {key: _plain(value) for key, value in options.items()},
             "versions": versions(),
             "device": device_name(device),

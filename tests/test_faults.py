@@ -1,0 +1,206 @@
+"""What a machine does to a training: each fault is one line, the last saved state stands, the status is not 0."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, data_options, error_line, run_script
+from test_resume import wait_for
+
+from utils import files
+from utils.checkpoint import read_checkpoint
+from utils.files import InputError, atomic_write
+from utils.optim import build_sgd
+from utils.resume import Run
+from utils.speed import Precision
+from utils.train_log import Watch
+
+
+def train_options(data: Path, out: Path, *more: object) -> list[object]:
+    return [
+        *data_options(data), "--list-dir", data / "lists", "--pseudo-label-dir", data / "sal2gt", "--arch", "mini",
+        "--restore-from", "none", "--batch-size", 2, "--input-size", 40, "--num-steps", 8, "--save-every", 2,
+        "--log-every", 1, "--no-val", "--snapshot-dir", out, *more,
+    ]  # fmt: skip
+
+
+def start(options: list[object], limits: Callable[[], None] | None = None) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *map(str, options)], stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True, preexec_fn=limits,
+    )  # fmt: skip
+
+
+def log_lines(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def errors(stderr: str) -> list[str]:
+    assert "Traceback" not in stderr, stderr
+    return [line for line in stderr.replace("\r", "\n").splitlines() if line.startswith("error: ")]
+
+
+def test_a_file_that_vanishes_or_breaks_in_the_middle(tiny_data: Path, tmp_path: Path) -> None:
+    for workers, damage in ((0, Path.unlink), (1, lambda path: path.write_bytes(b"no picture"))):
+        data, out = tmp_path / f"data{workers}", tmp_path / f"out{workers}"
+        data.mkdir()
+        for part in tiny_data.iterdir():
+            (data / part.name).symlink_to(part)
+        (data / "sal2gt").unlink()
+        (data / "sal2gt").mkdir()
+        for label in (tiny_data / "sal2gt").iterdir():
+            (data / "sal2gt" / label.name).write_bytes(label.read_bytes())
+        options = train_options(data, out, "--num-workers", workers, "--num-steps", 5000)
+        process = start(options)
+        wait_for(out / "last.pth", process)
+        for label in (data / "sal2gt").iterdir():
+            damage(label)
+        (line,) = errors(process.communicate(timeout=60)[1])
+        assert process.returncode == 2 and "sal2gt/simple_000" in line
+        assert read_checkpoint(out / "last.pth")["iteration"] >= 2
+
+
+def test_a_killed_worker(tiny_data: Path, tmp_path: Path) -> None:
+    process = start(train_options(tiny_data, tmp_path, "--num-workers", 1, "--num-steps", 5000))
+    wait_for(tmp_path / "last.pth", process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        pytest.skip("this kernel does not list a process's children")
+    os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
+    (line,) = errors(process.communicate(timeout=60)[1])
+    assert process.returncode == 1 and "a loading process was killed" in line and "goes on from there" in line
+    assert read_checkpoint(tmp_path / "last.pth")["iteration"] >= 2
+
+
+def test_a_full_disk(tiny_data: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for it: writing fails in the same way."""
+    run_script("train.py", *train_options(tiny_data, tmp_path, "--num-steps", 8))
+    before = (tmp_path / "last.pth").read_bytes()
+    limit = len(before) // 2
+    options = train_options(tiny_data, tmp_path, "--num-steps", 8, "--no-resume")
+    process = start(options, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    (line,) = errors(process.communicate(timeout=60)[1])
+    assert process.returncode == 2
+    assert "last.pth: File too large: make room" in line or "VOC_best.pth: File too large: make room" in line
+    assert (tmp_path / "last.pth").read_bytes() == before
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_loss_that_is_no_number(tiny_data: Path, tmp_path: Path) -> None:
+    options = train_options(tiny_data, tmp_path, "--num-steps", 60, "--learning-rate", 1e20, "--no-c2s")
+    line = error_line("train.py", *options)
+    assert "not a number any more" in line and "lower --learning-rate" in line
+    assert not (tmp_path / "VOC_best.pth").exists()
+    if (tmp_path / "last.pth").exists():
+        assert all(t.isfinite().all() for t in read_checkpoint(tmp_path / "last.pth")["networks"][0].values())
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
+    network = torch.nn.Linear(2, 2)
+    run = Run(tmp_path / "last.pth", [network], [], {"amp": "fp16"})
+    run.save(1)
+    before = (tmp_path / "last.pth").read_bytes()
+    with torch.no_grad():
+        network.weight[0, 0] = float("inf")
+    with pytest.raises(InputError, match=r"or --amp bf16; .*last\.pth stands"):
+        run.save(2)
+    assert (tmp_path / "last.pth").read_bytes() == before
+
+
+@pytest.mark.parametrize("allocate", [torch.empty, np.empty, bytearray])
+def test_memory_that_runs_out(allocate: Callable, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        files.run_script(lambda: allocate(1 << 58))
+    (line,) = errors(capsys.readouterr().err)
+    assert stop.value.code == 1 and "out of memory: try a smaller --batch-size" in line
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    def bug() -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        files.run_script(bug)
+
+
+def test_a_write_error_names_its_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"x\.json"), atomic_write(tmp_path / "x.json"):
+        raise OSError(28, "No space left on device")
+    with pytest.raises(RuntimeError, match="of another kind"), atomic_write(tmp_path / "x.json"):
+        raise RuntimeError("of another kind")
+
+
+def test_warnings_come_once() -> None:
+    watch = Watch("loss_D", below=0.01, text="D has won")
+    said = [watch({"loss_D": value}) for value in [0.001] * 10 + [0.3] + [0.001] * 50]
+    assert [n for n, text in enumerate(said) if text] == [11 + Watch.LINES - 1]
+    assert watch({"kept": 3}) is None
+
+
+def test_the_bar_says_that_onf_keeps_nothing(tiny_data: Path, tmp_path: Path) -> None:
+    more = "--iou-thresholds", 0.99, "--denoise-from", 1, "--num-steps", Watch.LINES + 3
+    done = run_script("train.py", *train_options(tiny_data, tmp_path, *more))
+    assert done.stderr.count("warning: passed below 1 in 20 log lines running: ONF") == 1
+    assert "img/s" in done.stderr and "mem=" in done.stderr
+
+
+def test_mixed_precision_is_close_and_resumes(tiny_data: Path, tmp_path: Path) -> None:
+    ends = {}
+    for amp in (None, "bf16", "fp16"):
+        out = tmp_path / str(amp)
+        run_script("train.py", *train_options(tiny_data, out, *(("--amp", amp) if amp else ())))
+        ends[amp] = log_lines(out)
+    for amp in ("bf16", "fp16"):
+        first = {k: v for k, v in ends[amp][0].items() if k.startswith("loss")}
+        assert first == pytest.approx({k: ends[None][0][k] for k in first}, rel=0.05)
+        assert first != {k: ends[None][0][k] for k in first}
+    # The scale of fp16's losses is part of the state.
+    assert read_checkpoint(tmp_path / "fp16/last.pth")["optimizers"][-1]["scale"] > 1
+    done = run_script("train.py", *train_options(tiny_data, tmp_path / "fp16", "--amp", "fp16"))
+    assert "going on after 8 of 8" in done.stdout
+
+
+def test_scaled_gradients_step_as_unscaled_ones() -> None:
+    """Repeated steps take the same gradient each time, also when it was scaled for fp16."""
+    ends = []
+    for name in (None, "fp16"):
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(3, 3, bias=False)))
+        optimizer, precision = build_sgd(network, 0.1), Precision(name)
+        for _ in range(3):
+            optimizer.zero_grad()
+            precision.backward(network(torch.ones(2, 3)).square().sum())
+            precision.step([optimizer])
+        ends.append(network[0][0].weight.detach())
+    assert optimizer.param_groups[0]["steps"] == 2
+    torch.testing.assert_close(ends[0], ends[1])
+
+
+def test_tensorboard(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    logdir = tmp_path / "board"
+    run_script("train.py", *train_options(tiny_data, tmp_path / "out", "--logdir", logdir))
+    board = event_accumulator.EventAccumulator(str(logdir)).Reload()
+    assert {"loss_seg", "loss_D", "kept", "lr"} <= set(board.Tags()["scalars"])
+    assert [event.step for event in board.Scalars("loss_seg")] == list(range(8))
+    assert board.Tags()["images"] == ["simple images"]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    options = train_options(tiny_data, tmp_path / "out2", "--logdir", logdir)
+    assert "--logdir needs TensorBoard" in error_line("train.py", *options)
+
+
+@pytest.mark.slow
+def test_compiled_networks_give_the_same_losses(tiny_data: Path, tmp_path: Path) -> None:
+    for name in ("plain", "compile"):
+        more = ["--compile"] if name == "compile" else []
+        run_script("train.py", *train_options(tiny_data, tmp_path / name, "--num-steps", 3, *more))
+    plain, compiled = (log_lines(tmp_path / name)[-1] for name in ("plain", "compile"))
+    assert compiled == pytest.approx(plain, rel=1e-2, abs=1e-4)
