@@ -4,6 +4,7 @@ Each process computes on its part of the batch; losses and decisions are those o
 """
 
 import contextlib
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
@@ -109,7 +110,11 @@ def parallel(network: nn.Module) -> nn.Module:
     if world_size() == 1:
         return network
     # Buffers are not sent about: in training nothing depends on them, and `share_buffers` comes before whatever does.
-    return DistributedDataParallel(network, broadcast_buffers=False)
+    known = inspect.signature(DistributedDataParallel).parameters
+    option = (
+        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    )  # torch before 2.13
+    return DistributedDataParallel(network, **{option: False})
 
 
 def share_buffers(network: nn.Module) -> None:
