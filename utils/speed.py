@@ -35,7 +35,9 @@ class Precision:
 
     def forward(self, network: nn.Module, x: Tensor) -> Tensor | list[Tensor]:
         """What the network makes of x, in float32."""
-        with torch.autocast(x.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+        if self.dtype is None:
+            return network(x)
+        with torch.autocast(x.device.type, dtype=self.dtype):
             out = network(x)
         return out.float() if isinstance(out, Tensor) else [part.float() for part in out]
 
