@@ -1,9 +1,9 @@
-"""The whole of it on a small data set of drawn pictures: data, stage 1, CRF, pseudo labels, stage 2, pictures.
+"""The whole of it on a small data set of drawn pictures: data, stage 1, CRF, pseudo labels, stage 2, report.
 
     make demo           the method
     make demo-plain     stage 1 with every part of the method left out: plain cross-entropy
 
-Every step is one of the project's scripts; its command line is printed before it runs.
+Every step is one of the project's scripts; its command line is printed before it runs. It ends with report.html.
 """
 
 import argparse
@@ -16,19 +16,14 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from datasets.lists import image_path, read_class_names, read_list
+from datasets.lists import read_class_names
 from utils import options
-from utils.files import run_script, save_image, save_json
-from utils.pictures import contact_sheet
+from utils.files import run_script, save_json
 
 ROOT = Path(__file__).resolve().parent
 CLASSES = "bicycle,bus,cat,horse,pottedplant,tvmonitor"
 NUM_CLASSES = 7
 PLAIN = ("--no-onf", "--no-pnd", "--no-s2c", "--no-c2s", "--no-cls")
-SHOWN = 8  # rows of the overview
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -53,18 +48,22 @@ class Demo:
         self.images = ["--data-dir", self.data, *self.labels, "--device", args.device]
         self.names = ["--class-names", self.data / "lists/class_names.txt"]
         self.seconds: dict[str, float] = {}
+        self.commands: list[dict[str, object]] = []
 
     def run(self, *command: object, cwd: Path = ROOT) -> None:
         """Print and run one command of the project; its failure ends the demo with its status."""
         words = [os.path.relpath(word, cwd) if isinstance(word, Path) else str(word) for word in command]
         place = "" if cwd == ROOT else f"cd {cwd.relative_to(ROOT)} && "
-        print(f"\n$ {place}python {shlex.join(words)}", flush=True)
+        line = f"{place}python {shlex.join(words)}"
+        print(f"\n$ {line}", flush=True)
         started = time.monotonic()
         status = subprocess.run([sys.executable, *words], cwd=cwd, check=False).returncode
         if status:
             raise SystemExit(status)
         name = " ".join(word for word in words[:2] if not word.startswith("-"))
-        self.seconds[name] = self.seconds.get(name, 0) + time.monotonic() - started
+        seconds = time.monotonic() - started
+        self.seconds[name] = self.seconds.get(name, 0) + seconds
+        self.commands.append({"command": line, "seconds": seconds})
 
     def make_data(self) -> None:
         self.run("-m", "datasets.openmoji", "--root", self.data, "--classes", CLASSES, "--simple", 600,
@@ -157,33 +156,6 @@ class Demo:
         print(f"{'mean':<{width}}" + "".join(f"{100 * s['Mean IoU']:15.2f}" for s in scores.values()))
         return scores
 
-    def overview(self) -> None:
-        """Training images with truth and labels on the left, validation images on the right."""
-
-        def picture(path: Path) -> np.ndarray:
-            with Image.open(path) as image:
-                return np.array(image)
-
-        train = read_list(self.data / "lists/simple_list.txt", NUM_CLASSES)
-        val = read_list(self.data / "lists/val.txt", NUM_CLASSES, labelled=False)
-        left = [("train image", self.data / "JPEGImages"), ("truth", self.data / "truth"),
-                ("saliency label", self.data / "sal2gt"), ("pseudo label", self.out / "pseudo_labels")]  # fmt: skip
-        right = [("val image", self.data / "JPEGImages"), ("truth", self.data / "SegmentationClassAug"),
-                 ("stage 1", self.out / "labels/val"), ("stage 1 + CRF", self.out / "labels/val_crf")]  # fmt: skip
-        if self.args.plain:
-            left.pop()  # it makes no pseudo labels
-        else:
-            right.append(("stage 2 + CRF", self.step2_results("features") / "crf"))
-
-        def row(side: list[tuple[str, Path]], id_: str) -> list[np.ndarray]:
-            return [picture(image_path(folder, id_)) for _, folder in side]
-
-        rows = [row(left, a.id) + row(right, b.id) for a, b in zip(train[:SHOWN], val)]
-        titles = [title for title, _ in left + right]
-        names = read_class_names(self.data / "lists/class_names.txt", NUM_CLASSES)
-        legend = [*((name, label) for label, name in enumerate(names) if label), ("ignored", 255)]
-        save_image(self.out / "overview.png", contact_sheet(rows, titles, legend=legend))
-
 
 def main(args: argparse.Namespace) -> None:
     started, demo = time.monotonic(), Demo(args)
@@ -194,9 +166,10 @@ def main(args: argparse.Namespace) -> None:
         demo.pseudo_labels()
         demo.step2()
     scores = demo.summary()
-    demo.overview()
-    save_json(args.out / "scores/summary.json", {"scores": scores, "seconds": demo.seconds})
-    print(f"\n{time.monotonic() - started:.0f} s in all; pictures: {args.out / 'overview.png'}")
+    summary = {"scores": scores, "seconds": demo.seconds, "commands": demo.commands}
+    save_json(args.out / "scores/summary.json", summary)
+    demo.run("report.py", "--run", demo.out, "--gallery", demo.out / "gallery.png")
+    print(f"\n{time.monotonic() - started:.0f} s in all; open {args.out / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,11 @@ from PIL import Image
 def test_demo_end_to_end(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     done = run_script("demo.py", "--out", out, "--num-steps", 6, "--step2-steps", 4, process=True)
-    assert done.stdout.count("\n$ ") == 15  # each command line is printed
+    assert done.stdout.count("\n$ ") == 16  # each command line is printed
     summary = json.loads((out / "scores/summary.json").read_text())
     assert list(summary["scores"]) == ["stage 1", "stage 1 + CRF", "stage 2", "stage 2 + CRF"]
-    with Image.open(out / "overview.png") as picture:
-        assert picture.width > 1000 and picture.height > 1000
+    assert [len(summary["commands"]), summary["commands"][1]["command"][:15]] == [15, "python train.py"]
+    assert "stage 2, training" in (out / "report.html").read_text()
+    with Image.open(out / "gallery.png") as picture:
+        assert picture.width > 1000 and picture.height > 800
     run_script("demo.py", "--out", out, "--plain", "--num-steps", 6, process=True)

@@ -67,12 +67,14 @@ def add_data_options(
     names: bool = True,
     ignored: bool = True,
     num_classes: int | None = 21,
+    found_in: str = "the checkpoint's",
 ) -> argparse._ArgumentGroup:
     """Where images lie and which labels there are; returns the group for more of the kind.
 
     Args:
         images, names, ignored: whether the script has a use for --data-dir, --class-names, --ignore-label.
         num_classes: its default; None: the script finds it out itself.
+        found_in: whose number of classes it finds.
     """
     group = parser.add_argument_group("data")
     if images:
@@ -80,7 +82,7 @@ def add_data_options(
             "--data-dir", type=Path, default=Path("dataset/VOC2012"),
             help="folder with JPEGImages/ID.jpg and SegmentationClassAug/ID.png",
         )  # fmt: skip
-    told = "" if num_classes else " (the checkpoint's, unless given)"
+    told = "" if num_classes else f" ({found_in}, unless given)"
     text = f"labels, background included{told}"
     group.add_argument("--num-classes", type=positive_int, default=num_classes, help=text)
     if ignored:
