@@ -50,7 +50,7 @@ def make_run(data: Path, root: Path) -> Path:
     write_log(root / "snapshots/val.jsonl", "i", 3, **{"Mean IoU": [0.3, 0.5, 0.4]})
     write_log(root / f"step2/models/{STAGE2}/train_aug/log.jsonl", "iteration", 30, loss=falling)
     made = {
-        "command": ["train.py", "--list-dir", "a b"],
+        "command": "train.py --list-dir 'a b'",
         "options": {"num_steps": 300, "denoise_from": None, "arch": "<mini>", "no_val": False},
         "versions": {"torch": "2.13.0", "cuda": None}, "device": "cpu (x86_64, 2 threads)", "git": "0123abc",
     }  # fmt: skip

@@ -1,6 +1,5 @@
 """The report's sections: what was run, time, scores, confusion; curves and gallery have their own files."""
 
-import shlex
 from collections.abc import Sequence
 
 from utils.charts import bar_chart, dot_chart, signs
@@ -52,8 +51,8 @@ def plain(value: object) -> str:
 def what_was_run(run: RunFolder) -> list[Markup]:
     parts = []
     commands = [(c["command"], duration(c["seconds"])) for c in run.commands()]
-    if not commands and isinstance(run.made.get("command"), list):
-        commands = [(f"python {shlex.join(map(str, run.made['command']))}", "")]
+    if not commands and isinstance(run.made.get("command"), str):
+        commands = [(f"python {run.made['command']}", "")]
     if commands:
         lines = [
             tag("li", tag("code", line), " ", tag("span", took, class_="time")) for line, took in commands
