@@ -56,10 +56,12 @@ class Run:
         }
         save(state, self.path)
 
-    def check(self, iteration: int, loss: float = 0.0) -> None:
-        """Raise InputError where the loss or a weight is not a finite number."""
-        tensors = (t for network in self.networks for t in network.parameters())
-        if not (math.isfinite(loss) and all(bool(t.isfinite().all()) for t in tensors)):
+    def check(self, iteration: int, loss: float | None = None) -> None:
+        """Raise InputError where the loss or, without one, a weight is not a finite number."""
+        if loss is None:
+            weights = (t for network in self.networks for t in network.parameters())
+            loss = float(torch.stack([t.detach().sum() for t in weights]).sum())
+        if not math.isfinite(loss):
             raise InputError(
                 f"the loss is not a number any more, at iteration {iteration} or since the last log line: try a lower"
                 f" --learning-rate{' or --amp bf16' if self.options.get('amp') == 'fp16' else ''};"
