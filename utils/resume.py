@@ -64,8 +64,8 @@ class Run:
         if not math.isfinite(loss):
             raise InputError(
                 f"the loss is not a number any more, at iteration {iteration} or since the last log line: try a lower"
-                f" --learning-rate{' or --amp bf16' if self.options.get('amp') == 'fp16' else ''};"
-                f" {self.path if self.path.exists() else 'nothing'} stands as it was saved last"
+                f" learning rate{' or --amp bf16' if self.options.get('amp') == 'fp16' else ''};"
+                f" {f'{self.path} stands as it was saved' if self.path.exists() else 'nothing was saved yet'}"
             )
 
     def load(self) -> tuple[int, dict] | None:
