@@ -1,7 +1,7 @@
 """Evaluate stage 1: two-scale logits of the listed images, scored against their labels.
 
     python evaluate.py --restore-from ./model/VOC_69.5.pth
-    torchrun --nproc-per-node 4 evaluate.py --restore-from ./model/VOC_69.5.pth        on four GPUs
+    torchrun --nproc-per-node 2 evaluate.py --restore-from ./model/VOC_69.5.pth        on two GPUs
 
 Writes the low-resolution logits (ID.npy, float32, classes first) for the CRF, scores.json and
 confusion.json (the counts behind them).
@@ -72,7 +72,7 @@ def score(args: argparse.Namespace, device: torch.device) -> None:
             save_array(args.logit_dir / f"{id_}.npy", logits[0].float().cpu().numpy())
         if args.save_predictions:
             save_labels(args.save_predictions / f"{id_}.png", prediction.cpu().numpy())
-    report_scores(confusion, names, args.score_dir / "scores.json")
+    report_scores(confusion, names, args.score_dir / "scores.json", vars(args), device)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    settings = crf_settings(args, options.pick_device(args))
+    device = options.pick_device(args)
+    settings = crf_settings(args, device)
     names = read_class_names(args.class_names, args.num_classes)
     entries = options.sharded(read_list(args.data_list, args.num_classes, labelled=False), args.shard)
     label_dir = args.label_dir or args.data_dir / "SegmentationClassAug"
@@ -47,7 +48,7 @@ def evaluate(args: argparse.Namespace) -> None:
     check_tasks(args.data_list, entries, tasks, labels)
     confusion = evaluate_crf(tasks, settings, args.n_jobs, label_dir, args.ignore_label)
     part = "" if args.shard is None else f"_{args.shard[0]}_of_{args.shard[1]}"
-    report_scores(confusion, names, args.score_dir / f"scores_crf{part}.json")
+    report_scores(confusion, names, args.score_dir / f"scores_crf{part}.json", vars(args), device)
 
 
 if __name__ == "__main__":

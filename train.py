@@ -2,7 +2,7 @@
 
     python train.py                            VOC, as published (needs the data and the initial weights)
     python train.py --restore-from none        without initial weights
-    torchrun --nproc-per-node 4 train.py       the same on four GPUs: --batch-size stays that of the whole batch
+    torchrun --nproc-per-node 2 train.py       the same on two GPUs: --batch-size stays that of the whole batch
     make demo                                  prints a full command line for a small data set
 
 Writes VOC_best.pth and VOC_best_D.pth (the weights of the best validation), log.jsonl (losses, images that
@@ -62,13 +62,16 @@ def endless_batches(
 def begin(t: Training, args: argparse.Namespace, device: torch.device) -> int:
     """Go on from the saved state if there is one; returns the first iteration to do."""
     first = 0 if args.no_resume else t.load()
-    if not first:
+    if not distributed.is_main():
+        return first
+    if first:
+        print(f"{t.run.path}: going on after {first} of {args.num_steps} iterations")
+    else:
         for name in ("VOC_best.pth", "VOC_best_D.pth"):
             set_aside(args.snapshot_dir / name)
-    if distributed.is_main():
-        if first:
-            print(f"{t.run.path}: going on after {first} of {args.num_steps} iterations")
-        save_provenance(args.snapshot_dir / "run.json", vars(args), device)
+        for sheet in (args.snapshot_dir / "sheets").glob("*.png"):
+            sheet.unlink()
+    save_provenance(args.snapshot_dir / "run.json", vars(args), device)
     return first
 
 
@@ -108,7 +111,7 @@ def train(args: argparse.Namespace, probe: Callable[[int, nn.Module, Method], No
                 last = i == args.num_steps - 1
                 if i % args.log_every == 0 or last:
                     figures = mean_figures(losses)
-                    t.run.check(i, figures["loss_seg"])
+                    t.run.check(i, sum(figures.values()))
                     log(i, t.lr(i), figures, BAR)
                 if (i and i % args.save_pred_every == 0) or last:
                     t.run.check(i)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from datasets.lists import Entry, image_path
 from datasets.transforms import read_label
+from utils.distributed import is_main
 from utils.files import InputError
 
 
@@ -50,8 +51,9 @@ def require_files(files: Sequence[Path], mend: str = "") -> None:
 
 
 def warn(where: str, finding: Finding) -> None:
-    """One line on stderr."""
-    print(f"warning: {where}: {finding.text} ({finding.count}, first {finding.first})", file=sys.stderr)
+    """One line on stderr, from the first process."""
+    if is_main():
+        print(f"warning: {where}: {finding.text} ({finding.count}, first {finding.first})", file=sys.stderr)
 
 
 def _duplicates(name: str, ids: Sequence[str]) -> Iterator[Finding]:

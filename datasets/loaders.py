@@ -1,6 +1,6 @@
 """The loaders of stage 1: simple, complex, gt, cls and val images, as the published run sees them."""
 
-import signal
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,9 +164,8 @@ class Whole(Images):
 
 def _init_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the processes are the parallelism
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # the training ends its iteration first, and its workers then
+    # Signals to the training's group are for the training, which ends its iteration first and its workers then.
+    os.setpgrp()
 
 
 def train_loader(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # SyncBatchNorm, too
 
 
 class Arch(NamedTuple):
@@ -110,7 +111,7 @@ class DeepLab(nn.Module):
         """Training mode; with `freeze_bn` batch normalisation stays in eval mode, its statistics as they are."""
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d) and self.freeze_bn:
+            if isinstance(module, _BatchNorm) and self.freeze_bn:
                 module.eval()
         return self
 

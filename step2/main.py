@@ -84,15 +84,20 @@ def build_training(config: Config, args: argparse.Namespace, device: torch.devic
     return options.prepare(model, args, device).train()
 
 
-def begin(run: Run, paths: Paths, iter_max: int, args: argparse.Namespace, device: torch.device) -> int:
+def options_of(args: argparse.Namespace, config: Config) -> dict:
+    """The command line's options and the configuration."""
+    return vars(args) | {"config": config.text}
+
+
+def begin(run: Run, paths: Paths, config: Config, args: argparse.Namespace, device: torch.device) -> int:
     """Go on from the saved state if there is one; returns the iterations done."""
     done, _ = (None if args.no_resume else run.load()) or (0, {})
-    if not done:
-        set_aside(paths.models / "checkpoint_final.pth")
     if distributed.is_main():
         if done:
-            print(f"{run.path}: going on after {done} of {iter_max} iterations")
-        save_provenance(paths.models / "run.json", vars(args) | {"config": run.options["config"]}, device)
+            print(f"{run.path}: going on after {done} of {config.SOLVER.ITER_MAX} iterations")
+        else:
+            set_aside(paths.models / "checkpoint_final.pth")
+        save_provenance(paths.models / "run.json", options_of(args, config), device)
     return done
 
 
@@ -110,9 +115,9 @@ def train(args: argparse.Namespace, config: Config) -> None:
         distributed.part_of_batch(batch_size)
         model, precision = build_training(config, args, device), Precision(args.amp, device)
         optimizer = build_sgd(model, solver.LR, solver.MOMENTUM, solver.WEIGHT_DECAY)
-        state = vars(args) | {"config": config.text}
-        run = Run(paths.models / "last.pth", [model], [optimizer, precision.scaler], state)
-        done = begin(run, paths, solver.ITER_MAX, args, device)
+        state = [optimizer, precision.scaler]
+        run = Run(paths.models / "last.pth", [model], state, options_of(args, config))
+        done = begin(run, paths, config, args, device)
         network, recent = wrap(model, args), deque(maxlen=solver.AVERAGE_LOSS)
         loader = train_loader(
             images, batch_size, config.DATALOADER.NUM_WORKERS, done * solver.ITER_SIZE, device.type == "cuda",
@@ -191,7 +196,9 @@ def score(args: argparse.Namespace, config: Config, device: torch.device) -> Non
     for id_, logits, prediction, label in bar:
         confusion.update(label, prediction)
         save_array(paths.logits / f"{id_}.npy", logits[0].float().cpu().numpy())
-    report_scores(confusion, class_names(config), paths.scores / "scores.json")
+    report_scores(
+        confusion, class_names(config), paths.scores / "scores.json", options_of(args, config), device
+    )
 
 
 def crf(args: argparse.Namespace, config: Config) -> None:
@@ -210,7 +217,9 @@ def crf(args: argparse.Namespace, config: Config) -> None:
     labels = [paths.truth / f"{entry.id}.png" for entry in entries]
     check_tasks(split_path(config.DATASET.SPLIT.VAL), entries, tasks, labels)
     confusion = evaluate_crf(tasks, settings, args.n_jobs, paths.truth, config.DATASET.IGNORE_LABEL)
-    report_scores(confusion, class_names(config), paths.scores / "scores_crf.json")
+    report_scores(
+        confusion, class_names(config), paths.scores / "scores_crf.json", options_of(args, config), device
+    )
 
 
 def main(args: argparse.Namespace) -> None:

@@ -148,7 +148,7 @@ def test_warnings_come_once() -> None:
 def test_the_bar_says_that_onf_keeps_nothing(tiny_data: Path, tmp_path: Path) -> None:
     more = "--iou-thresholds", 0.99, "--denoise-from", 1, "--num-steps", Watch.LINES + 3
     done = run_script("train.py", *train_options(tiny_data, tmp_path, *more))
-    assert done.stderr.count("warning: passed below 1 in 20 log lines running: ONF") == 1
+    assert done.stderr.count("warning: passed below 0.001 in 20 log lines running: ONF") == 1
     assert "img/s" in done.stderr and "mem=" in done.stderr
 
 
@@ -166,6 +166,30 @@ def test_mixed_precision_is_close_and_resumes(tiny_data: Path, tmp_path: Path) -
     assert read_checkpoint(tmp_path / "fp16/last.pth")["optimizers"][-1]["scale"] > 1
     done = run_script("train.py", *train_options(tiny_data, tmp_path / "fp16", "--amp", "fp16"))
     assert "going on after 8 of 8" in done.stdout
+
+
+def test_a_first_step_that_fp16_skips_leaves_no_trace() -> None:
+    ends = []
+    for skipped in (False, True):
+        torch.manual_seed(0)
+        network, precision = torch.nn.Conv2d(3, 8, 3), Precision("fp16")
+        optimizer = build_sgd(network, 0.1, weight_decay=0)
+        if skipped:
+            precision.backward(network(torch.full((1, 3, 5, 5), float("inf"))).sum())
+            precision.step([optimizer])
+            optimizer.zero_grad()
+        precision.backward(network(torch.ones(1, 3, 5, 5)).square().sum())
+        precision.step([optimizer])
+        ends.append(network.weight.detach())
+    assert ends[0].isfinite().all()
+    torch.testing.assert_close(ends[0], ends[1])
+
+
+def test_running_statistics_are_looked_at(tmp_path: Path) -> None:
+    network = torch.nn.BatchNorm2d(2)
+    network.running_var[0] = float("nan")
+    with pytest.raises(InputError, match="nothing was saved yet"):
+        Run(tmp_path / "last.pth", [network], [], {}).save(1)
 
 
 def test_scaled_gradients_step_as_unscaled_ones() -> None:

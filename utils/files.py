@@ -23,6 +23,8 @@ class InputError(Exception):
 FAULTS = {
     "DataLoader worker (pid": "a loading process was killed, perhaps for memory: try a smaller --num-workers",
     "out of memory": "out of GPU memory: try a smaller --batch-size with a larger --iter-size, or --amp bf16",
+    "gloo/transport": "another of the processes has ended; what it says is the reason",
+    "NCCL": "another of the processes has ended, or NCCL itself failed",
     "allocate": "out of memory: try a smaller --batch-size with a larger --iter-size, or a smaller --num-workers",
 }
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -62,7 +64,9 @@ def run_script(main: Callable[[], None]) -> None:
 def _print_error(message: str) -> None:
     for bar in list(getattr(tqdm, "_instances", ())):
         bar.close()  # else the line would stand behind an open bar
-    print(f"error: {message}", file=sys.stderr)
+    # With torchrun each process has a line; what all of them find is best read in the first one's.
+    process = os.environ.get("RANK", "0")
+    print(f"error{f' (process {process})' if process != '0' else ''}: {message}", file=sys.stderr)
 
 
 @contextlib.contextmanager

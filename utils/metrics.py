@@ -8,6 +8,7 @@ from torch import Tensor
 from datasets.voc import IGNORE_LABEL
 from utils.distributed import is_main, total
 from utils.files import InputError, save_json
+from utils.provenance import save_provenance
 
 
 class ConfusionMatrix:
@@ -74,9 +75,12 @@ def score_table(scores: dict, names: list[str]) -> str:
     return "\n".join(lines)
 
 
-def report_scores(confusion: ConfusionMatrix, names: list[str], path: Path) -> None:
-    """Write scores as JSON and print them as a table; the counts behind them go to `confusion...` beside them.
+def report_scores(
+    confusion: ConfusionMatrix, names: list[str], path: Path, options: dict, device: torch.device
+) -> None:
+    """Write scores as JSON and print them as a table.
 
+    Beside `scores.json` go `confusion.json`, the counts behind them, and `scores_run.json`, what they were made with.
     With several processes, it is the first one that does so, for the images of all.
     """
     scores = confusion.gather().scores()
@@ -84,6 +88,7 @@ def report_scores(confusion: ConfusionMatrix, names: list[str], path: Path) -> N
         return
     counts = {"labels": names, "rows are true labels": confusion.matrix().tolist()}
     save_json(path.with_name(path.name.replace("scores", "confusion", 1)), counts)
+    save_provenance(path.with_name(f"{path.stem}_run.json"), options, device)
     save_json(path, scores)
     print(score_table(scores, names))
     print(f"scores: {path}")

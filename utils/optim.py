@@ -43,7 +43,7 @@ def build_sgd(
         head = name.startswith("layer5.")
         steps = name.count(".") if repeated and not head else 1  # a dot in the name is a module around it
         groups.setdefault((10 if head else 1, steps), []).append(parameter)
-    return RepeatedSGD(
+    optimizer = RepeatedSGD(
         [
             {"params": params, "lr": lr * factor, "lr_factor": factor, "steps": steps}
             for (factor, steps), params in sorted(groups.items())
@@ -53,6 +53,17 @@ def build_sgd(
         weight_decay=weight_decay,
         **fused(G),
     )
+    start_momentum(optimizer)
+    return optimizer
+
+
+def start_momentum(optimizer: torch.optim.SGD) -> None:
+    """Momentum from zero, which is what the first step makes of it; torch's fused step leaves it as the memory was
+    where fp16's scaling skips that step.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] else ():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def build_adam(D: nn.Module, lr: float) -> torch.optim.Adam:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from utils.checkpoint import read_checkpoint, save
-from utils.distributed import any_process, is_main, world_size
+from utils.distributed import any_process, is_main, wait_for_all, world_size
 from utils.files import InputError, atomic_write
 
 # What may differ between the parts of a run: where and how it computes, not what.
@@ -57,10 +57,10 @@ class Run:
         save(state, self.path)
 
     def check(self, iteration: int, loss: float | None = None) -> None:
-        """Raise InputError where the loss or, without one, a weight is not a finite number."""
+        """Raise InputError where the loss or, without one, a weight or running statistic is not a finite number."""
         if loss is None:
-            weights = (t for network in self.networks for t in network.parameters())
-            loss = float(torch.stack([t.detach().sum() for t in weights]).sum())
+            state = [t for network in self.networks for t in network.state_dict().values()]
+            loss = float(torch.stack([t.sum() for t in state if t.is_floating_point()]).sum())
         if not math.isfinite(loss):
             raise InputError(
                 f"the loss is not a number any more, at iteration {iteration} or since the last log line: try a lower"
@@ -137,7 +137,8 @@ class StopSignal:
             print("\nstopping after this iteration; again to stop at once", file=sys.stderr)
 
     def leave(self, iteration: int) -> None:
-        """Exit with the signal's status."""
+        """Exit with the signal's status, once all processes have saved what they save."""
+        wait_for_all()
         if is_main():
             print(
                 f"stopped after {iteration} iterations; the same command goes on from there", file=sys.stderr
@@ -147,7 +148,7 @@ class StopSignal:
 
 def set_aside(path: Path) -> None:
     """Rename what an earlier run left, so that it cannot pass for the new run's: F.pth becomes F.old.pth."""
-    if path.exists() and is_main():
+    if path.exists():
         path.replace(path.with_suffix(f".old{path.suffix}"))
 
 
@@ -173,3 +174,12 @@ def open_log(path: Path, key: str, done: int) -> IO[str]:
     with atomic_write(path, "w") as file:
         file.writelines(kept)
     return open(path, "a", buffering=1)
+
+
+def append(log: IO[str], record: dict) -> None:
+    """Write one line of a JSON-lines log; an error names the file."""
+    try:
+        log.write(json.dumps(record) + "\n")
+    except OSError as error:
+        error.filename = log.name
+        raise

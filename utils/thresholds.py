@@ -8,7 +8,7 @@ from torch import nn
 from tqdm import tqdm
 
 from utils.denoising import foreground_iou
-from utils.distributed import total
+from utils.distributed import is_main, total
 from utils.inference import full_size
 
 
@@ -31,7 +31,8 @@ def measure_iou_thresholds(
     device = next(G.parameters()).device
     sums, counts = torch.zeros(2, num_classes - 1, dtype=torch.float64)
     G.eval()
-    for id_, image, label in tqdm(loader, desc="IoU thresholds", leave=False, unit="img"):
+    bar = tqdm(loader, desc="IoU thresholds", leave=False, unit="img", disable=not is_main())
+    for id_, image, label in bar:
         logits = full_size(G(image.to(device)), label.shape)
         sums[classes[id_]] += float(foreground_iou(logits, label.to(device)[None], ignore_label))
         counts[classes[id_]] += 1

@@ -1,7 +1,7 @@
 """What a training says while it runs: the bar, a JSON line every few iterations, TensorBoard, warnings."""
 
 import argparse
-import json
+import contextlib
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from utils import distributed, options
 from utils.files import InputError
+from utils.resume import append
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -44,8 +45,8 @@ class TrainLog:
         self.watches = [
             Watch("loss_D", below=0.01, text="the discriminator has won, and C2S teaches nothing any more: try a"
                   " lower --learning-rate-D"),
-            Watch("passed", below=1, text="ONF: no image agrees with its label enough for its class's threshold, so"
-                  " half of it counts, or the whole batch is kept: try lower --iou-thresholds, or a later"
+            Watch("passed", below=0.001, text="ONF: no image agrees with its label enough for its class's threshold,"
+                  " so half of it counts, or the whole batch is kept: try lower --iou-thresholds, or a later"
                   " --denoise-from"),
         ]  # fmt: skip
 
@@ -60,7 +61,7 @@ class TrainLog:
         """
         if not distributed.is_main():
             return
-        self.file.write(json.dumps({key: i, "lr": lr, **figures}) + "\n")
+        append(self.file, {key: i, "lr": lr, **figures})
         postfix = {k.removeprefix("loss_"): show(k, figures[k]) for k in shown if k in figures}
         rate = self.bar.format_dict["rate"]
         if rate:
@@ -89,9 +90,11 @@ class TrainLog:
     def __enter__(self) -> "TrainLog":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type | None, *_: object) -> None:
         if self.board is not None:
-            self.board.close()
+            # Its last lines may meet the full disk that has ended the run already.
+            with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
+                self.board.close()
 
 
 class Watch:

@@ -160,7 +160,8 @@ def build_networks(args: argparse.Namespace) -> tuple[DeepLab, nn.Module | None]
     if args.restore_from != "none":
         state, skip = initial_state(args), "layer5." if args.not_restore_last else ""
         copied = load_matching(G, state, args.restore_from, skip)
-        print(f"{args.restore_from}: copied {copied} of {len(G.state_dict())} tensors")
+        if distributed.is_main():
+            print(f"{args.restore_from}: copied {copied} of {len(G.state_dict())} tensors")
     if args.no_c2s:
         return G, None
     D = build_discriminator(args.num_classes, G.arch.width, init[1])

@@ -1,7 +1,6 @@
 """What stage 1 looks at now and then: scores on the validation images, a picture of a fixed batch, thresholds."""
 
 import argparse
-import json
 from dataclasses import dataclass
 from typing import IO
 
@@ -19,6 +18,7 @@ from utils.files import save_image
 from utils.inference import infer
 from utils.metrics import ConfusionMatrix
 from utils.pictures import contact_sheet
+from utils.resume import append
 from utils.thresholds import measure_iou_thresholds
 from utils.train_log import TrainLog
 from utils.train_setup import Training
@@ -43,7 +43,7 @@ class Validation:
         distributed.share_buffers(t.G)
         if self.val is not None:
             t.scores = self.score(t.G)
-            self.file.write(json.dumps({"i": i, **t.scores}) + "\n")
+            append(self.file, {"i": i, **t.scores})
             self.log.scores(i, t.scores)
             if distributed.is_main():
                 tqdm.write(f"iteration {i}: val mIoU {100 * t.scores['Mean IoU']:.2f} %")

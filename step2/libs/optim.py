@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from utils.optim import fused, poly_lr
+from utils.optim import fused, poly_lr, start_momentum
 
 
 def build_sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
@@ -23,7 +23,9 @@ def build_sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float)
         {"params": weights, "lr_factor": 10, "weight_decay": weight_decay},
         {"params": biases, "lr_factor": 20, "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, **fused(model))
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, **fused(model))
+    start_momentum(optimizer)
+    return optimizer
 
 
 def lr_after(iteration: int, base: float, iter_max: int, power: float, every: int) -> float:

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # SyncBatchNorm, too
 
 SCALES = (0.5, 0.75)
 
@@ -32,6 +33,6 @@ class MSC(nn.Module):
         """Training mode; the running statistics of batch normalisation are frozen in it, too."""
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, _BatchNorm):
                 module.eval()
         return self
