@@ -17,9 +17,10 @@ from datasets.checks import check_start
 from datasets.lists import read_class_names, read_list
 from datasets.loaders import DataConfig, Whole, whole_loader
 from utils import distributed, options
+from utils.background import Background
 from utils.checkpoint import load_deeplab, weights_identity
-from utils.files import claim_folder, run_script, save_array
-from utils.inference import infer
+from utils.files import claim_folder, run_script
+from utils.inference import infer, save_logits
 from utils.metrics import ConfusionMatrix, report_scores
 from utils.pictures import save_labels
 
@@ -66,13 +67,19 @@ def score(args: argparse.Namespace, device: torch.device) -> None:
     loader = whole_loader(images, args.num_workers, pin=device.type == "cuda")
     bar = tqdm(infer(network, loader, device, args.scales), total=len(images), unit="img",
                disable=not distributed.is_main())  # fmt: skip
-    for id_, logits, prediction, label in bar:
-        confusion.update(label, prediction)
-        if not args.no_logits:
-            save_array(args.logit_dir / f"{id_}.npy", logits[0].float().cpu().numpy())
-        if args.save_predictions:
-            save_labels(args.save_predictions / f"{id_}.png", prediction.cpu().numpy())
+    with Background() as later:
+        for id_, logits, prediction, label in bar:
+            confusion.update(label, prediction)
+            if not args.no_logits:
+                later(save_logits, args.logit_dir / f"{id_}.npy", logits)
+            if args.save_predictions:
+                later(save_prediction, args.save_predictions / f"{id_}.png", prediction)
     report_scores(confusion, names, args.score_dir / "scores.json", vars(args), device)
+
+
+def save_prediction(path: Path, prediction: torch.Tensor) -> None:
+    """H x W labels as a palette PNG."""
+    save_labels(path, prediction.cpu().numpy())
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ from datasets.checks import check_start
 from datasets.lists import read_list
 from datasets.loaders import DataConfig, Whole, whole_loader
 from utils import options
+from utils.background import Background
 from utils.checkpoint import load_deeplab, weights_identity
-from utils.files import claim_folder, run_script, save_array
-from utils.inference import infer
+from utils.files import claim_folder, run_script
+from utils.inference import infer, save_logits
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -47,8 +48,9 @@ def generate(args: argparse.Namespace) -> None:
     loader = whole_loader(images, args.num_workers, pin=device.type == "cuda")
     bar = tqdm(infer(network, loader, device, args.scales), initial=len(entries) - len(todo),
                total=len(entries), unit="img")  # fmt: skip
-    for id_, logits, _, _ in bar:
-        save_array(args.logit_dir / f"{id_}.npy", logits[0].float().cpu().numpy())
+    with Background() as later:
+        for id_, logits, _, _ in bar:
+            later(save_logits, args.logit_dir / f"{id_}.npy", logits)
     print(f"logits of {len(entries)} images: {args.logit_dir}")
 
 

@@ -22,6 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.common import make_image
 from utils.crf import PRUNE, dense_crf
 from utils.files import InputError, run_script
 
@@ -59,27 +60,6 @@ def load_images(folder: Path, count: int, size: tuple[int, int]) -> list[np.ndar
         if image is None:
             raise InputError(f"{path}: not an image that can be read")
     return [cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA) for image in images]
-
-
-def make_image(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Ellipses and boxes, each with a texture of its own, on a textured ground; a camera's noise and blur."""
-    height, width = size
-    image = np.zeros((height, width, 3), np.float32)
-    for k in range(12):
-        mask = np.zeros((height, width), np.uint8)
-        centre = int(rng.integers(width)), int(rng.integers(height))
-        axes = int(rng.integers(10, width // 4)), int(rng.integers(10, height // 4))
-        if k == 0:
-            mask[:] = 1
-        elif k % 3:
-            cv2.ellipse(mask, centre, axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
-        else:
-            cv2.rectangle(mask, centre, (centre[0] + axes[0], centre[1] + axes[1]), 1, -1)
-        coarse, fine = rng.normal(0, 25, (5, 6, 3)), rng.normal(0, 15, (height // 8, width // 8, 3))
-        texture = sum(cv2.resize(t, (width, height), interpolation=cv2.INTER_CUBIC) for t in (coarse, fine))
-        image = np.where(mask[..., None] == 1, rng.uniform(20, 235, 3) + texture, image)
-    image = cv2.GaussianBlur(image, (0, 0), 0.8) + rng.normal(0, 3, image.shape)
-    return image.clip(0, 255).astype(np.uint8)
 
 
 def make_probabilities(

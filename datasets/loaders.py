@@ -84,8 +84,9 @@ class Complex(Images):
         image, label = self.read(entry)
         if config.random_scale:
             image, label = T.scale(image, label, T.draw_factor(rng))
-        image, label = T.pad(T.subtract_mean(image), label, config.crop, config.ignore_label)
+        # Cropped before it becomes floats: the same numbers for less work.
         image, label = T.random_crop(image, label, config.crop, rng)
+        image, label = T.pad(T.subtract_mean(image), label, config.crop, config.ignore_label)
         if config.random_mirror:
             image, label = T.random_mirror(image, label, rng)
         return self.finish(entry, image, label)
@@ -122,7 +123,8 @@ class GT(Simple):
                 break
         if not self._covers_crop(image):
             image, label = T.resize(*original, config.crop)
-        image, label = T.random_crop(T.subtract_mean(image), label, config.crop, rng)
+        image, label = T.random_crop(image, label, config.crop, rng)
+        image = T.subtract_mean(image)
         if config.random_mirror:
             image, label = T.random_mirror(image, label, rng)
         return self.finish(entry, image, label)

@@ -31,11 +31,12 @@ from datasets.checks import check_start
 from datasets.lists import image_path
 from datasets.loaders import train_loader, whole_loader
 from utils import distributed, options
+from utils.background import Background
 from utils.checkpoint import save, weights_identity
 from utils.crf import CRFParams
 from utils.crf_run import CRFTask, add_crf_running_options, check_tasks, evaluate_crf, make_settings
-from utils.files import claim_folder, run_script, save_array
-from utils.inference import infer
+from utils.files import claim_folder, run_script
+from utils.inference import infer, save_logits
 from utils.metrics import ConfusionMatrix, report_scores
 from utils.optim import set_lr
 from utils.provenance import save_provenance
@@ -193,9 +194,10 @@ def score(args: argparse.Namespace, config: Config, device: torch.device) -> Non
     # The network sees to its scales itself.
     bar = tqdm(infer(model, loader, device, scales=(1,), align_corners=False), total=len(images), unit="img",
                disable=not distributed.is_main())  # fmt: skip
-    for id_, logits, prediction, label in bar:
-        confusion.update(label, prediction)
-        save_array(paths.logits / f"{id_}.npy", logits[0].float().cpu().numpy())
+    with Background() as later:
+        for id_, logits, prediction, label in bar:
+            confusion.update(label, prediction)
+            later(save_logits, paths.logits / f"{id_}.npy", logits)
     report_scores(
         confusion, class_names(config), paths.scores / "scores.json", options_of(args, config), device
     )

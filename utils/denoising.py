@@ -57,6 +57,14 @@ def noise_threshold(i: int, start: int, end: int, high: float, low: float) -> fl
     return high - min(1.0, (i - start) / max(1, end - start)) * (high - low)
 
 
+def noisy_pixels(loss: Tensor, labels: Tensor, threshold: float, exempt: Tensor | None = None) -> Tensor:
+    """PND's decision: true where the loss of a pixel exceeds the threshold and its label is not exempt."""
+    noisy = loss > threshold
+    if exempt is not None and exempt.numel():
+        noisy &= ~torch.isin(labels, exempt.to(labels.dtype))
+    return noisy
+
+
 def segmentation_loss(
     logits: Tensor,
     labels: Tensor,
@@ -80,7 +88,5 @@ def segmentation_loss(
     labelled = (labels != ignore_label).sum()
     if threshold is None:
         return batch_mean(loss.sum(), labelled), loss.new_zeros(())
-    noisy = loss.detach() > threshold
-    if exempt is not None and exempt.numel():
-        noisy &= ~torch.isin(labels, exempt.to(labels.dtype))
+    noisy = noisy_pixels(loss.detach(), labels, threshold, exempt)
     return batch_mean(loss.masked_fill(noisy, 0).sum(), labelled), batch_mean(noisy.sum(), labelled)

@@ -1,10 +1,13 @@
 """Two-scale inference: what validation, evaluation and label generation share."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from utils.files import save_array
 
 
 @torch.no_grad()
@@ -53,3 +56,8 @@ def infer(
         logits = multi_scale_logits(network, image.to(device, non_blocking=True), scales)
         prediction = full_size(logits, image.shape[2:], align_corners).argmax(1)[0].to(torch.uint8)
         yield id_, logits, prediction, label[0].to(device, non_blocking=True) if label else None
+
+
+def save_logits(path: Path, logits: Tensor) -> None:
+    """Write 1 x C x h x w logits as C x h x w float32, which is what the CRF reads."""
+    save_array(path, logits[0].float().cpu().numpy())

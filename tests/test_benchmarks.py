@@ -1,0 +1,106 @@
+"""The benchmarks run, and what they compare gives the same numbers; nothing here depends on time."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from conftest import error_line
+
+from benchmarks import evaluate, growth, loading, train_step, trainer
+from benchmarks.trainer import Setting, Trainer, make_batches, make_mix
+from datasets.loaders import DataConfig
+
+SMALL = ["--device", "cpu", "--arch", "mini", "--crop", "65", "--batch-size", "2", "--iterations", "1"]
+LOSSES, GRADIENTS = train_step.HEAD.index("losses"), train_step.HEAD.index("gradients")
+
+
+def test_modes_of_the_iteration_agree(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes = ["baseline", "ours", "ours+channels-last"]
+    monkeypatch.setattr(train_step, "matrix_rate", lambda *_: 1e11)
+    cases = ["warm-up", "denoising+cutmix"]
+    results = train_step.main([*SMALL, "--cases", *cases, "--modes", *modes, "--no-memory"])
+    assert list(results) == cases
+    for rows in results.values():
+        assert [row[0] for row in rows] == modes
+        assert all(float(row[LOSSES]) < 1e-4 and float(row[GRADIENTS]) < 1e-2 for row in rows)
+    assert "TFLOP" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.9, 2.0])  # some are kept; some at half of it; none, so all
+def test_baseline_filters_as_we_do(threshold: float) -> None:
+    s = Setting("mini", crop=65, batch_size=4, iou_threshold=threshold)
+    batches, mix = make_batches(s), make_mix(s)
+    ours, theirs = Trainer("ours", s), Trainer("baseline", s)
+    losses = ours.gradients(batches, "denoising+cutmix", mix)
+    loss, gradients = train_step.compare(
+        ours, losses, theirs, theirs.gradients(batches, "denoising+cutmix", mix)
+    )
+    assert loss < 1e-5 and gradients < 1e-3
+    assert 0 < losses["dropped"] < 1
+    assert (losses["kept"] == 4) == (threshold == 2)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("utils.speed") is None, reason="no mixed precision yet")
+def test_bf16_is_close() -> None:
+    s = Setting("mini", crop=65)
+    batches, mix = make_batches(s), make_mix(s)
+    ours, theirs = Trainer("ours+bf16", s), Trainer("baseline", s)
+    losses = ours.gradients(batches, "denoising", mix)
+    assert train_step.compare(ours, losses, theirs, theirs.gradients(batches, "denoising", mix))[0] < 0.05
+
+
+@pytest.mark.parametrize("scale", [False, True])
+@pytest.mark.parametrize("mirror", [False, True])
+def test_network_sees_the_same_bits(tmp_path: Path, scale: bool, mirror: bool) -> None:
+    # Larger than the crop, smaller along either side or both, odd and even.
+    entries = loading.make_data(tmp_path, [(75, 101), (33, 120), (120, 33), (37, 41), (48, 56)])
+    config = DataConfig(tmp_path / "JPEGImages", tmp_path / "labels", (48, 56), scale, mirror)
+    for before, now in zip(loading.BEFORE, loading.NOW):
+        assert loading.same_items(before(entries, config), now(entries, config), 60)
+
+
+def test_loading(capsys: pytest.CaptureFixture) -> None:
+    small = ["--images", "4", "--size", "50", "60", "--crop", "48", "--batch-size", "2", "--iterations", "1"]
+    loading.main([*small, "--rounds", "1", "--workers", "0", "1", "--random-scale", "--random-mirror"])
+    assert "items are the same" in capsys.readouterr().out
+
+
+def test_evaluation(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "alone", lambda function, *args: function(*args))
+    small = [
+        "--device",
+        "cpu",
+        "--arch",
+        "mini",
+        "--images",
+        "5",
+        "--shrink",
+        "5",
+        "--rounds",
+        "1",
+        "--no-memory",
+    ]
+    ways = [row[0] for row in evaluate.main(small)]
+    assert ways == ["one after the other", "reading ahead", "evaluate.py"]
+    evaluate.main([*small, "--stand-in", "1"])
+    assert "logits differ by 0.0e+00 at most" in capsys.readouterr().out
+
+
+def test_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    for module in (growth, train_step, evaluate):
+        monkeypatch.setattr(module, "alone", lambda function, *args: function(*args))
+    monkeypatch.setattr(growth, "USUAL", growth.USUAL | {"crop": 33, "images": 2, "image side": 40})
+    small = {
+        "train": {"batch size": (1, 2)}, "loading": {"crop": (33, 48)}, "evaluation": {"images": (1, 2)}
+    }  # fmt: skip
+    monkeypatch.setattr(growth, "RANGES", small)
+    growth.main(["--device", "cpu", "--out", str(tmp_path)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation.png", "loading.png", "train.png"]
+    assert train_step.peak_of("ours", Setting("mini", crop=33, batch_size=1), list(trainer.CASES)) > 0
+
+
+def test_bad_input() -> None:
+    assert "--crop" in error_line("benchmarks/train_step.py", "--crop", 16)
+    assert "--size" in error_line("benchmarks/loading.py", "--size", 8, 8)
+    assert "--device tpu" in error_line("benchmarks/evaluate.py", "--device", "tpu")
