@@ -101,7 +101,13 @@ def sequential(args: argparse.Namespace) -> None:
         confusion.update(label, prediction)
         save_array(args.logit_dir / f"{id_}.npy", logits[0].cpu().numpy())
         save_labels(args.save_predictions / f"{id_}.png", prediction.cpu().numpy())
-    report_scores(confusion, read_class_names(None, network.num_classes), args.score_dir / "scores.json")
+    report_scores(
+        confusion,
+        read_class_names(None, network.num_classes),
+        args.score_dir / "scores.json",
+        vars(args),
+        device,
+    )
 
 
 class AtOnce:
