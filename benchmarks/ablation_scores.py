@@ -1,0 +1,70 @@
+"""Scores of one run of the ablation on val: raw and + CRF, images of one class and of several apart."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from datasets.lists import Entry, image_path, read_list
+from datasets.loaders import DataConfig, Whole, whole_loader
+from datasets.transforms import read_label
+from utils import options
+from utils.checkpoint import load_deeplab
+from utils.crf import CRFParams
+from utils.crf_run import CRFTask, evaluate_crf, make_settings
+from utils.files import save_array
+from utils.inference import infer
+from utils.metrics import ConfusionMatrix
+
+
+def split_val(args: argparse.Namespace, label_dir: Path) -> dict[str, list[Entry]]:
+    """The validation images by the number of classes in their truth: `simple` one, `multi` several."""
+    kinds: dict[str, list[Entry]] = {"simple": [], "multi": []}
+    for entry in read_list(args.list_dir / "val.txt", args.num_classes, labelled=False):
+        label = read_label(label_dir / f"{entry.id}.png", args.num_classes, ignore_label=args.ignore_label)
+        shown = set(np.unique(label).tolist()) - {0, args.ignore_label}
+        kinds["multi" if len(shown) > 1 else "simple"].append(entry)
+    return {kind: entries for kind, entries in kinds.items() if entries}
+
+
+def score(args: argparse.Namespace, crf_args: argparse.Namespace, folder: Path) -> dict[str, dict]:
+    """mIoU by kind of image and over `all`, and the counts behind it, for `raw` and `crf`.
+
+    Args:
+        args: of train.py; the weights are VOC_best.pth in its snapshot folder.
+        crf_args: the CRF's running options.
+        folder: gets logits and label maps.
+    """
+    device = options.pick_device(args)
+    network = options.prepare(
+        load_deeplab(args.snapshot_dir / "VOC_best.pth", args.num_classes), args, device
+    )
+    image_dir, label_dir = args.data_dir / "JPEGImages", args.data_dir / "SegmentationClassAug"
+    config = DataConfig(image_dir, label_dir, num_classes=args.num_classes, ignore_label=args.ignore_label)
+    settings = make_settings(args.num_classes, CRFParams(), crf_args, device)
+    found: dict[str, dict[str, ConfusionMatrix]] = {"raw": {}, "crf": {}}
+    for kind, entries in split_val(args, label_dir).items():
+        raw = ConfusionMatrix(args.num_classes, args.ignore_label)
+        loader = whole_loader(Whole(entries, config), args.num_workers)
+        for id_, logits, prediction, label in infer(network, loader, device, args.scales):
+            raw.update(label, prediction)
+            save_array(folder / "logits" / f"{id_}.npy", logits[0].float().cpu().numpy())
+        tasks = [
+            CRFTask(
+                e.id, image_path(image_dir, e.id), folder / f"logits/{e.id}.npy", folder / f"crf/{e.id}.png"
+            )
+            for e in entries
+        ]
+        found["raw"][kind] = raw
+        found["crf"][kind] = evaluate_crf(tasks, settings, crf_args.n_jobs, label_dir, args.ignore_label)
+    return {how: summary(list(kinds), list(kinds.values())) for how, kinds in found.items()}
+
+
+def summary(kinds: Sequence[str], confusions: Sequence[ConfusionMatrix]) -> dict:
+    """Mean IoU by kind of image and over all of them, and the counts behind them."""
+    total = ConfusionMatrix(confusions[0].num_classes, confusions[0].ignore_label)
+    total.counts = sum(confusion.matrix() for confusion in confusions).flatten()
+    miou = {kind: confusion.scores()["Mean IoU"] for kind, confusion in zip(kinds, confusions)}
+    counts = {kind: confusion.matrix().tolist() for kind, confusion in zip(kinds, confusions)}
+    return {"miou": miou | {"all": total.scores()["Mean IoU"]}, "confusion": counts}
