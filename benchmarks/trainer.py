@@ -13,6 +13,7 @@ from networks.discriminator import build_discriminator
 from utils.alignment import CutMix
 from utils.iteration import Batches, Iteration, Method
 from utils.optim import RepeatedSGD, build_adam, build_sgd
+from utils.speed import Precision
 
 CASES = {  # name: the iteration's number, with S2C?
     "warm-up": (0, False),
@@ -113,15 +114,8 @@ class Trainer:
             self.iteration = PlainIteration(self.G, self.D, method)
         else:
             G, D = (torch.compile(n) if self.compiled else n for n in (self.G, self.D))
-            self.iteration = Iteration(G, D, method, **self._precision())
-
-    def _precision(self) -> dict:
-        """Mixed precision, where the mode asks for it."""
-        if self.dtype == torch.float32:
-            return {}
-        from utils.speed import Precision
-
-        return {"precision": Precision("bf16", self.device)}
+            precision = Precision("bf16" if self.dtype == torch.bfloat16 else None, device)
+            self.iteration = Iteration(G, D, method, precision)
 
     def restart(self) -> None:
         """Weights and running statistics as they were at first."""

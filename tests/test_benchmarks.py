@@ -1,6 +1,5 @@
 """The benchmarks run, and what they compare gives the same numbers; nothing here depends on time."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -40,7 +39,6 @@ def test_baseline_filters_as_we_do(threshold: float) -> None:
     assert (losses["kept"] == 4) == (threshold == 2)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("utils.speed") is None, reason="no mixed precision yet")
 def test_bf16_is_close() -> None:
     s = Setting("mini", crop=65)
     batches, mix = make_batches(s), make_mix(s)
