@@ -1,6 +1,6 @@
-"""Time and memory as the work grows: one plot each for training, loading and evaluation.
+"""Time and memory as the work grows: one plot each for training, loading, evaluation and CRF.
 
-    python benchmarks/growth.py [--subjects train loading evaluation] [--out benchmarks/plots]
+    python benchmarks/growth.py [--subjects train loading evaluation crf] [--out benchmarks/plots]
 
 One quantity at a time is varied, the others stay; each point is a process of its own. Time is of the cores on a CPU,
 by the clock on a GPU; memory is the process's peak: tensors on a GPU, on a CPU the resident set less what it was
@@ -18,17 +18,20 @@ from functools import partial
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import evaluate as script
-from benchmarks.common import alone, make_parser, peak_bytes, positive, set_up, table, take_turns
+from benchmarks.common import alone, make_image, make_parser, peak_bytes, positive, set_up, table, take_turns
+from benchmarks.crf import make_probabilities
 from benchmarks.evaluate import make_root, run
 from benchmarks.loading import make_data
 from benchmarks.trainer import Setting, Trainer, make_batches, make_mix
 from datasets.loaders import DataConfig, Simple, train_loader
 from networks.deeplab import ARCHS
+from utils.crf import PRUNE, dense_crf
 from utils.files import InputError, run_script
 
 Point = tuple[float, int]  # seconds, bytes
@@ -41,8 +44,9 @@ RANGES = {
         "images": (10, 1000, 100000),
     },
     "evaluation": {"image side": (160, 320, 480, 640), "classes": (6, 21, 81, 151), "images": (8, 16, 32, 64)},
+    "crf": {"image side": (160, 320, 480, 640), "classes": (6, 21, 81)},
 }  # fmt: skip
-UNITS = {"train": "s an iteration", "loading": "s a batch", "evaluation": "s in all"}
+UNITS = {"train": "s an iteration", "loading": "s a batch", "evaluation": "s in all", "crf": "s an image"}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -90,6 +94,14 @@ def evaluation_point(values: dict[str, int], s: Setting) -> Point:
         return measure(lambda: run(script.evaluate, options, root / "out", None), s, rounds=1)
 
 
+def crf_point(values: dict[str, int], s: Setting) -> Point:
+    """The dense CRF of one image, torch's backend, likely classes alone."""
+    rng, size = np.random.default_rng(0), (values["image side"],) * 2
+    image, probabilities = make_image(rng, size), make_probabilities(rng, values["classes"], size, favour=8)
+    crf = partial(dense_crf, image, probabilities.to(s.device), backend="torch", prune=PRUNE)
+    return measure(crf, s)
+
+
 def measure(function: Callable[[], object], s: Setting, rounds: int = 3) -> Point:
     """The median time of a call, and what the calls need on top of what is there already."""
     torch.set_num_threads(s.threads)
@@ -102,7 +114,7 @@ def measure(function: Callable[[], object], s: Setting, rounds: int = 3) -> Poin
     return times[""].on(device), max(peak_bytes(device) - before, 1)
 
 
-POINTS = {"train": train_point, "loading": loading_point, "evaluation": evaluation_point}
+POINTS = {"train": train_point, "loading": loading_point, "evaluation": evaluation_point, "crf": crf_point}
 
 
 def exponent(xs: list[int], ys: list[float]) -> float:
@@ -160,7 +172,7 @@ def main(argv: list[str] | None = None) -> None:
     s = Setting(args.arch, device=args.device, threads=args.threads)
     for subject in args.subjects:
         found = grow(subject, s, args.points)
-        what = "" if subject == "loading" else f", {args.arch}"
+        what = "" if subject in ("loading", "crf") else f", {args.arch}"
         name = (
             torch.cuda.get_device_name(device) if device.type == "cuda" else f"{args.threads} CPU thread(s)"
         )

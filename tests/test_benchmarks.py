@@ -90,11 +90,12 @@ def test_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "alone", lambda function, *args: function(*args))
     monkeypatch.setattr(growth, "USUAL", growth.USUAL | {"crop": 33, "images": 2, "image side": 40})
     small = {
-        "train": {"batch size": (1, 2)}, "loading": {"crop": (33, 48)}, "evaluation": {"images": (1, 2)}
+        "train": {"batch size": (1, 2)}, "loading": {"crop": (33, 48)}, "evaluation": {"images": (1, 2)},
+        "crf": {"classes": (3, 5)},
     }  # fmt: skip
     monkeypatch.setattr(growth, "RANGES", small)
     growth.main(["--device", "cpu", "--out", str(tmp_path)])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation.png", "loading.png", "train.png"]
+    assert {path.stem for path in tmp_path.iterdir()} == {"crf", "evaluation", "loading", "train"}
     assert train_step.peak_of("ours", Setting("mini", crop=33, batch_size=1), list(trainer.CASES)) >= 0
 
 
