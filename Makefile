@@ -1,6 +1,7 @@
 # Two commands do all the set-up: `make demo` and `make test`.
 PYTHON ?= python3
 VENV := .venv
+JOBS ?= 2
 PY := $(VENV)/bin/python
 
 .PHONY: help install demo demo-plain test test-slow lint clean
@@ -32,7 +33,7 @@ lint: install
 	$(VENV)/bin/ruff format --check .
 
 test: lint
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 test-slow: install
 	$(PY) -m pytest -m slow

@@ -4,10 +4,16 @@ import functools
 import io
 import json
 import os
+
+# The networks of the tests are too small for threads; and the numbers of a run depend on their count, so that it
+# must be one for all processes. Before torch is loaded.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import runpy
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
@@ -66,6 +72,14 @@ def assert_logits_close(ours: torch.Tensor | np.ndarray, theirs: np.ndarray) -> 
     ours = np.asarray(ours)
     assert ours.shape == theirs.shape
     assert np.abs(ours - theirs).max() <= 1e-3 * np.abs(theirs).max()
+
+
+@pytest.fixture(autouse=True)
+def _torch_as_it_was() -> Iterator[None]:
+    """Scripts run in this process; what they set must not reach the next test."""
+    yield
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="session")

@@ -71,7 +71,7 @@ def make_run(data: Path, root: Path) -> Path:
                 save_array(folder / f"{id_}.npy", np.eye(4, dtype=np.float32)[found].transpose(2, 0, 1))
             else:
                 save_labels(folder / f"{id_}.png", found)
-        report_scores(confusion, NAMES, scores)
+        report_scores(confusion, NAMES, scores, {}, torch.device("cpu"))
     for id_, truth in train.items():
         save_labels(root / f"labels/crf/{id_}.png", wrong_by(truth, 4))
         save_labels(root / f"pseudo_labels/{id_}.png", wrong_by(truth, 2))

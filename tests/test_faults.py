@@ -192,6 +192,12 @@ def test_running_statistics_are_looked_at(tmp_path: Path) -> None:
         Run(tmp_path / "last.pth", [network], [], {}).save(1)
 
 
+def test_deterministic_changes_nothing_on_a_cpu(tiny_data: Path, tmp_path: Path) -> None:
+    for name, more in (("usual", ()), ("same", ("--deterministic",))):
+        run_script("train.py", *train_options(tiny_data, tmp_path / name, *more))
+    assert log_lines(tmp_path / "same") == log_lines(tmp_path / "usual")
+
+
 def test_scaled_gradients_step_as_unscaled_ones() -> None:
     """Repeated steps take the same gradient each time, also when it was scaled for fp16."""
     ends = []
