@@ -41,8 +41,8 @@ def named_folder(value: str) -> tuple[str, Path]:
     return name, Path(folder)
 
 
-def quality(folder: Path, ids: list[str], args: argparse.Namespace) -> dict[str, float]:
-    """Mean IoU of a folder's label maps, their labelled share and the error within it."""
+def quality(folder: Path, ids: list[str], args: argparse.Namespace) -> dict[str, float | None]:
+    """Mean IoU of a folder's label maps, their labelled share and the error within it; None: nothing labelled."""
     # The pseudo label plays the truth here, for its ignored pixels are those that must not count.
     confusion, pixels = ConfusionMatrix(args.num_classes, args.ignore_label), 0
     for id_ in tqdm(ids, desc=folder.name, leave=False, unit="img"):
@@ -51,6 +51,8 @@ def quality(folder: Path, ids: list[str], args: argparse.Namespace) -> dict[str,
         known = truth != args.ignore_label
         confusion.update(torch.from_numpy(found[known]), torch.from_numpy(truth[known]))
         pixels += int(known.sum())
+    if not confusion.matrix().any():  # mining may ignore all that an untrained network found
+        return {"Mean IoU": None, "labelled": 0.0, "error": None}
     scores = confusion.transposed().scores()
     return {
         "Mean IoU": scores["Mean IoU"],
@@ -68,9 +70,8 @@ def evaluate(args: argparse.Namespace) -> None:
     width = max(map(len, rows))
     print(f"{len(ids)} images of {args.data_list}\n{'':<{width}}  mIoU %  labelled %  error %")
     for name, row in rows.items():
-        print(
-            f"{name:<{width}}  {100 * row['Mean IoU']:6.2f}  {100 * row['labelled']:10.2f}  {100 * row['error']:7.2f}"
-        )
+        cells = (f"{'-' if v is None else f'{100 * v:.2f}':>{w}}" for v, w in zip(row.values(), (6, 10, 7)))
+        print(f"{name:<{width}}  {'  '.join(cells)}")
     if args.score_path:
         save_json(args.score_path, rows)
 

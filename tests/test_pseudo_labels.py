@@ -261,3 +261,18 @@ def test_every_script_looks_at_its_list_and_files_first(tiny_data: Path, work: P
     for script, (options, id_) in scripts.items():
         assert f"{id_}." in (line := error_line(script, *options)) and "not found, the first of" in line
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_quality_of_labels(tiny_data: Path, tmp_path: Path) -> None:
+    truth = tiny_data / "SegmentationClassAug"
+    (tmp_path / "nothing").mkdir()
+    for path in truth.iterdir():
+        save_labels(tmp_path / "nothing" / path.name, np.full((64, 80), 255, np.uint8))
+    done = run_script(
+        "evaluate_labels.py", "--num-classes", 4, "--data-list", tiny_data / "lists/val.txt", "--truth-dir", truth,
+        "--score-path", tmp_path / "quality.json", f"truth={truth}", f"nothing={tmp_path / 'nothing'}",
+    )  # fmt: skip
+    rows = json.loads((tmp_path / "quality.json").read_text())
+    assert rows["truth"]["Mean IoU"] == 1 and rows["truth"]["error"] == 0
+    assert rows["nothing"] == {"Mean IoU": None, "labelled": 0, "error": None}
+    assert done.stdout.splitlines()[-1].split() == ["nothing", "-", "0.00", "-"]
