@@ -19,4 +19,5 @@ def test_demo_end_to_end(tmp_path: Path) -> None:
     assert "stage 2, training" in (out / "report.html").read_text()
     with Image.open(out / "gallery.png") as picture:
         assert picture.width > 1000 and picture.height > 800
-    run_script("demo.py", "--out", out, "--plain", "--num-steps", 6, process=True)
+    plain = run_script("demo.py", "--out", tmp_path / "plain", "--plain", "--num-steps", 6, process=True)
+    assert "stage 1 + CRF" in plain.stdout and (tmp_path / "plain/report.html").exists()
