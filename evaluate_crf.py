@@ -10,9 +10,9 @@ parts are done, a run without it scores the whole.
 import argparse
 from pathlib import Path
 
-from datasets.lists import image_path, read_class_names, read_list
+from datasets.lists import read_class_names, read_list
 from utils import options
-from utils.crf_run import CRFTask, add_crf_options, check_tasks, crf_settings, evaluate_crf
+from utils.crf_run import add_crf_options, check_tasks, crf_settings, evaluate_crf, make_tasks
 from utils.files import run_script
 from utils.metrics import report_scores
 
@@ -37,13 +37,7 @@ def evaluate(args: argparse.Namespace) -> None:
     names = read_class_names(args.class_names, args.num_classes)
     entries = options.sharded(read_list(args.data_list, args.num_classes, labelled=False), args.shard)
     label_dir = args.label_dir or args.data_dir / "SegmentationClassAug"
-    tasks = [
-        CRFTask(
-            entry.id, image_path(args.data_dir / "JPEGImages", entry.id), args.logit_dir / f"{entry.id}.npy",
-            args.prediction_dir / f"{entry.id}.png",
-        )
-        for entry in entries
-    ]  # fmt: skip
+    tasks = make_tasks(entries, args.data_dir / "JPEGImages", args.logit_dir, args.prediction_dir)
     labels = [label_dir / f"{entry.id}.png" for entry in entries]
     check_tasks(args.data_list, entries, tasks, labels)
     confusion = evaluate_crf(tasks, settings, args.n_jobs, label_dir, args.ignore_label)

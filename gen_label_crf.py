@@ -11,9 +11,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from datasets.lists import image_path, read_list
+from datasets.lists import read_list
 from utils import options
-from utils.crf_run import CRFTask, add_crf_options, check_tasks, crf_settings, run_crf
+from utils.crf_run import add_crf_options, check_tasks, crf_settings, make_tasks, run_crf
 from utils.files import run_script
 
 
@@ -37,14 +37,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def generate(args: argparse.Namespace) -> None:
     settings = crf_settings(args, options.pick_device(args))
     entries = options.sharded(read_list(args.data_list, args.num_classes, args.use_image_labels), args.shard)
-    tasks = [
-        CRFTask(
-            entry.id, image_path(args.data_dir / "JPEGImages", entry.id), args.logit_dir / f"{entry.id}.npy",
-            args.pseudo_label_dir / f"{entry.id}.png",
-            (0, *sorted({c + 1 for c in entry.classes})) if args.use_image_labels else None,
-        )
-        for entry in entries
-    ]  # fmt: skip
+    image_dir, image_labels = args.data_dir / "JPEGImages", args.use_image_labels
+    tasks = make_tasks(entries, image_dir, args.logit_dir, args.pseudo_label_dir, image_labels)
     check_tasks(args.data_list, entries, tasks)
     if args.overwrite:
         for task in tasks:

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.lists import Entry, image_path, read_list
-from datasets.loaders import DataConfig, Whole, whole_loader
+from datasets.lists import Entry, read_list
+from datasets.loaders import DataConfig, Whole
 from datasets.transforms import read_label
 from utils import options
 from utils.checkpoint import load_deeplab
 from utils.crf import CRFParams
-from utils.crf_run import CRFTask, evaluate_crf, make_settings
-from utils.files import save_array
-from utils.inference import infer
+from utils.crf_run import evaluate_crf, make_settings, make_tasks
 from utils.metrics import ConfusionMatrix
+from utils.scoring import score_images
 
 
 def split_val(args: argparse.Namespace, label_dir: Path) -> dict[str, list[Entry]]:
@@ -45,18 +44,17 @@ def score(args: argparse.Namespace, crf_args: argparse.Namespace, folder: Path) 
     settings = make_settings(args.num_classes, CRFParams(), crf_args, device)
     found: dict[str, dict[str, ConfusionMatrix]] = {"raw": {}, "crf": {}}
     for kind, entries in split_val(args, label_dir).items():
-        raw = ConfusionMatrix(args.num_classes, args.ignore_label)
-        loader = whole_loader(Whole(entries, config), args.num_workers)
-        for id_, logits, prediction, label in infer(network, loader, device, args.scales):
-            raw.update(label, prediction)
-            save_array(folder / "logits" / f"{id_}.npy", logits[0].float().cpu().numpy())
-        tasks = [
-            CRFTask(
-                e.id, image_path(image_dir, e.id), folder / f"logits/{e.id}.npy", folder / f"crf/{e.id}.png"
-            )
-            for e in entries
-        ]
-        found["raw"][kind] = raw
+        logits = folder / "logits"
+        found["raw"][kind] = score_images(
+            network,
+            Whole(entries, config),
+            args.num_workers,
+            device,
+            args.scales,
+            logit_dir=logits,
+            desc="val",
+        )
+        tasks = make_tasks(entries, image_dir, logits, folder / "crf")
         found["crf"][kind] = evaluate_crf(tasks, settings, crf_args.n_jobs, label_dir, args.ignore_label)
     return {how: summary(list(kinds), list(kinds.values())) for how, kinds in found.items()}
 

@@ -32,7 +32,7 @@ from benchmarks.loading import make_data
 from datasets.lists import read_class_names, read_list
 from datasets.loaders import DataConfig, Whole
 from networks.deeplab import ARCHS, build_deeplab, logit_side
-from utils import inference
+from utils import inference, scoring
 from utils.checkpoint import load_deeplab, save
 from utils.files import InputError, run_script, save_array
 from utils.inference import full_size, multi_scale_logits
@@ -77,9 +77,7 @@ def machine_options(args: argparse.Namespace) -> list[str]:
 def waiting(seconds: float) -> Callable[..., Iterator[tuple]]:
     """Takes the place of `infer`: a wait instead of the network, which is what a GPU is to the host."""
 
-    def infer(
-        network: nn.Module, loader: Iterable, device: torch.device, scales: Sequence[float]
-    ) -> Iterator:
+    def infer(network: nn.Module, loader: Iterable, *_: object) -> Iterator:
         noise = torch.randn(1, network.num_classes, 80, 80, generator=torch.Generator().manual_seed(0))
         for id_, image, label in loader:
             time.sleep(seconds)
@@ -97,7 +95,7 @@ def sequential(args: argparse.Namespace) -> None:
     images = Whole(entries, DataConfig(args.data_dir / "JPEGImages", args.label_dir))
     confusion = ConfusionMatrix(network.num_classes)
     items = ((id_, torch.from_numpy(image), torch.from_numpy(label)) for id_, image, label in images)
-    for id_, logits, prediction, label in script.infer(network, items, device, args.scales):
+    for id_, logits, prediction, label in scoring.infer(network, items, device, args.scales):
         confusion.update(label, prediction)
         save_array(args.logit_dir / f"{id_}.npy", logits[0].cpu().numpy())
         save_labels(args.save_predictions / f"{id_}.png", prediction.cpu().numpy())
@@ -121,7 +119,7 @@ class AtOnce:
 
 def reading_ahead(args: argparse.Namespace) -> None:
     """evaluate.py, but it writes before it goes on."""
-    with mock.patch.object(script, "Background", AtOnce):
+    with mock.patch.object(scoring, "Background", AtOnce):
         script.evaluate(args)
 
 
@@ -140,7 +138,7 @@ def run(way: Callable[[argparse.Namespace], None], options: list[str], out: Path
     with (
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
-        mock.patch.object(script, "infer", infer),
+        mock.patch.object(scoring, "infer", infer),
     ):
         way(args)
 

@@ -1,5 +1,6 @@
 """The loaders of stage 1: simple, complex, gt, cls and val images, as the published run sees them."""
 
+import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,6 +51,12 @@ class Images(Dataset):
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def part(self, k: int, n: int) -> "Images":
+        """Every n-th image, from the k-th on."""
+        other = copy.copy(self)
+        other.entries = self.entries[k::n]
+        return other
 
     def image_path(self, entry: Entry) -> Path:
         return image_path(self.config.image_dir, entry.id)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # what stage 2 shares with stage 1
 
@@ -28,19 +27,17 @@ from libs.optim import build_sgd, lr_after
 from libs.setup import Paths, build, check_training, class_names, data_config, read_split, split_path
 
 from datasets.checks import check_start
-from datasets.lists import image_path
-from datasets.loaders import train_loader, whole_loader
+from datasets.loaders import train_loader
 from utils import distributed, options
-from utils.background import Background
 from utils.checkpoint import save, weights_identity
 from utils.crf import CRFParams
-from utils.crf_run import CRFTask, add_crf_running_options, check_tasks, evaluate_crf, make_settings
+from utils.crf_run import add_crf_running_options, check_tasks, evaluate_crf, make_settings, make_tasks
 from utils.files import claim_folder, run_script
-from utils.inference import infer, save_logits
-from utils.metrics import ConfusionMatrix, report_scores
+from utils.metrics import report_scores
 from utils.optim import set_lr
 from utils.provenance import save_provenance
 from utils.resume import Run, StopSignal, open_log, set_aside
+from utils.scoring import score_images
 from utils.speed import Precision, add_speed_options, set_up_device, wrap
 from utils.train_log import TrainLog, add_log_options, mean_figures
 
@@ -171,36 +168,25 @@ def save_weights(model: MSC, path: Path) -> None:
 
 def test(args: argparse.Namespace, config: Config) -> None:
     """Score the multi-scale logits, and keep them."""
-    device = options.pick_device(args)
+    device, paths = options.pick_device(args), Paths(config)
     with distributed.joined(device):
-        score(args, config, device)
-
-
-def score(args: argparse.Namespace, config: Config, device: torch.device) -> None:
-    """Score this process's part of the images, and all processes' together."""
-    paths = Paths(config)
-    listed = WholeBGR(read_split(config, config.DATASET.SPLIT.VAL), data_config(config, paths.truth))
-    check_start(split_path(config.DATASET.SPLIT.VAL), listed.entries, listed.files())
-    images = WholeBGR(distributed.my_part(listed.entries), listed.config)
-    model: nn.Module = build(config)
-    load_trained(model, args.model_path or paths.models / "checkpoint_final.pth")
-    options.prepare(model, args, device).eval()
-    made_by = {"weights": weights_identity(model), "scales": [1, *SCALES]}
-    if distributed.is_main():
-        claim_folder(paths.logits, made_by, "*.npy", overwrite=True)
-    distributed.wait_for_all()
-    confusion = ConfusionMatrix(config.DATASET.N_CLASSES, config.DATASET.IGNORE_LABEL)
-    loader = whole_loader(images, config.DATALOADER.NUM_WORKERS, pin=device.type == "cuda")
-    # The network sees to its scales itself.
-    bar = tqdm(infer(model, loader, device, scales=(1,), align_corners=False), total=len(images), unit="img",
-               disable=not distributed.is_main())  # fmt: skip
-    with Background() as later:
-        for id_, logits, prediction, label in bar:
-            confusion.update(label, prediction)
-            later(save_logits, paths.logits / f"{id_}.npy", logits)
-    report_scores(
-        confusion, class_names(config), paths.scores / "scores.json", options_of(args, config), device
-    )
+        images = WholeBGR(read_split(config, config.DATASET.SPLIT.VAL), data_config(config, paths.truth))
+        check_start(split_path(config.DATASET.SPLIT.VAL), images.entries, images.files())
+        model: nn.Module = build(config)
+        load_trained(model, args.model_path or paths.models / "checkpoint_final.pth")
+        options.prepare(model, args, device).eval()
+        made_by = {"weights": weights_identity(model), "scales": [1, *SCALES]}
+        if distributed.is_main():
+            claim_folder(paths.logits, made_by, "*.npy", overwrite=True)
+        distributed.wait_for_all()
+        # The network sees to its scales itself.
+        confusion = score_images(
+            model, images, config.DATALOADER.NUM_WORKERS, device, scales=(1,), align_corners=False,
+            logit_dir=paths.logits,
+        )  # fmt: skip
+        report_scores(
+            confusion, class_names(config), paths.scores / "scores.json", options_of(args, config), device
+        )
 
 
 def crf(args: argparse.Namespace, config: Config) -> None:
@@ -209,13 +195,7 @@ def crf(args: argparse.Namespace, config: Config) -> None:
     params = CRFParams(c.ITER_MAX, c.POS_W, c.POS_XY_STD, c.BI_W, c.BI_XY_STD, c.BI_RGB_STD)
     settings = make_settings(config.DATASET.N_CLASSES, params, args, device, align_corners=False)
     entries = read_split(config, config.DATASET.SPLIT.VAL)
-    tasks = [
-        CRFTask(
-            entry.id, image_path(Path(config.DATASET.ROOT) / "JPEGImages", entry.id),
-            paths.logits / f"{entry.id}.npy", paths.crf / f"{entry.id}.png",
-        )
-        for entry in entries
-    ]  # fmt: skip
+    tasks = make_tasks(entries, Path(config.DATASET.ROOT) / "JPEGImages", paths.logits, paths.crf)
     labels = [paths.truth / f"{entry.id}.png" for entry in entries]
     check_tasks(split_path(config.DATASET.SPLIT.VAL), entries, tasks, labels)
     confusion = evaluate_crf(tasks, settings, args.n_jobs, paths.truth, config.DATASET.IGNORE_LABEL)

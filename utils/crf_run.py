@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from datasets.checks import check_start, require_files
-from datasets.lists import Entry
+from datasets.lists import Entry, image_path
 from datasets.transforms import read_image, read_label
 from networks.deeplab import logit_side
 from utils import options
@@ -102,6 +102,19 @@ def make_settings(
     """Settings from parameters and from what `add_crf_running_options` asked for."""
     where = "cpu" if device.type == "mps" else str(device)  # the lattice's integers are beyond MPS
     return CRFSettings(num_classes, params, args.crf_prune or None, align_corners, args.crf_backend, where)
+
+
+def make_tasks(
+    entries: Sequence[Entry], image_dir: Path, logit_dir: Path, result_dir: Path, image_labels: bool = False
+) -> list[CRFTask]:
+    """A task for every image of a list; with `image_labels`, background and its own classes are all it may have."""
+    return [
+        CRFTask(
+            entry.id, image_path(image_dir, entry.id), logit_dir / f"{entry.id}.npy", result_dir / f"{entry.id}.png",
+            (0, *sorted({c + 1 for c in entry.classes})) if image_labels else None,
+        )
+        for entry in entries
+    ]  # fmt: skip
 
 
 def check_tasks(

@@ -6,8 +6,7 @@ Each process computes on its part of the batch; losses and decisions are those o
 import contextlib
 import inspect
 import os
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -16,8 +15,6 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from utils.files import InputError
-
-Item = TypeVar("Item")
 
 
 def launched() -> bool:
@@ -98,11 +95,6 @@ def part_of_batch(batch_size: int) -> int:
             " whole batch, give a multiple"
         )
     return batch_size // world_size()
-
-
-def my_part(items: Sequence[Item]) -> Sequence[Item]:
-    """This process's part of a list: every N-th item."""
-    return items[rank() :: world_size()]
 
 
 def parallel(network: nn.Module) -> nn.Module:

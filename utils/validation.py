@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datasets.loaders import Images, Whole, whole_loader
@@ -16,9 +15,9 @@ from datasets.transforms import read_image
 from utils import distributed
 from utils.files import save_image
 from utils.inference import infer
-from utils.metrics import ConfusionMatrix
 from utils.pictures import contact_sheet
 from utils.resume import append
+from utils.scoring import score_images
 from utils.thresholds import measure_iou_thresholds
 from utils.train_log import TrainLog
 from utils.train_setup import Training
@@ -57,15 +56,10 @@ class Validation:
 
     def score(self, G: nn.Module) -> dict:
         """Scores on the validation images of all processes; G is back in training mode afterwards."""
-        loader = my_part(self.val, self.args, self.device)
-        confusion = ConfusionMatrix(self.args.num_classes, self.args.ignore_label)
         G.eval()
-        bar = tqdm(
-            infer(G, loader, self.device, self.args.scales), total=len(loader), desc="val", leave=False, unit="img",
-            disable=not distributed.is_main(),
-        )  # fmt: skip
-        for _, _, prediction, label in bar:
-            confusion.update(label, prediction)
+        confusion = score_images(
+            G, self.val, self.args.num_workers, self.device, self.args.scales, desc="val"
+        )
         G.train()
         return confusion.gather().scores()
 
@@ -90,14 +84,9 @@ def auto_thresholds(
     """T_class, measured on the simple images with the network as it is."""
     distributed.share_buffers(G)
     classes = {entry.id: entry.classes[0] for entry in simple.entries}
-    loader = my_part(simple, args, device)
+    images = Whole(simple.entries, simple.config).part(distributed.rank(), distributed.world_size())
+    loader = whole_loader(images, args.num_workers, pin=device.type == "cuda")
     measured = measure_iou_thresholds(G, loader, classes, args.num_classes, args.ignore_label)
     if distributed.is_main():
         tqdm.write(f"IoU thresholds, measured: {','.join(f'{t:.1f}' for t in measured)}")
     return measured
-
-
-def my_part(images: Images, args: argparse.Namespace, device: torch.device) -> DataLoader:
-    """Whole images with labels: this process's part of the list."""
-    part = Whole(distributed.my_part(images.entries), images.config)
-    return whole_loader(part, args.num_workers, pin=device.type == "cuda")
