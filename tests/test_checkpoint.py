@@ -1,13 +1,18 @@
 """Checkpoints: the published formats load, anything else is refused by name, code is not run."""
 
+import contextlib
+import io
 import os
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 
 from networks.deeplab import ARCHS, Arch, DeepLab, arch_from_state, build_deeplab
+from utils import checkpoint
 from utils.checkpoint import load_deeplab, load_matching, load_strict, read_state, save
 from utils.files import InputError, atomic_write
 
@@ -77,6 +82,23 @@ class Touch:
 
     def __reduce__(self) -> tuple:
         return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("reason", [OSError("full"), RuntimeError("a worker is killed"), KeyboardInterrupt()])
+def test_what_broke_into_the_writing_is_told(tmp_path: Path, reason: BaseException) -> None:
+    class Broken(io.BytesIO):
+        def write(self, data: bytes) -> int:
+            if self.tell() > 5000:
+                raise reason
+            return super().write(data)
+
+    @contextlib.contextmanager
+    def broken(path: Path) -> Iterator[io.BytesIO]:
+        yield Broken()
+
+    with mock.patch.object(checkpoint, "atomic_write", broken), pytest.raises(type(reason)) as error:
+        save({"w": torch.zeros(10000)}, tmp_path / "w.pth")
+    assert error.value is reason
 
 
 def test_code_is_refused_and_not_run(tmp_path: Path) -> None:

@@ -80,6 +80,16 @@ def test_a_killed_worker(tiny_data: Path, tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / "last.pth")["iteration"] >= 2
 
 
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "Connection reset by peer")])
+def test_a_worker_killed_while_it_hands_over_a_batch(error: Exception, capsys: pytest.CaptureFixture) -> None:
+    def broken() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as exit_:
+        files.run_script(broken)
+    assert exit_.value.code == 1 and "error: a loading process was killed" in capsys.readouterr().err
+
+
 def test_a_full_disk(tiny_data: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands for it: writing fails in the same way."""
     run_script("train.py", *train_options(tiny_data, tmp_path, "--num-steps", 8))
@@ -233,4 +243,4 @@ def test_compiled_networks_give_the_same_losses(tiny_data: Path, tmp_path: Path)
         more = ["--compile"] if name == "compile" else []
         run_script("train.py", *train_options(tiny_data, tmp_path / name, "--num-steps", 3, *more))
     plain, compiled = (log_lines(tmp_path / name)[-1] for name in ("plain", "compile"))
-    assert compiled == pytest.approx(plain, rel=1e-2, abs=1e-4)
+    assert compiled == pytest.approx(plain, rel=1e-3, abs=1e-4)

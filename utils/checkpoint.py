@@ -17,8 +17,9 @@ def save(value: object, path: str | Path) -> None:
     with atomic_write(path) as file:
         try:
             torch.save(value, file)
-        except RuntimeError as error:  # torch's complaint about its file hides the disk's
-            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+        except RuntimeError as error:
+            # torch's complaint about its unfinished file hides the reason: a full disk, a killed process, Ctrl-C.
+            raise (error.__context__ or error) from None
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,9 +20,10 @@ class InputError(Exception):
     """Something the user gave is missing or wrong. The text is one line: it names the file and the mend."""
 
 
+KILLED = "a loading process was killed, perhaps for memory: try a smaller --num-workers"
 # What the machine refuses, by a word of torch's, numpy's or the loaders' message, and what mends it.
 FAULTS = {
-    "DataLoader worker (pid": "a loading process was killed, perhaps for memory: try a smaller --num-workers",
+    "DataLoader worker (pid": KILLED,
     "out of memory": "out of GPU memory: try a smaller --batch-size with a larger --iter-size, or --amp bf16",
     "gloo/transport": "another of the processes has ended; what it says is the reason",
     "NCCL": "another of the processes has ended, or NCCL itself failed",
@@ -44,21 +46,33 @@ def run_script(main: Callable[[], None]) -> None:
         message = str(error).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
         _print_error(message)
         raise SystemExit(2) from None
+    except (RuntimeError, MemoryError, EOFError, ConnectionError) as error:
+        if hasattr(signal, "SIGCHLD"):
+            # Of a killed loading process torch would tell again at every other's end, from wherever we are.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        said = str(error).strip() or type(error).__name__
+        mend = _mend(error, said)
+        if mend is None:
+            raise  # a bug of ours, whose traceback is wanted
+        _print_error(f"{mend} ({said.splitlines()[-1][:200]}); {STAYS}")
+        raise SystemExit(1) from None
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         stays = f": make room; {STAYS}" if error.errno in NO_ROOM else ""
         _print_error(f"{name}{error.strerror or error}{stays}")
         raise SystemExit(2) from None
-    except (RuntimeError, MemoryError) as error:
-        said = str(error).strip() or "no memory to allocate"  # Python's own MemoryError is silent
-        mend = next((text for word, text in FAULTS.items() if word in said), None)
-        if mend is None:
-            raise  # a bug of ours, whose traceback is wanted
-        _print_error(f"{mend} ({said.splitlines()[-1][:200]}); {STAYS}")
-        raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _mend(error: Exception, said: str) -> str | None:
+    """What happened and what to do about it, None where it is no fault of the machine."""
+    if isinstance(error, MemoryError):
+        said = "allocate"  # Python's own says nothing
+    if isinstance(error, EOFError | ConnectionError):
+        return KILLED  # while it was handing over a batch
+    return next((text for word, text in FAULTS.items() if word in said), None)
 
 
 def _print_error(message: str) -> None:
