@@ -1,8 +1,8 @@
 """Stage 1's iteration as straightforward research code writes it: what `train_step.py` compares with.
 
 The same numbers as utils/iteration.py, and no sleeps: every forward keeps its gradient graph, everything is
-float32, IoUs, masks and one-hot labels are made by numpy on the host, image by image, and every loss is fetched
-for the log as soon as it is there.
+float32, the head computes its convolutions one by one, IoUs, masks and one-hot labels are made by numpy on the host,
+image by image, and every loss is fetched for the log as soon as it is there.
 """
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from networks.deeplab import ASPP
 from utils.alignment import CutMix, cutmix_box
 from utils.denoising import noise_threshold
 from utils.iteration import Batches, Method
@@ -17,6 +18,11 @@ from utils.iteration import Batches, Method
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
+
+
+class PlainASPP(ASPP):
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(conv(x) for conv in self.conv2d_list)
 
 
 def bce_loss(pred: Tensor, domain: int, ignore_mask: np.ndarray | None = None) -> Tensor:

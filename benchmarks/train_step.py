@@ -4,21 +4,24 @@
     python benchmarks/train_step.py --device cpu --batch-size 2        on a CPU
 
 A mode is `baseline` (benchmarks/baseline.py), or `ours` with any of +channels-last, +onednn, +bf16, +compile. The
-modes take turns, iteration by iteration, optimisers' steps included; medians. Before that each does one iteration
-from the same weights and inputs, whose losses and gradients are compared with the first mode's.
+modes take turns; a turn is a process of its own, which does one iteration to compare its losses and gradients with
+the first mode's, then the warm-up, then the timed iterations, optimisers' steps included. Medians over all turns.
 
 Ratios are of wall-clock time on a GPU, on a CPU of the cores' time, which other programs hardly disturb.
-Operations are counted by torch (convolutions and matrix products); their share is of the matrix rate, measured here
-in the mode's number format (float32 on a GPU: TF32, as torch's convolutions have it). Peak memory is that of a
-process of the mode's own: tensors on a GPU; on a CPU the resident set, less what it was before the networks. ONF
-keeps all images unless --iou-threshold says otherwise: the most work.
+Operations are counted by torch (convolutions and matrix products) in the first mode; their share is of the matrix
+rate, measured here in the mode's number format (float32 on a GPU: TF32, as torch's convolutions have it). Peak
+memory: tensors on a GPU; on a CPU the resident set, less what it was before the networks. ONF keeps all images unless
+--iou-threshold says otherwise: the most work.
 """
 
 import argparse
 import contextlib
+import statistics
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,7 +38,7 @@ from benchmarks.common import (
     positive,
     set_up,
     table,
-    take_turns,
+    timed,
 )
 from benchmarks.trainer import CASES, EXTRAS, Setting, Trainer, make_batches, make_mix, moved
 from networks.deeplab import ARCHS
@@ -53,9 +56,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--batch-size", type=positive, default=10, help="images of each of the four batches")
     add("--num-classes", type=positive, default=21, help="labels, background included")
     add("--iou-threshold", type=float, default=0.0, help="T_class of ONF, of all classes")
-    add("--iterations", type=positive, default=5, help="timed iterations of each mode")
-    add("--warm-up", type=int, default=3 if torch.cuda.is_available() else 0, help="untimed ones before them")
-    add("--no-memory", action="store_true", help="leave the processes out that measure memory")
+    add("--turns", type=positive, default=2, help="processes of each mode, one after the other")
+    add("--iterations", type=positive, default=5, help="timed iterations of a turn")
+    add("--warm-up", type=int, default=3 if torch.cuda.is_available() else 0,
+        help="untimed ones before them, beside that whose numbers are compared")  # fmt: skip
     args = parser.parse_args(argv)
     if args.crop < 32 or args.num_classes < 2:
         raise InputError("--crop must be 32 or more, --num-classes 2 or more")
@@ -74,81 +78,96 @@ def mode(value: str) -> str:
     return value
 
 
-def compare(trainer: Trainer, losses: dict, first: Trainer, first_losses: dict) -> tuple[float, float]:
-    """Greatest relative difference of a loss; of all gradients, the norm of the difference over the norm."""
-    loss = max(abs(float(losses[k]) - v) / max(abs(v), 1e-12) for k, v in first_losses.items())
-    difference = total = 0.0
-    for a, b in zip(gradients_of(trainer), gradients_of(first)):
-        difference += float((a - b).square().sum())
-        total += float(b.square().sum())
-    return loss, (difference / max(total, 1e-300)) ** 0.5
+def dtype_of(mode: str) -> torch.dtype:
+    return torch.bfloat16 if "bf16" in mode.split("+") else torch.float32
 
 
-def gradients_of(trainer: Trainer) -> list[Tensor]:
-    parameters = [*trainer.G.parameters(), *trainer.D.parameters()]
-    return [p.grad.detach().double().contiguous() for p in parameters if p.grad is not None]
+class Turn(NamedTuple):
+    """What one process measures."""
+
+    times: list[Times]  # of the iterations
+    peak: int  # bytes
+    operations: int
+    losses: dict[str, float]  # of the iteration that is compared
 
 
-def peak_of(mode: str, s: Setting, cases: list[str]) -> int:
-    """Bytes that the mode needs at most; to be run in a process of its own."""
+def take_turn(mode: str, case: str, s: Setting, iterations: int, warm_up: int, gradients: Path) -> Turn:
+    """A mode's iterations, to be run in a process of its own; leaves the first one's gradients in a file."""
     torch.set_num_threads(s.threads)
     device = torch.device(s.device)
     before = peak_bytes(device)
     batches, mix, trainer = make_batches(s), make_mix(s), Trainer(mode, s)
-    for case in cases:
-        trainer.step(batches, case, mix)
-    return peak_bytes(device) - before
+    if device.type == "cuda":
+        batches = moved(batches, Tensor.pin_memory)
+    # What is compiled escapes the counter, and does not go well with it.
+    counter = None if trainer.compiled else FlopCounterMode(display=False)
+    with counter or contextlib.nullcontext():
+        losses = trainer.gradients(batches, case, mix)
+    torch.save(gradients_of(trainer), gradients)
+    for optimizer in trainer.optimizers:
+        optimizer.step()
+    step = partial(trainer.step, batches, case, mix)
+    times = [timed(step, device) for _ in range(warm_up + iterations)][warm_up:]
+    losses = {name: float(value) for name, value in losses.items() if name.startswith("loss")}
+    return Turn(times, peak_bytes(device) - before, counter.get_total_flops() if counter else 0, losses)
+
+
+def gradients_of(trainer: Trainer) -> list[Tensor]:
+    parameters = [*trainer.G.parameters(), *trainer.D.parameters()]
+    return [p.grad.cpu().contiguous() for p in parameters if p.grad is not None]
+
+
+def loss_difference(losses: dict[str, float], first: dict[str, float]) -> float:
+    """The greatest relative difference of a loss."""
+    return max(abs(losses[name] - value) / max(abs(value), 1e-12) for name, value in first.items())
+
+
+def gradient_difference(gradients: list[Tensor], first: list[Tensor]) -> float:
+    """Of all gradients, the norm of the difference over the norm."""
+    pairs = [(a.double(), b.double()) for a, b in zip(gradients, first)]
+    difference = sum(float((a - b).square().sum()) for a, b in pairs)
+    return (difference / max(sum(float(b.square().sum()) for _, b in pairs), 1e-300)) ** 0.5
 
 
 def measure(
-    case: str,
-    trainers: dict[str, Trainer],
-    rates: dict[torch.dtype, float],
-    args: argparse.Namespace,
-    s: Setting,
+    case: str, args: argparse.Namespace, s: Setting, rates: dict[torch.dtype, float], folder: Path
 ) -> list[list]:
     """A row for each mode."""
-    batches, mix = make_batches(s), make_mix(s)
-    device = torch.device(s.device)
-    if device.type == "cuda":
-        batches = moved(batches, Tensor.pin_memory)
-    first_name, first = next(iter(trainers.items()))
-    reference, operations, agreement = {}, {}, {}
-    for name, trainer in trainers.items():
-        trainer.restart()
-        counter = FlopCounterMode(display=False)
-        with contextlib.nullcontext() if trainer.compiled else counter:
-            losses = trainer.gradients(batches, case, mix)
-        # What is compiled escapes the counter; it does the same operations.
-        operations[name] = next(iter(operations.values())) if trainer.compiled else counter.get_total_flops()
-        values = {k: float(v) for k, v in losses.items() if k.startswith("loss")}
-        reference = reference or values
-        agreement[name] = compare(trainer, values, first, reference)
-        for optimizer in trainer.optimizers:
-            optimizer.step()
-    steps = {name: partial(trainer.step, batches, case, mix) for name, trainer in trainers.items()}
-    if args.warm_up:
-        take_turns(steps, args.warm_up, device)
-    times = take_turns(steps, args.iterations, device)
-    base = times[first_name]
-    return [
-        row(name, times[name], base, operations[name], rates[trainers[name].dtype], agreement[name], s)
-        for name in trainers
-    ]
+    turns: dict[str, list[Turn]] = {mode: [] for mode in args.modes}
+    for _ in range(args.turns):
+        for mode in args.modes:
+            options = mode, case, s, args.iterations, args.warm_up, folder / f"{mode}.pt"
+            turns[mode].append(alone(take_turn, *options))
+    gradients = {mode: torch.load(folder / f"{mode}.pt", weights_only=True) for mode in args.modes}
+    first, device = args.modes[0], torch.device(s.device)
+    base, rows = None, []
+    for mode in args.modes:
+        t = Times(*map(statistics.median, zip(*(times for turn in turns[mode] for times in turn.times))))
+        base = base or (t.on(device), turns[mode][0].peak)
+        operations = turns[first][0].operations / t.on(device)
+        rows.append([
+            mode, t.wall, t.cpu, base[0] / t.on(device), 4 * s.batch_size / t.on(device),
+            f"{100 * operations / rates[dtype_of(mode)]:.0f}",
+            turns[mode][0].peak / 2**30, f"{100 * turns[mode][0].peak / base[1]:.0f}",
+            f"{loss_difference(turns[mode][0].losses, turns[first][0].losses):.1e}",
+            f"{gradient_difference(gradients[mode], gradients[first]):.1e}",
+        ])  # fmt: skip
+    print(f"\n{case}, {turns[first][0].operations / 1e12:.3g} TFLOP\n{table(HEAD, rows)}", flush=True)
+    return rows
 
 
-def row(
-    name: str, t: Times, base: Times, operations: int, rate: float, agreement: tuple[float, float], s: Setting
-) -> list:
-    device = torch.device(s.device)
-    seconds = t.on(device)
-    return [
-        name, t.wall, t.cpu, base.on(device) / seconds, 4 * s.batch_size / seconds, operations / 1e12,
-        f"{100 * operations / seconds / rate:.0f}", f"{agreement[0]:.1e}", f"{agreement[1]:.1e}",
-    ]  # fmt: skip
-
-
-HEAD = ["mode", "wall s", "CPU s", "speed-up", "images/s", "TFLOP", "% of rate", "losses", "gradients"]
+HEAD = [
+    "mode",
+    "wall s",
+    "CPU s",
+    "speed-up",
+    "images/s",
+    "% of rate",
+    "peak GiB",
+    "% of it",
+    "losses",
+    "gradients",
+]
 
 
 def main(argv: list[str] | None = None) -> dict[str, list[list]]:
@@ -159,21 +178,11 @@ def main(argv: list[str] | None = None) -> dict[str, list[list]]:
     print(
         f"{s.arch}, crop {s.crop}, batch {s.batch_size} x 4, {s.num_classes} classes; differences: relative"
     )
-    trainers = {name: Trainer(name, s) for name in args.modes}
-    rates = {dtype: matrix_rate(dtype, device) for dtype in {t.dtype: None for t in trainers.values()}}
+    rates = {dtype: matrix_rate(dtype, device) for dtype in dict.fromkeys(map(dtype_of, args.modes))}
     for dtype, rate in rates.items():
         print(f"matrix rate, {dtype}: {rate / 1e12:.3g} TFLOP/s")
-    results = {}
-    for case in args.cases:
-        results[case] = measure(case, trainers, rates, args, s)
-        print(f"\n{case}\n{table(HEAD, results[case])}", flush=True)
-    del trainers
-    if not args.no_memory:
-        peaks = {name: alone(peak_of, name, s, args.cases) for name in args.modes}
-        base = peaks[args.modes[0]]
-        rows = [[name, peak / 2**30, 100 * peak / base] for name, peak in peaks.items()]
-        print(f"\nall of these\n{table(['mode', 'peak GiB', '% of the first'], rows)}")
-    return results
+    with tempfile.TemporaryDirectory() as folder:
+        return {case: measure(case, args, s, rates, Path(folder)) for case in args.cases}
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.baseline import PlainIteration
+from benchmarks.baseline import PlainASPP, PlainIteration
 from networks.deeplab import Bottleneck, DeepLab, build_deeplab
 from networks.discriminator import build_discriminator
 from utils.alignment import CutMix
 from utils.iteration import Batches, Iteration, Method
 from utils.optim import RepeatedSGD, build_adam, build_sgd
-from utils.speed import Precision
+from utils.speed import Precision, keep_heap
 
 CASES = {  # name: the iteration's number, with S2C?
     "warm-up": (0, False),
@@ -95,13 +95,11 @@ class Trainer:
         extras, self.plain, device = mode.split("+")[1:], mode == "baseline", torch.device(s.device)
         order = torch.channels_last if "channels-last" in extras else torch.contiguous_format
         self.device, self.compiled = device, "compile" in extras
-        self.dtype = torch.bfloat16 if "bf16" in extras else torch.float32
         self.G = damped(build_deeplab(s.arch, s.num_classes, seed=0)).to(device, memory_format=order).train()
         if "onednn" in extras:
             use_onednn(self.G)
         self.D = build_discriminator(s.num_classes, self.G.arch.width, seed=1)
         self.D = self.D.to(device, memory_format=order).train()
-        self.start = {k: v.clone() for k, v in self.G.state_dict().items()}
         thresholds = torch.full((s.num_classes - 1,), s.iou_threshold, device=device)
         # PND's threshold is near the loss of untrained networks, so that it has something to decide.
         loss = float(np.log(s.num_classes))
@@ -111,15 +109,14 @@ class Trainer:
         if self.plain:
             groups = [{**group, "fused": None} for group in self.optimizers[0].param_groups]
             self.optimizers = [RepeatedSGD(groups), torch.optim.Adam(self.D.parameters(), RATE, (0.9, 0.99))]
+            self.G.layer5.__class__ = PlainASPP
             self.iteration = PlainIteration(self.G, self.D, method)
         else:
+            if device.type == "cpu":
+                keep_heap()  # for good: a measurement of a mode needs a process of its own
             G, D = (torch.compile(n) if self.compiled else n for n in (self.G, self.D))
-            precision = Precision("bf16" if self.dtype == torch.bfloat16 else None, device)
+            precision = Precision("bf16" if "bf16" in extras else None, device)
             self.iteration = Iteration(G, D, method, precision)
-
-    def restart(self) -> None:
-        """Weights and running statistics as they were at first."""
-        self.G.load_state_dict(self.start)
 
     def gradients(self, batches: Batches, case: str, mix: CutMix) -> dict[str, Tensor | float]:
         """One iteration without the optimisers' steps; the losses."""

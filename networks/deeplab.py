@@ -4,11 +4,13 @@ Chen et al., "DeepLab: Semantic Image Segmentation with Deep Convolutional Nets,
 Fully Connected CRFs", TPAMI 2018. The tensors carry the names of the published MDBA checkpoints.
 """
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # SyncBatchNorm, too
 
@@ -53,7 +55,8 @@ class Bottleneck(nn.Module):
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
-        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+        out += x if self.downsample is None else self.downsample(x)
+        return self.relu(out)
 
 
 class ASPP(nn.Module):
@@ -66,7 +69,29 @@ class ASPP(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return sum(conv(x) for conv in self.conv2d_list)
+        return sum_of_dilated(x, list(self.conv2d_list))
+
+
+def sum_of_dilated(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
+    """The sum of dilated 3x3 convolutions of the same features, B x outputs x H x W in float32.
+
+    One by one they run far below a CPU's rate, being of many channels and few outputs. So every tap of every
+    convolution becomes an output of a single 1x1 convolution, and what the taps give is then moved to its place
+    and added up.
+    """
+    height, width = x.shape[2:]
+    taps, biases, moves = [], [], []
+    for conv in convs:
+        for i, j in itertools.product(range(3), repeat=2):
+            down, right = ((1 - k) * conv.dilation[0] for k in (i, j))
+            if abs(down) < height and abs(right) < width:  # else it meets padding alone
+                taps.append(conv.weight[:, :, i, j])
+                # Not as a sum of the biases: torch.compile would let their gradients share memory.
+                biases.append(conv.bias if i == j == 1 else torch.zeros_like(conv.bias))
+                moves.append((right, -right, down, -down))
+    products = F.conv2d(x, torch.cat(taps)[..., None, None], torch.cat(biases)).float()
+    parts = products.split(len(taps[0]), 1)
+    return sum(F.pad(part, move) for part, move in zip(parts, moves))
 
 
 class DeepLab(nn.Module):

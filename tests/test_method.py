@@ -1,10 +1,15 @@
 """Denoising, alignment, the iteration and the optimisers where no reference number reaches."""
 
+import platform
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
-from networks.deeplab import ARCHS, Arch, DeepLab, build_deeplab
+from networks.deeplab import ARCHS, ASPP, Arch, DeepLab, build_deeplab
 from networks.discriminator import Discriminator
 from utils.alignment import CutMix, cutmix, domain_loss, draw_cutmix, one_hot
 from utils.denoising import foreground_iou, online_noise_filter, segmentation_loss
@@ -199,6 +204,51 @@ def test_mini_is_small_and_trains_its_batch_norm() -> None:
     assert torch.equal(mini.conv1.weight, again.conv1.weight)
     assert not torch.equal(mini.conv1.weight, other.conv1.weight)
     assert set(ARCHS) == {"resnet101", "resnet50", "mini"}
+
+
+@pytest.mark.parametrize("side", [5, 41])  # smaller than the dilations and larger
+def test_head_sums_its_convolutions(side: int) -> None:
+    torch.manual_seed(0)
+    head, x = ASPP(16, 3), torch.randn(2, 16, side, side, requires_grad=True)
+    plain, found = sum(conv(x) for conv in head.conv2d_list), head(x)
+    assert torch.allclose(found, plain, atol=1e-6)
+    weight, inputs = torch.randn_like(plain), [x, *head.parameters()]
+    gradients = torch.autograd.grad((plain * weight).sum(), inputs)
+    for _ in range(2):  # the second time on top of the first's gradients
+        (head(x) * weight).sum().backward()
+    for tensor, gradient in zip(inputs, gradients):
+        assert torch.allclose(tensor.grad, 2 * gradient, rtol=1e-4, atol=1e-4)
+
+
+def test_head_sums_in_float32() -> None:
+    head, x = ASPP(16, 3), torch.randn(1, 16, 9, 9)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert head(x).dtype == torch.float32
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc than glibc's")
+def test_heap_is_kept() -> None:
+    code = """if True:
+        import resource, sys, torch
+        from utils.speed import keep_heap
+        if sys.argv[1] == "kept": keep_heap()
+        torch.set_num_threads(1)
+        def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        def iteration(): return [torch.ones(2**22) for _ in range(16)]  # 16 MiB each
+        iteration()
+        before = faults()
+        for _ in range(5): iteration()
+        print(faults() - before)
+    """
+    kept, usual = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", code, how], cwd=ROOT, capture_output=True, check=True
+            ).stdout
+        )
+        for how in ("kept", "usual")
+    )
+    assert kept < usual / 2
 
 
 def test_published_keys() -> None:

@@ -1,6 +1,7 @@
-"""What makes a training faster, or exactly repeatable, at a price: mixed precision, memory order, compiling."""
+"""What makes a training faster, or exactly repeatable: mixed precision, compiling, memory that is kept."""
 
 import argparse
+import ctypes
 import os
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ from utils import distributed
 from utils.files import InputError
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's malloc (malloc.h)
 
 
 def add_speed_options(group: argparse._ArgumentGroup) -> None:
@@ -55,7 +57,7 @@ class Precision:
 
 
 def set_up_device(args: argparse.Namespace, device: torch.device) -> None:
-    """Repeatable kernels where --deterministic asks for them.
+    """Repeatable kernels where --deterministic asks for them; on a CPU, memory that is kept.
 
     Raises:
         InputError: an option does not go with the device.
@@ -68,6 +70,24 @@ def set_up_device(args: argparse.Namespace, device: torch.device) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)
+    if device.type == "cpu":
+        keep_heap()
+
+
+def keep_heap() -> None:
+    """Let the process keep its heap between iterations, where malloc is glibc's; elsewhere nothing happens.
+
+    Otherwise the end of the heap goes back to the kernel whenever tensors are freed there, and the next iteration
+    waits for its pages to be cleared again. The largest tensors, above 32 MiB, go back as before: in the heap they
+    could leave gaps that never fit again.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # macOS and musl have none, Windows no such library
+        return
+    # Setting one stops malloc from raising both by itself: 32 MiB, its limit, is what the first would come to.
+    mallopt(M_MMAP_THRESHOLD, 32 << 20)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def wrap(network: nn.Module, args: argparse.Namespace) -> nn.Module:

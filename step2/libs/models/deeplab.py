@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from libs.models.resnet import EXPANSION, trunk
+from networks.deeplab import sum_of_dilated
 
 
 class DeepLabV1(nn.Sequential):
@@ -28,7 +29,7 @@ class ASPP(nn.Module):
             self.add_module(f"c{i}", conv)
 
     def forward(self, x: Tensor) -> Tensor:
-        return sum(conv(x) for conv in self.children())
+        return sum_of_dilated(x, list(self.children()))
 
 
 class DeepLabV2(nn.Sequential):

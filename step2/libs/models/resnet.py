@@ -38,7 +38,9 @@ class Block(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.increase(self.conv3x3(self.reduce(x))) + self.shortcut(x))
+        out = self.increase(self.conv3x3(self.reduce(x)))
+        out += self.shortcut(x)
+        return self.relu(out)
 
 
 def stem(width: int) -> nn.Sequential:
