@@ -29,7 +29,6 @@ from benchmarks.common import make_image, make_parser, positive, set_up, table, 
 from datasets import transforms as T
 from datasets.lists import Entry
 from datasets.loaders import GT, Cls, Complex, DataConfig, Images, Simple, train_loader
-from datasets.sampling import generator
 from utils.files import InputError, run_script
 from utils.pictures import save_labels
 
@@ -40,55 +39,25 @@ def subtract_mean(image: np.ndarray) -> np.ndarray:
 
 
 class PlainComplex(Complex):
-    """Complex images: to floats, padded, then cropped."""
+    """Images to floats, padded, then cropped."""
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple:
-        position, index = key
-        config, entry = self.config, self.entries[index]
-        rng = generator(config.seed, self.purpose, position)
-        image, label = self.read(entry)
-        if config.random_scale:
-            image, label = T.scale(image, label, T.draw_factor(rng))
+    def cropped(self, image: np.ndarray, label: np.ndarray | None, rng: np.random.Generator) -> T.Pair:
+        config = self.config
         image, label = T.pad(subtract_mean(image), label, config.crop, config.ignore_label)
-        image, label = T.random_crop(image, label, config.crop, rng)
-        if config.random_mirror:
-            image, label = T.random_mirror(image, label, rng)
-        return self.finish(entry, image, label)
+        return T.random_crop(image, label, config.crop, rng)
 
 
 class PlainSimple(PlainComplex, Simple):
-    """Simple images likewise."""
+    pass
 
 
-class PlainGT(GT):
-    """Images for the discriminator likewise."""
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple:
-        position, index = key
-        config, entry = self.config, self.entries[index]
-        rng = generator(config.seed, self.purpose, position)
-        image, label = original = self.read(entry)
-        for _ in range(self.REDRAWS if config.random_scale else 0):
-            image, label = T.scale(*original, T.draw_factor(rng))
-            if self._covers_crop(image):
-                break
-        if not self._covers_crop(image):
-            image, label = T.resize(*original, config.crop)
-        image, label = T.random_crop(subtract_mean(image), label, config.crop, rng)
-        if config.random_mirror:
-            image, label = T.random_mirror(image, label, rng)
-        return self.finish(entry, image, label)
+class PlainGT(PlainComplex, GT):
+    pass
 
 
 class PlainCls(Cls):
-    """Images for classification likewise."""
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple:
-        entry = self.entries[key[1]]
-        image, _ = T.resize(*self.read(entry), self.config.crop)
-        classes = np.zeros(self.config.num_classes - 1, np.float32)
-        classes[list(entry.classes)] = 1
-        return T.to_network(subtract_mean(image)), classes
+    def to_network(self, image: np.ndarray) -> np.ndarray:
+        return T.to_network(subtract_mean(image))
 
 
 BEFORE, NOW = (PlainComplex, PlainCls, PlainSimple, PlainGT), (Complex, Cls, Simple, GT)

@@ -73,6 +73,10 @@ class Images(Dataset):
         path = self.label_path(entry)
         return image, T.read_label(path, config.num_classes, image.shape[:2], config.ignore_label)
 
+    def to_network(self, image: np.ndarray) -> np.ndarray:
+        """H x W x 3 uint8 BGR -> 3 x H x W floats as this stage's network wants them."""
+        return T.to_network(T.subtract_mean(image))
+
     def files(self) -> list[Path]:
         """Every file that the items are read from."""
         paths = [self.image_path(entry) for entry in self.entries]
@@ -86,17 +90,22 @@ class Complex(Images):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple:
         position, index = key
-        config, entry = self.config, self.entries[index]
-        rng = generator(config.seed, self.purpose, position)
-        image, label = self.read(entry)
-        if config.random_scale:
-            image, label = T.scale(image, label, T.draw_factor(rng))
-        # Cropped before it becomes floats: the same numbers for less work.
-        image, label = T.random_crop(image, label, config.crop, rng)
-        image, label = T.pad(T.subtract_mean(image), label, config.crop, config.ignore_label)
-        if config.random_mirror:
+        entry = self.entries[index]
+        rng = generator(self.config.seed, self.purpose, position)
+        image, label = self.cropped(*self.sized(*self.read(entry), rng), rng)
+        if self.config.random_mirror:
             image, label = T.random_mirror(image, label, rng)
         return self.finish(entry, image, label)
+
+    def sized(self, image: np.ndarray, label: np.ndarray | None, rng: np.random.Generator) -> T.Pair:
+        """Both scaled, where that is asked for."""
+        return T.scale(image, label, T.draw_factor(rng)) if self.config.random_scale else (image, label)
+
+    def cropped(self, image: np.ndarray, label: np.ndarray | None, rng: np.random.Generator) -> T.Pair:
+        """A crop of floats less the mean, padded where the image is smaller."""
+        # Cropped before it becomes floats: the same numbers for less work.
+        image, label = T.random_crop(image, label, self.config.crop, rng)
+        return T.pad(T.subtract_mean(image), label, self.config.crop, self.config.ignore_label)
 
     def finish(self, entry: Entry, image: np.ndarray, label: np.ndarray | None) -> tuple:
         return (T.to_network(image),)
@@ -119,22 +128,13 @@ class GT(Simple):
     purpose = "gt"
     REDRAWS: ClassVar[int] = 10
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple:
-        position, index = key
-        config, entry = self.config, self.entries[index]
-        rng = generator(config.seed, self.purpose, position)
-        image, label = original = self.read(entry)
-        for _ in range(self.REDRAWS if config.random_scale else 0):
-            image, label = T.scale(*original, T.draw_factor(rng))
-            if self._covers_crop(image):
+    def sized(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> T.Pair:
+        scaled = image, label
+        for _ in range(self.REDRAWS if self.config.random_scale else 0):
+            scaled = T.scale(image, label, T.draw_factor(rng))
+            if self._covers_crop(scaled[0]):
                 break
-        if not self._covers_crop(image):
-            image, label = T.resize(*original, config.crop)
-        image, label = T.random_crop(image, label, config.crop, rng)
-        image = T.subtract_mean(image)
-        if config.random_mirror:
-            image, label = T.random_mirror(image, label, rng)
-        return self.finish(entry, image, label)
+        return scaled if self._covers_crop(scaled[0]) else T.resize(image, label, self.config.crop)
 
     def _covers_crop(self, image: np.ndarray) -> bool:
         return all(n >= s for n, s in zip(image.shape[:2], self.config.crop))
@@ -150,7 +150,7 @@ class Cls(Images):
         image, _ = T.resize(*self.read(entry), self.config.crop)
         classes = np.zeros(self.config.num_classes - 1, np.float32)
         classes[list(entry.classes)] = 1
-        return T.to_network(T.subtract_mean(image)), classes
+        return self.to_network(image), classes
 
 
 class Whole(Images):
@@ -165,10 +165,6 @@ class Whole(Images):
         image, label = self.read(entry)
         item = entry.id, self.to_network(image)[None]
         return item if label is None else (*item, label)
-
-    def to_network(self, image: np.ndarray) -> np.ndarray:
-        """H x W x 3 uint8 BGR -> 3 x H x W floats as this stage's network wants them."""
-        return T.to_network(T.subtract_mean(image))
 
 
 def _init_worker(_: int) -> None:
