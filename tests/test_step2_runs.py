@@ -1,0 +1,132 @@
+"""Stage 2 as a user runs it: configurations, commands, and what they say to a bad input."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT, error_line, run_script
+from libs.config import load_config
+
+from utils.files import InputError
+
+CONFIG = ROOT / "step2/configs/voc12.yaml"
+
+
+def test_published_configuration() -> None:
+    config = load_config(CONFIG)
+    assert (config.SOLVER.ITER_MAX, config.SOLVER.BATCH_SIZE.TRAIN, config.IMAGE.SIZE.TRAIN) == (
+        20000,
+        10,
+        321,
+    )
+    assert (config.SOLVER.LR, config.SOLVER.ITER_SAVE, config.SOLVER.LR_DECAY) == (2.5e-4, 5000, 10)
+    assert config.DATASET.PSEUDO_LABELS == "../pseudo_labels" and config.DATASET.SCALES[0] == 0.5
+    assert load_config(CONFIG, ["SOLVER.LR=1e-4", "MODEL.N_BLOCKS=[1, 1, 2, 1]"]).MODEL.N_BLOCKS[2] == 2
+
+
+def test_keys_of_published_files_without_effect_are_accepted(tmp_path: Path) -> None:
+    values = yaml.safe_load(CONFIG.read_text())
+    values["SOLVER"]["ITER_TB"], values["IMAGE"]["SIZE"]["BASE"] = 100, None
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
+    assert load_config(tmp_path / "c.yaml").SOLVER.ITER_MAX == 20000
+
+
+def broken(change: str) -> str:
+    values = yaml.safe_load(CONFIG.read_text())
+    exec(change, {"values": values})
+    return yaml.safe_dump(values)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (broken("values['SOLVER']['LRR'] = 1"), "unknown key SOLVER.LRR"),
+        (broken("values['EXTRA'] = 1"), "unknown key EXTRA"),
+        (broken("del values['IMAGE']['MEAN']['G']"), "missing key IMAGE.MEAN.G"),
+        (broken("values['SOLVER'] = 3"), "SOLVER must hold the keys"),
+        (broken("values['SOLVER']['ITER_MAX'] = 'many'"), "SOLVER.ITER_MAX must be of type int, not 'many'"),
+        (broken("values['SOLVER']['ITER_MAX'] = 1.5"), "SOLVER.ITER_MAX must be of type int"),
+        (broken("values['SOLVER']['LR'] = -1"), "SOLVER.LR must not be negative"),
+        (
+            broken("values['SOLVER']['BATCH_SIZE']['TRAIN'] = 0"),
+            "BATCH_SIZE.TRAIN must be a whole number above 0",
+        ),
+        (broken("values['MODEL']['N_BLOCKS'] = [1, 1]"), "N_BLOCKS must name the blocks of four stages"),
+        (broken("values['SOLVER']['LR'] = True"), "SOLVER.LR must be of type float"),
+        (broken("values['DATASET']['SCALES'] = 1"), "DATASET.SCALES must be a list of float"),
+        (broken("values['MODEL']['NAME'] = 'VGG'"), "MODEL.NAME must be one of DeepLabV2_ResNet101_MSC"),
+        ("a: [", "is no YAML"),
+        ("", "the file must hold the keys"),
+    ],
+)
+def test_bad_configurations(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(InputError) as error:
+        load_config(tmp_path / "c.yaml")
+    assert reason in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "override", ["SOLVER.NO=1", "NO.LR=1", "SOLVER.LR", "SOLVER.LR.X=1", "MODEL.N_BLOCKS=[1"]
+)
+def test_bad_overrides(override: str) -> None:
+    with pytest.raises(InputError):
+        load_config(CONFIG, [override])
+
+
+@pytest.fixture
+def run_options(tiny_data: Path, tmp_path: Path) -> list[object]:
+    """A run of a few iterations; the truth of the training images, kept apart, plays the pseudo labels."""
+    split = tmp_path / "train.txt"
+    shutil.copy(tiny_data / "lists/train_aug.txt", split)
+    pseudo = Path(shutil.copytree(tiny_data / "truth", tmp_path / "pseudo"))
+    return [
+        "--config-path", "configs/voc12.yaml", "--cpu", "--n-jobs", 1,
+        f"EXP.OUTPUT_DIR={tmp_path / 'out'}", f"DATASET.ROOT={tiny_data}", f"DATASET.PSEUDO_LABELS={pseudo}",
+        "DATASET.N_CLASSES=4", f"DATASET.SPLIT.TRAIN={split}", f"DATASET.SPLIT.VAL={tiny_data / 'lists/val.txt'}",
+        f"DATASET.LABELS={tiny_data / 'lists/class_names.txt'}", "DATALOADER.NUM_WORKERS=0", "IMAGE.SIZE.TRAIN=49",
+        "MODEL.NAME=DeepLabV2_Mini_MSC", "MODEL.N_BLOCKS=[1, 1, 1, 1]", "MODEL.INIT_MODEL=null",
+        "SOLVER.ITER_MAX=4", "SOLVER.BATCH_SIZE.TRAIN=2", "SOLVER.ITER_SAVE=2",
+    ]  # fmt: skip
+
+
+def test_train_test_crf(run_options: list[object], tmp_path: Path) -> None:
+    cwd = ROOT / "step2"
+    done = run_script("step2/main.py", "train", *run_options, cwd=cwd, process=True)
+    assert f"training labels: {tmp_path / 'pseudo'} (20 images)" in done.stdout
+    models = tmp_path / "out/models/voc12/deeplabv2_mini_msc/train"
+    assert {p.name for p in models.iterdir()} == {
+        "checkpoint_2.pth", "checkpoint_4.pth", "checkpoint_final.pth", "last.pth", "log.jsonl",
+        "run.json",
+    }  # fmt: skip
+    assert "bird" in run_script("step2/main.py", "test", *run_options, cwd=cwd).stdout
+    run_script("step2/main.py", "crf", *run_options, cwd=cwd)
+    scores = tmp_path / "out/scores/voc12/deeplabv2_mini_msc/val"
+    for name in ("scores.json", "scores_crf.json"):
+        assert 0 < json.loads((scores / name).read_text())["Mean IoU"] < 1
+    logits = np.load(tmp_path / "out/features/voc12/deeplabv2_mini_msc/val/logit/val_00001.npy")
+    assert logits.shape == (4, 9, 11) and logits.dtype == np.float32
+    other = [*run_options, "--model-path", models / "checkpoint_2.pth"]
+    run_script("step2/main.py", "test", *other, cwd=cwd)
+    other = [*run_options, "--model-path", models / "gone.pth"]
+    assert "gone.pth not found" in error_line("step2/main.py", "test", *other, cwd=cwd)
+
+
+def test_bad_pseudo_labels(run_options: list[object], tiny_data: Path, tmp_path: Path) -> None:
+    cwd, split = ROOT / "step2", tmp_path / "train.txt"
+    (tmp_path / "pseudo/simple_00003.png").unlink()
+    (tmp_path / "pseudo/complex_00002.png").unlink()
+    line = error_line("step2/main.py", "train", *run_options, cwd=cwd)
+    assert "lacks the pseudo labels of 2 of 20 images, first simple_00003" in line
+    # Ground truth in the place of pseudo labels: its folder, or a copy of it.
+    shutil.copy(tiny_data / "lists/val.txt", split)
+    copy = shutil.copytree(tiny_data / "SegmentationClassAug", tmp_path / "copy")
+    for folder in (tiny_data / "SegmentationClassAug", copy):
+        options = [*run_options, f"DATASET.PSEUDO_LABELS={folder}"]
+        assert "is the ground truth" in error_line("step2/main.py", "train", *options, cwd=cwd)
+        options += ["--train-on-ground-truth", "--no-resume"]
+        stderr = run_script("step2/main.py", "train", *options, cwd=cwd).stderr
+        assert "is in val.txt as well, which makes its scores worthless (4, first val_00001)" in stderr
