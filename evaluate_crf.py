@@ -27,7 +27,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--prediction-dir", type=Path, default=Path("crf_val"), help="folder of the label maps")
     add("--score-dir", type=Path, default=Path("scores"), help="folder of scores_crf.json")
     add_crf_options(parser)
-    options.add_device_options(parser, workers=False)
+    options.add_device_options(parser, workers=False, network=False)
     return parser.parse_args(argv)
 
 

@@ -30,7 +30,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--pseudo-label-dir", type=Path, default=Path("pseudo_labels"), help="folder of the pseudo labels")
     add("--overwrite", action="store_true", help="make pseudo labels again that are there already")
     add_crf_options(parser)
-    options.add_device_options(parser, workers=False)
+    options.add_device_options(parser, workers=False, network=False)
     return parser.parse_args(argv)
 
 

@@ -74,8 +74,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--out", type=Path, default=Path("predictions"), metavar="DIR", help="folder of the results")
     add("--crf", action="store_true", help="sharpen the labels with the dense CRF, at --max-side too")
     add_crf_options(parser)
-    group = options.add_device_options(parser, workers=False)
-    group.add_argument("--channels-last", action="store_true", help="tensors in NHWC order; often faster")
+    options.add_device_options(parser, workers=False)
     return parser.parse_args(argv)
 
 

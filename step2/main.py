@@ -60,7 +60,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_crf_running_options(parser.add_argument_group("CRF"))
     group = options.add_device_options(parser, workers=False)
     group.add_argument("--cpu", action="store_true", help="short for --device cpu")
-    group.add_argument("--channels-last", action="store_true", help="tensors in NHWC order; often faster")
     add_speed_options(group)
     args = parser.parse_intermixed_args(argv)
     if args.cpu:

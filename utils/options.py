@@ -132,8 +132,14 @@ def sharded(entries: list, part: tuple[int, int] | None) -> list:
     return entries if part is None else entries[part[0] - 1 :: part[1]]
 
 
-def add_device_options(parser: argparse.ArgumentParser, workers: bool = True) -> argparse._ArgumentGroup:
-    """What computes; returns the group for more of the kind."""
+def add_device_options(
+    parser: argparse.ArgumentParser, workers: bool = True, network: bool = True
+) -> argparse._ArgumentGroup:
+    """What computes; returns the group for more of the kind.
+
+    Args:
+        workers, network: whether the script has loading processes, and a network.
+    """
     group = parser.add_argument_group("machine")
     group.add_argument("--device", help="cpu, cuda, cuda:N or mps; the GPU where there is one, unless given")
     group.add_argument("--gpu", type=count, help="number of the CUDA device, short for --device cuda:N")
@@ -142,6 +148,7 @@ def add_device_options(parser: argparse.ArgumentParser, workers: bool = True) ->
             "--num-workers", type=count, default=min(4, CORES),
             help="loading processes per kind of image",
         )  # fmt: skip
+    if network:
         group.add_argument("--channels-last", action="store_true", help="tensors in NHWC order; often faster")
     return group
 
