@@ -1,4 +1,4 @@
-"""Tables and plots of finished ablation runs: report.md, ablation.png, denoising.png or sweep.png."""
+"""Tables and plots of finished ablation runs: ablation.md and its two PNGs, or sweep.md and sweep.png."""
 
 import importlib.util
 import itertools
