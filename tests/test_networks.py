@@ -1,0 +1,46 @@
+"""The networks: sizes, key formats, and the head that computes its convolutions as one."""
+
+import pytest
+import torch
+
+from networks.deeplab import ARCHS, ASPP, build_deeplab
+
+
+def test_mini_is_small_and_trains_its_batch_norm() -> None:
+    mini = build_deeplab("mini", seed=1)
+    assert sum(p.numel() for p in mini.parameters()) < 2e6
+    assert all(p.requires_grad for p in mini.parameters())
+    assert not build_deeplab("resnet50").bn1.weight.requires_grad
+    again, other = build_deeplab("mini", seed=1), build_deeplab("mini", seed=2)
+    assert torch.equal(mini.conv1.weight, again.conv1.weight)
+    assert not torch.equal(mini.conv1.weight, other.conv1.weight)
+    assert set(ARCHS) == {"resnet101", "resnet50", "mini"}
+
+
+@pytest.mark.parametrize("side", [5, 41])  # smaller than the dilations and larger
+def test_head_sums_its_convolutions(side: int) -> None:
+    torch.manual_seed(0)
+    head, x = ASPP(16, 3), torch.randn(2, 16, side, side, requires_grad=True)
+    plain, found = sum(conv(x) for conv in head.conv2d_list), head(x)
+    assert torch.allclose(found, plain, atol=1e-6)
+    weight, inputs = torch.randn_like(plain), [x, *head.parameters()]
+    gradients = torch.autograd.grad((plain * weight).sum(), inputs)
+    for _ in range(2):  # the second time on top of the first's gradients
+        (head(x) * weight).sum().backward()
+    for tensor, gradient in zip(inputs, gradients):
+        assert torch.allclose(tensor.grad, 2 * gradient, rtol=1e-4, atol=1e-4)
+
+
+def test_head_sums_in_float32() -> None:
+    head, x = ASPP(16, 3), torch.randn(1, 16, 9, 9)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert head(x).dtype == torch.float32
+
+
+def test_published_keys() -> None:
+    state = build_deeplab().state_dict()
+    assert len(state) == 632
+    assert sum(p.numel() for p in build_deeplab().parameters()) == 44_048_532
+    assert {"layer3.22.bn3.running_var", "layer4.0.downsample.1.bias", "layer5.conv2d_list.3.bias"} <= set(
+        state
+    )
