@@ -103,7 +103,7 @@ def parallel(network: nn.Module) -> nn.Module:
         return network
     # Buffers are not sent about: in training nothing depends on them, and `share_buffers` comes before whatever does.
     known = inspect.signature(DistributedDataParallel).parameters
-    # The option's name before torch 2.13 and since.
+    # Before torch 2.13 the option had the second name.
     option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     return DistributedDataParallel(network, **{option: False})
 
