@@ -215,6 +215,16 @@ def test_gallery_picture(run: Path, tmp_path: Path) -> None:
     assert (tmp_path / "gallery.png").stat().st_size < 200_000
 
 
+@pytest.mark.parametrize("gone", ["data/lists/simple_list.txt", "data/lists/val.txt"])
+def test_gallery_picture_of_one_kind_of_image(own_run: Path, tmp_path: Path, gone: str) -> None:
+    """A run without pseudo labels, or one without masks to validate with."""
+    report(own_run, "--gallery", tmp_path / "both.png")
+    (own_run / gone).unlink()
+    report(own_run, "--gallery", tmp_path / "one.png")
+    with Image.open(tmp_path / "both.png") as both, Image.open(tmp_path / "one.png") as one:
+        assert 3 * 100 < one.width < both.width - 3 * 100 and one.height > 4 * 100
+
+
 def test_choose() -> None:
     ranked = [(f"{n:02}", 1 - n / 100) for n in range(40)]
     groups = list(choose(ranked, 2, 3, 2).values())

@@ -1,8 +1,9 @@
 """Images of a run with their label maps, the worst beside the best."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -171,18 +172,19 @@ def small(picture: np.ndarray, side: int) -> np.ndarray:
     return np.array(Image.fromarray(np.ascontiguousarray(picture)).resize(size, way))
 
 
-def sheet(rows: Sequence[tuple[Row, Row]], names: Sequence[str], side: int = 112) -> Image.Image:
-    """Training images on the left, validation images on the right, in few colours: a picture for a README."""
+def sheet(halves: Mapping[str, Sequence[Row]], names: Sequence[str], side: int = 112) -> Image.Image:
+    """Kinds of images by name, side by side, in few colours: a picture for a README."""
     blank = np.full((side, side, 3), 255, np.uint8)
-    titles = [list(dict.fromkeys(c.title for row in half for c in row.cells)) for half in zip(*rows)]
+    titles = [list(dict.fromkeys(c.title for row in half for c in row.cells)) for half in halves.values()]
 
     def cells(row: Row, titles: Sequence[str]) -> list[np.ndarray]:
         by_title = {cell.title: cell.picture for cell in row.cells}
         return [by_title.get(title, blank) for title in titles]
 
-    grid = [cells(left, titles[0]) + cells(right, titles[1]) for left, right in rows]
+    rows = zip_longest(*halves.values(), fillvalue=Row("", None, []))
+    grid = [[picture for parts in zip(row, titles) for picture in cells(*parts)] for row in rows]
     legend = [*((name, label) for label, name in enumerate(names) if label), ("ignored", 255)]
     heads = [f"{half} {title}" if title == "image" else title
-             for half, row in zip(("train", "val"), titles) for title in row]  # fmt: skip
+             for half, row in zip(halves, titles) for title in row]  # fmt: skip
     picture = contact_sheet(grid, heads, side, legend)
     return picture.quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)

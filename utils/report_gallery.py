@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Sequence
-from itertools import zip_longest
 
 import numpy as np
 from PIL import Image
@@ -112,11 +111,10 @@ def gallery(run: RunFolder) -> list[Markup]:
 
 def gallery_sheet(run: RunFolder) -> Image.Image | None:
     """A README's picture: training images with their labels beside validation images, the best and the worst."""
-    halves = []
+    halves = {}
     found = {kind.name.split()[0]: kind for kind in kinds(run)}
-    for name in ("simple", "validation"):
+    for head, name in (("train", "simple"), ("val", "validation")):
         if name in found:
             chosen = choose(found[name].ranked(run.args.max_images)[0], *SHEET_ROWS)
-            halves.append([found[name].row(id_) for ids in chosen.values() for id_ in ids])
-    rows = list(zip_longest(*halves, fillvalue=Row("", None, [])))
-    return sheet(rows, run.names) if rows else None
+            halves[head] = [found[name].row(id_) for ids in chosen.values() for id_ in ids]
+    return sheet(halves, run.names) if any(halves.values()) else None
