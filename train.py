@@ -27,6 +27,7 @@ from utils.iteration import Batches, Method
 from utils.metrics import score_table
 from utils.provenance import save_provenance
 from utils.resume import StopSignal, open_log, set_aside
+from utils.speed import send
 from utils.train_log import TrainLog, mean_figures
 from utils.train_options import parse_args
 from utils.train_setup import Training, build_data, build_training
@@ -48,7 +49,7 @@ def endless_batches(
     }
     while True:
         batch = {
-            purpose: tuple(tensor.to(device, non_blocking=True) for tensor in next(loader))
+            purpose: tuple(send(tensor, device) for tensor in next(loader))
             for purpose, loader in loaders.items()
         }
         yield Batches(

@@ -13,7 +13,7 @@ from networks.discriminator import build_discriminator
 from utils.alignment import CutMix
 from utils.iteration import Batches, Iteration, Method
 from utils.optim import RepeatedSGD, build_adam, build_sgd
-from utils.speed import Precision, keep_heap
+from utils.speed import Precision, keep_heap, send
 
 CASES = {  # name: the iteration's number, with S2C?
     "warm-up": (0, False),
@@ -123,7 +123,7 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         i, mixed = CASES[case]
-        batches = moved(batches, lambda tensor: tensor.to(self.device, non_blocking=True))
+        batches = moved(batches, lambda tensor: send(tensor, self.device))
         return self.iteration(i, batches, mix if mixed else None)
 
     def step(self, batches: Batches, case: str, mix: CutMix) -> None:

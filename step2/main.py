@@ -38,7 +38,7 @@ from utils.optim import set_lr
 from utils.provenance import save_provenance
 from utils.resume import Run, StopSignal, open_log, set_aside
 from utils.scoring import score_images
-from utils.speed import Precision, add_speed_options, set_up_device, wrap
+from utils.speed import Precision, add_speed_options, send, set_up_device, wrap
 from utils.train_log import TrainLog, add_log_options, mean_figures
 
 
@@ -133,7 +133,7 @@ def train(args: argparse.Namespace, config: Config) -> None:
                 optimizer.zero_grad(set_to_none=True)
                 total = torch.zeros((), device=device)
                 for k in range(solver.ITER_SIZE):
-                    image, label = (tensor.to(device, non_blocking=True) for tensor in next(batches))
+                    image, label = (send(tensor, device) for tensor in next(batches))
                     with distributed.summing_later(network, k < solver.ITER_SIZE - 1):
                         logits = precision.forward(network, image)
                         loss, _ = msc_loss(logits, label, config.DATASET.IGNORE_LABEL)

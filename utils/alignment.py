@@ -9,6 +9,7 @@ from torch import Tensor
 
 from datasets.voc import IGNORE_LABEL
 from utils.distributed import batch_mean
+from utils.speed import send
 
 
 class CutMix(NamedTuple):
@@ -54,8 +55,7 @@ def cutmix(images: Tensor, labels: Tensor, mix: CutMix) -> tuple[Tensor, Tensor]
         The mixed images and labels; the arguments stay as they are.
     """
     x1, y1, x2, y2 = cutmix_box(images.shape[2:], mix.lam, mix.cx, mix.cy)
-    source = torch.tensor([p for p in mix.permutation if p < len(images)])
-    source = source.to(images.device, non_blocking=True)
+    source = send(torch.tensor([p for p in mix.permutation if p < len(images)]), images.device)
     images_mix, labels_mix = images.clone(), labels.clone()
     images_mix[:, :, x1:x2, y1:y2] = images[source, :, x1:x2, y1:y2]
     labels_mix[:, x1:x2, y1:y2] = labels[source, x1:x2, y1:y2]

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.files import save_array
+from utils.speed import send
 
 
 @torch.no_grad()
@@ -53,9 +54,9 @@ def infer(
         loader has one; tensors on `device`.
     """
     for id_, image, *label in loader:
-        logits = multi_scale_logits(network, image.to(device, non_blocking=True), scales)
+        logits = multi_scale_logits(network, send(image, device), scales)
         prediction = full_size(logits, image.shape[2:], align_corners).argmax(1)[0].to(torch.uint8)
-        yield id_, logits, prediction, label[0].to(device, non_blocking=True) if label else None
+        yield id_, logits, prediction, send(label[0], device) if label else None
 
 
 def save_logits(path: Path, logits: Tensor) -> None:

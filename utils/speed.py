@@ -21,8 +21,14 @@ def add_speed_options(group: argparse._ArgumentGroup) -> None:
     add("--amp", choices=AMP, help="networks in mixed precision (fp16 scales the losses); losses in float32")
     add("--compile", action="store_true", help="compile the networks with torch.compile")
     add("--deterministic", action="store_true", help="the same numbers in every run, on a GPU, too; slower")
-    add("--sync-bn", action="store_true",
-        help="with torchrun: batch statistics of the whole batch, not of each GPU's part")  # fmt: skip
+    if batch_statistics:
+        add("--sync-bn", action="store_true",
+            help="with torchrun: batch statistics of the whole batch, not of each GPU's part")  # fmt: skip
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; without waiting for the copy where that is safe (not on MPS)."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 class Precision:
