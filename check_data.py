@@ -1,7 +1,7 @@
 """Look for what is wrong with a data set before training does: lists, images, labels.
 
     python check_data.py
-    python check_data.py --data-dir own --list-dir own/lists --pseudo-label-dir own/sal2gt --num-classes 4
+    python check_data.py --data-dir own --list-dir own/lists --pseudo-label-dir own/sal2gt --num-classes 4 --no-val
 
 Prints a table of findings with their number and the first of each. Exit status 2 when training would go wrong.
 """
@@ -12,17 +12,18 @@ from collections.abc import Iterator
 from tqdm import tqdm
 
 from datasets import checks
-from datasets.lists import Entry, read_class_names, read_list
+from datasets.lists import Entry, read_class_names
 from utils import options
 from utils.files import InputError, run_script
-
-LISTS = ("train_cls", "simple_list", "complex_list", "val")
+from utils.train_options import needed_lists, read_needed_list
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = options.make_parser(__doc__)
     options.add_stage1_data_options(options.add_data_options(parser))
-    parser.add_argument("--no-val", action="store_true", help="there are no validation images")
+    for option, name in (("--no-val", "val"), ("--no-c2s", "complex_list"), ("--no-cls", "train_cls")):
+        text = f"as in train.py: do without {name}.txt"
+        parser.add_argument(option, action="store_true", help=text)
     return parser.parse_args(argv)
 
 
@@ -30,10 +31,9 @@ def find(args: argparse.Namespace) -> Iterator[checks.Finding]:
     """All findings, the quick ones first."""
     names = read_class_names(args.class_names, args.num_classes)
     lists: dict[str, list[Entry]] = {}
-    for name in LISTS[: 3 if args.no_val else 4]:
-        path = args.list_dir / f"{name}.txt"
+    for name in needed_lists(args):
         try:
-            lists[name] = read_list(path, args.num_classes, labelled=name != "val")
+            lists[name] = read_needed_list(args, name)
         except InputError as error:
             yield checks.Finding("error", f"{name}: unusable", 1, str(error))
     yield from checks.check_lists(lists, names)

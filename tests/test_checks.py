@@ -32,9 +32,15 @@ def own_data(tiny_data: Path, tmp_path: Path) -> Path:
 
 
 def test_good_data_has_no_errors(tiny_data: Path) -> None:
-    assert "error" not in run_script("check_data.py", *check_options(tiny_data)).stdout.replace(
-        "no errors", ""
-    )
+    assert run_script("check_data.py", *check_options(tiny_data)).stdout.splitlines()[-1] == "nothing found"
+
+
+@pytest.mark.parametrize(("name", "option"), [("complex_list", "--no-c2s"), ("train_cls", "--no-cls")])
+def test_lists_that_a_training_does_without(own_data: Path, name: str, option: str) -> None:
+    (own_data / f"lists/{name}.txt").write_text("")
+    done = run_script("check_data.py", *check_options(own_data), status=2)
+    assert f"{name}: unusable" in done.stdout and f"to do without it: {option}" in done.stdout
+    run_script("check_data.py", *check_options(own_data), option)
 
 
 def append(root: Path, name: str, line: str) -> None:

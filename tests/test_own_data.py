@@ -31,9 +31,7 @@ def test_from_pictures_to_a_trained_network(tiny_data: Path, tmp_path: Path) -> 
     run_script("gen_sal2gt.py", *common, "--data-list", own / "lists/train_cls.txt", "--saliency-dir",
                own / "saliency", "--out", own / "sal2gt", "--list-dir", own / "lists")  # fmt: skip
     lists = ["--list-dir", own / "lists", "--pseudo-label-dir", own / "sal2gt"]
-    assert "error" not in run_script("check_data.py", *common, *lists, "--no-val").stdout.replace(
-        "no errors", ""
-    )
+    run_script("check_data.py", *common, *lists, "--no-val")
     done = run_script(
         "train.py", *common, *lists, "--class-names", own / "classes.txt", "--iou-thresholds", "auto", "--no-val",
         "--snapshot-dir", snapshots, "--arch", "mini", "--restore-from", "none", "--num-steps", 4, "--batch-size", 2,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from datasets.lists import Entry, read_list
 from networks.deeplab import ARCHS
 from utils import options
 from utils.denoising import VOC_IOU_THRESHOLDS
@@ -12,6 +13,28 @@ from utils.files import InputError
 from utils.iteration import Method
 from utils.speed import add_speed_options
 from utils.train_log import add_log_options
+
+# A training's lists, and the option to do without.
+LISTS = {"simple_list": None, "complex_list": "no_c2s", "train_cls": "no_cls", "val": "no_val"}
+
+
+def needed_lists(args: argparse.Namespace) -> list[str]:
+    """The names of the lists that a training with these options reads."""
+    return [name for name, without in LISTS.items() if without is None or not getattr(args, without)]
+
+
+def read_needed_list(args: argparse.Namespace, name: str) -> list[Entry]:
+    """One of them, from --list-dir.
+
+    Raises:
+        InputError: as `read_list`, with the option to do without.
+    """
+    try:
+        return read_list(args.list_dir / f"{name}.txt", args.num_classes, labelled=name != "val")
+    except InputError as error:
+        without = LISTS[name]
+        hint = f" (to do without it: --{without.replace('_', '-')})" if without else ""
+        raise InputError(f"{error}{hint}") from None
 
 
 def parse_args(doc: str, argv: list[str] | None = None) -> argparse.Namespace:

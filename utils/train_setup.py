@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from datasets.checks import check_lists, require_files, warn
-from datasets.lists import Entry, read_list
+from datasets.lists import Entry
 from datasets.loaders import GT, Cls, Complex, DataConfig, Images, Simple, Whole
 from datasets.sampling import generator
 from networks.deeplab import DeepLab, build_deeplab
@@ -21,7 +21,7 @@ from utils.iteration import Iteration, Method
 from utils.optim import build_adam, build_sgd, poly_lr, set_lr
 from utils.resume import Run
 from utils.speed import Precision, set_up_device, wrap
-from utils.train_options import build_method
+from utils.train_options import build_method, needed_lists, read_needed_list
 
 
 def build_data(args: argparse.Namespace, names: list[str]) -> tuple[dict[str, Images], Whole | None]:
@@ -59,17 +59,7 @@ def build_data(args: argparse.Namespace, names: list[str]) -> tuple[dict[str, Im
 
 def read_lists(args: argparse.Namespace, names: list[str]) -> dict[str, list[Entry]]:
     """The lists that this training needs, by name; problems that a look at them shows are said or refused."""
-    needed = {
-        "simple_list": True, "complex_list": not args.no_c2s, "train_cls": not args.no_cls, "val": not args.no_val
-    }  # fmt: skip
-    without = {"complex_list": "--no-c2s", "train_cls": "--no-cls", "val": "--no-val"}
-    lists = {}
-    for name in (name for name, wanted in needed.items() if wanted):
-        try:
-            lists[name] = read_list(args.list_dir / f"{name}.txt", args.num_classes, labelled=name != "val")
-        except InputError as error:
-            hint = f" (to do without it: {without[name]})" if name in without else ""
-            raise InputError(f"{error}{hint}") from None
+    lists = {name: read_needed_list(args, name) for name in needed_lists(args)}
     for finding in check_lists(lists, names):
         if finding.level == "error" and finding.text.endswith("several classes"):
             raise InputError(f"{args.list_dir}: {finding.text}; first: {finding.first}")
