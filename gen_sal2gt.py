@@ -110,7 +110,10 @@ def make_label(entry: Entry, path: Path, args: argparse.Namespace) -> str:
     """Write one label, or none where the map has no foreground; returns which."""
     size = read_image(image_path(args.data_dir / "JPEGImages", entry.id)).shape[:2]
     label, target = entry.classes[0] + 1, args.out / f"{entry.id}.png"
-    labels = paint(read_saliency(path), size, label, (args.background, args.foreground), args.ignore_label)
+    saliency = read_saliency(path)
+    if saliency.shape == size[::-1] and size[0] != size[1]:
+        raise InputError(f"{path} lies on its side: turn it as the EXIF of its picture turns that")
+    labels = paint(saliency, size, label, (args.background, args.foreground), args.ignore_label)
     if (labels == label).any():
         save_labels(target, labels)
         return "made"

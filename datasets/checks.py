@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from datasets.lists import Entry, image_path
-from datasets.transforms import read_label
+from datasets.transforms import is_cut_short, read_label
 from utils.distributed import is_main
 from utils.files import InputError
 
@@ -93,7 +93,7 @@ def check_images(entries: Sequence[Entry], image_dir: Path) -> Iterator[Finding]
         path = image_path(image_dir, entry.id)
         if not path.exists():
             missing.append(str(path))
-        elif image_size(path) is None:
+        elif image_size(path) is None or is_cut_short(path):
             broken.append(str(path))
     yield from collect("error", "image not found", missing)
     yield from collect("error", "image cannot be read", broken)
@@ -149,9 +149,10 @@ def check_disguise(
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
-    """Width and height from the header; None where there is none to read."""
+    """Width and height from the header, turned as OpenCV turns the picture; None where there is none to read."""
     try:
         with Image.open(path) as picture:
-            return picture.size
+            on_its_side = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return picture.size[::-1] if on_its_side else picture.size
     except (OSError, SyntaxError):
         return None

@@ -1,5 +1,6 @@
 """What happens to an image and its label between the disk and the network; randomness comes as a generator."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,9 +20,25 @@ def read_image(path: str | Path) -> np.ndarray:
     if not Path(path).exists():
         raise InputError(f"{path} not found: it is in the list, but not in the data directory")
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
+    if image is None or is_cut_short(path):
         raise InputError(f"{path} is no picture that can be read: replace it, or take it off the list")
     return image
+
+
+def is_cut_short(path: str | Path) -> bool:
+    """Whether the end of a JPEG is missing, where OpenCV sees grey and says nothing."""
+    with open(path, "rb") as file:
+        start, length = file.read(2), file.seek(0, os.SEEK_END)
+        file.seek(max(0, length - 2))
+        end = file.read()
+    if start != b"\xff\xd8" or end == b"\xff\xd9":
+        return False
+    try:  # some cameras write something behind the end
+        with Image.open(path) as picture:
+            picture.load()
+    except OSError:
+        return True
+    return False
 
 
 def read_label(

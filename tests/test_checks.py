@@ -5,14 +5,16 @@ import sys
 import types
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from conftest import error_line, run_script
-from PIL import Image
+from PIL import ExifTags, Image
 
-from datasets.checks import check_lists
+from datasets.checks import check_lists, image_size
 from datasets.lists import Entry, image_path
+from datasets.transforms import read_image
 from networks.deeplab import Arch, DeepLab, build_deeplab
 from utils.files import InputError
 from utils.imagenet import IMAGENET_MEAN, IMAGENET_STD, fold_normalisation, imagenet_state
@@ -84,6 +86,29 @@ def test_each_error_is_found(own_data: Path, text: str) -> None:
     (line,) = [line for line in done.stdout.splitlines() if text in line]
     assert line.startswith("error") and "first: " in line
     assert "training would go wrong" in done.stderr
+
+
+def test_half_a_jpeg_is_no_picture(own_data: Path) -> None:
+    """OpenCV alone would see grey in the place of what is missing, and say nothing."""
+    path = own_data / "JPEGImages/complex_00002.jpg"
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(100))  # as some cameras do
+    assert np.array_equal(read_image(path), cv2.imdecode(np.frombuffer(whole, np.uint8), cv2.IMREAD_COLOR))
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"complex_00002\.jpg is no picture that can be read"):
+        read_image(path)
+    done = run_script("check_data.py", *check_options(own_data), status=2)
+    assert f"image cannot be read; first: {path}" in done.stdout
+
+
+def test_pictures_that_lie_on_their_side(own_data: Path) -> None:
+    """A camera's EXIF turns the picture for OpenCV; labels have the size of what the network sees."""
+    path, exif = own_data / "JPEGImages/simple_00001.jpg", Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    with Image.open(path) as picture:
+        picture.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    assert read_image(path).shape[:2] == (64, 80) and image_size(path) == (80, 64)
+    run_script("check_data.py", *check_options(own_data))
 
 
 def test_warnings_alone_do_not_fail(own_data: Path) -> None:

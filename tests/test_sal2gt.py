@@ -139,6 +139,7 @@ def test_missing_maps(root: Path) -> None:
         (None, ["--foreground", 1.5], "--background 0.3 and --foreground 1.5"),
         (None, ["--num-classes", 4], "class 3 is out of range"),
         (None, ["--data-dir", "nowhere"], "a.jpg not found"),
+        (columns().T, [], "a.png lies on its side"),
     ],
 )
 def test_bad_input_is_one_line(root: Path, content: bytes | np.ndarray | None, more: list, text: str) -> None:
