@@ -68,7 +68,7 @@ def begin(t: Training, args: argparse.Namespace, device: torch.device) -> int:
     if first:
         print(f"{t.run.path}: going on after {first} of {args.num_steps} iterations")
     else:
-        for name in ("VOC_best.pth", "VOC_best_D.pth"):
+        for name in ("VOC_best.pth", "VOC_best_D.pth", t.run.path.name):
             set_aside(args.snapshot_dir / name)
         for sheet in (args.snapshot_dir / "sheets").glob("*.png"):
             sheet.unlink()

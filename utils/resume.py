@@ -148,7 +148,7 @@ class StopSignal:
 
 def set_aside(path: Path) -> None:
     """Rename what an earlier run left, so that it cannot pass for the new run's: F.pth becomes F.old.pth."""
-    if path.exists():
+    if path.exists() and not path.stem.endswith(".old"):
         path.replace(path.with_suffix(f".old{path.suffix}"))
 
 
