@@ -114,7 +114,7 @@ def train(args: argparse.Namespace, config: Config) -> None:
         model, precision = build_training(config, args, device), Precision(args.amp, device)
         optimizer = build_sgd(model, solver.LR, solver.MOMENTUM, solver.WEIGHT_DECAY)
         state = [optimizer, precision.scaler]
-        run = Run(paths.models / "last.pth", [model], state, options_of(args, config))
+        run = Run(paths.models / "last.pth", [model], state, vars(args) | config.of_training())
         done = begin(run, paths, config, args, device)
         network, recent = wrap(model, args), deque(maxlen=solver.AVERAGE_LOSS)
         loader = train_loader(

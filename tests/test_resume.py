@@ -159,7 +159,12 @@ def test_stage_2_goes_on_to_the_same_end(tiny_data: Path, tmp_path: Path) -> Non
     for name in ("checkpoint_10.pth", "checkpoint_final.pth"):
         assert same(read_state(ends[0] / name), read_state(ends[1] / name))
     line = error_line("step2/main.py", *step2_options(tiny_data, tmp_path / "whole"), "SOLVER.LR=1.0")
-    assert "belongs to a run with other options: config" in line
+    assert "other options: SOLVER.LR (was 0.00025, is 1.0): give the same" in line
+    free = ["DATALOADER.NUM_WORKERS=1", "SOLVER.ITER_SAVE=40", "CRF.ITER_MAX=1"]
+    done = run_script("step2/main.py", *step2_options(tiny_data, tmp_path / "whole"), *free)
+    assert f"going on after {STEPS} of {STEPS}" in done.stdout
+    run_script("step2/main.py", *step2_options(tiny_data, tmp_path / "whole"), *free, "--no-resume")
+    assert {p.name for p in ends[0].glob("*_10*.pth")} == {"checkpoint_10.old.pth"}
 
 
 def test_log_lines_of_lost_iterations_go(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def broken(change: str) -> str:
         (broken("values['SOLVER']['LR'] = True"), "SOLVER.LR must be of type float"),
         (broken("values['DATASET']['SCALES'] = 1"), "DATASET.SCALES must be a list of float"),
         (broken("values['MODEL']['NAME'] = 'VGG'"), "MODEL.NAME must be one of DeepLabV2_ResNet101_MSC"),
+        (broken("values['DATASET']['SCALES'] = [1, 0]"), "DATASET.SCALES must lie between 0.1 and 4"),
         ("a: [", "is no YAML"),
         ("", "the file must hold the keys"),
     ],

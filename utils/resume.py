@@ -20,7 +20,7 @@ from utils.files import InputError, atomic_write
 # What may differ between the parts of a run: where and how it computes, not what.
 FREE_OPTIONS = frozenset(
     {"device", "gpu", "cpu", "num_workers", "n_jobs", "snapshot_dir", "save_every", "no_resume", "log_every",
-     "logdir", "class_names", "model_path", "config_path", "overrides", "command"}
+     "logdir", "class_names", "model_path", "config_path", "overrides", "command", "crf_prune", "crf_backend"}
 )  # fmt: skip
 
 

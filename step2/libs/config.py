@@ -1,6 +1,6 @@
 """The YAML file of stage 2: read, overridden from the command line, and checked key by key."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +61,30 @@ WITHOUT_EFFECT = {
 }  # fmt: skip
 
 
+# What may change while a training is stopped.
+FREE = ("EXP.OUTPUT_DIR", "DATASET.LABELS", "DATASET.SPLIT.VAL", "DATALOADER.", "SOLVER.ITER_SAVE",
+        "SOLVER.AVERAGE_LOSS", "CRF.")  # fmt: skip
+
+
 class Config:
     """Nested keys as attributes, `config.SOLVER.LR`, and all of them as one text."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
-        self.text = yaml.safe_dump(dict(values))
+        self.values, self.text = values, yaml.safe_dump(dict(values))
         for key, value in values.items():
             setattr(self, key, Config(value) if isinstance(value, Mapping) else value)
+
+    def of_training(self) -> dict[str, Any]:
+        """`SECTION.KEY` and value of what the weights depend on."""
+        return {key: value for key, value in _flat(self.values, "") if not key.startswith(FREE)}
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -87,6 +104,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     values = _checked(values, SCHEMA, "", str(path))
     if len(values["MODEL"]["N_BLOCKS"]) != 4:
         raise InputError(f"{path}: MODEL.N_BLOCKS must name the blocks of four stages, as [3, 4, 23, 3]")
+    if not all(0.1 <= factor <= 4 for factor in values["DATASET"]["SCALES"]):
+        raise InputError(f"{path}: DATASET.SCALES must lie between 0.1 and 4")
     return Config(values)
 
 
