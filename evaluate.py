@@ -50,7 +50,7 @@ def evaluate(args: argparse.Namespace) -> None:
         check_start(args.data_list, images.entries, images.files())
         if not args.no_logits and distributed.is_main():
             made_by = {"weights": weights_identity(network), "scales": list(args.scales)}
-            claim_folder(args.logit_dir, made_by, "*.npy", overwrite=True)
+            claim_folder(args.logit_dir, made_by, "*.npy", replaceable={e.id for e in images.entries})
         distributed.wait_for_all()
         confusion = score_images(
             network, images, args.num_workers, device, args.scales,

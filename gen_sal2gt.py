@@ -32,7 +32,7 @@ from utils.pictures import save_labels
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = options.make_parser(__doc__)
-    add = options.add_data_options(parser).add_argument
+    add = options.add_data_options(parser, names=False).add_argument
     add("--data-list", type=Path, default=Path("dataset/voc_list/train_cls.txt"), help="images and classes")
     add("--saliency-dir", type=Path, required=True, help="saliency maps, ID.png or ID.jpg")
     add("--skip-missing", action="store_true", help="go on without the maps that are not there")
@@ -140,8 +140,10 @@ def generate(args: argparse.Namespace) -> None:
             f"{args.saliency_dir / missing[0]}.png (or .jpg) not found, first of {len(missing)} saliency maps"
             " missing: make them, or give --skip-missing"
         )
-    thresholds = {"foreground": args.foreground, "background": args.background}
-    claim_folder(args.out, thresholds, "*.png", args.overwrite)
+    made_by = {
+        "saliency_dir": str(args.saliency_dir.resolve()), "foreground": args.foreground, "background": args.background
+    }  # fmt: skip
+    claim_folder(args.out, made_by, "*.png", args.overwrite)
     counts = Counter()
     with tqdm(todo, desc="labels", unit="img") as bar:
         for entry in bar:

@@ -177,7 +177,7 @@ def test(args: argparse.Namespace, config: Config) -> None:
         options.prepare(model, args, device).eval()
         made_by = {"weights": weights_identity(model), "scales": [1, *SCALES]}
         if distributed.is_main():
-            claim_folder(paths.logits, made_by, "*.npy", overwrite=True)
+            claim_folder(paths.logits, made_by, "*.npy", replaceable={e.id for e in images.entries})
         distributed.wait_for_all()
         # The network sees to its scales itself.
         confusion = score_images(

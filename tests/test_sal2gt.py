@@ -1,5 +1,6 @@
 """gen_sal2gt.py on small saliency maps; any number of classes."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,9 @@ def test_a_stopped_run_goes_on(root: Path) -> None:
     assert "2 images labelled (1 were there)" in generate(root).stdout
     assert labels(root) == ["a", "b"] and (root / "sal2gt/a.png").stat().st_mtime_ns == stamp
     assert "made with other foreground" in error_line("gen_sal2gt.py", *options(root, "--foreground", 0.7))
+    shutil.copytree(root / "saliency", root / "others")
+    line = error_line("gen_sal2gt.py", *options(root, "--saliency-dir", root / "others"))
+    assert "made with other saliency_dir" in line
 
 
 def test_overwrite_takes_back_what_has_no_foreground(root: Path) -> None:
@@ -135,11 +139,11 @@ def test_missing_maps(root: Path) -> None:
     [
         (b"text", [], "a.png is no picture"),
         (np.dstack([columns(), columns(), columns().T.reshape(SIZE)]), [], "a.png is in colour"),
+        (columns().T, [], "a.png lies on its side"),
         (None, ["--background", 0.7], "--background 0.7 and --foreground 0.6"),
         (None, ["--foreground", 1.5], "--background 0.3 and --foreground 1.5"),
         (None, ["--num-classes", 4], "class 3 is out of range"),
         (None, ["--data-dir", "nowhere"], "a.jpg not found"),
-        (columns().T, [], "a.png lies on its side"),
     ],
 )
 def test_bad_input_is_one_line(root: Path, content: bytes | np.ndarray | None, more: list, text: str) -> None:

@@ -82,6 +82,12 @@ def test_train_then_evaluate(tiny_data: Path, tmp_path: Path) -> None:
     assert list(scores["Class IoU"]) == ["0", "1", "2", "3"]
     logits = np.load(evaluated / "logit_val/val_00001.npy")
     assert logits.shape == (4, 9, 11) and logits.dtype == np.float32
+    # Another evaluation's logits are replaced, but no other image's.
+    run_script("evaluate.py", *options, "--scales", "1")
+    np.save(evaluated / "logit_val/other.npy", logits)
+    line = error_line("evaluate.py", *options)
+    assert "logit_val holds files made with other scales" in line and "first other.npy: delete it" in line
+    assert (evaluated / "logit_val/other.npy").exists() and "--overwrite" not in line
     with Image.open(evaluated / "png/val_00001.png") as picture:
         assert picture.mode == "P" and picture.size == (80, 64)
 

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -141,27 +141,35 @@ def read_array(path: str | os.PathLike, mend: str) -> np.ndarray:
         raise InputError(f"{path} cannot be read ({reason}): {mend}") from None
 
 
-def claim_folder(folder: Path, made_by: dict, pattern: str, overwrite: bool) -> None:
+def claim_folder(
+    folder: Path, made_by: dict, pattern: str, overwrite: bool = False, replaceable: Container[str] = ()
+) -> None:
     """Note in `folder` what makes its files; what was made otherwise must not pass for finished work.
 
     Args:
-        pattern: of the files that the note is about; with `overwrite` those made otherwise are deleted.
+        pattern: of the files that the note is about; those made otherwise are deleted.
+        overwrite: whether that was asked for.
+        replaceable: stems of files that may be deleted unasked, for the script makes them again.
 
     Raises:
-        InputError: the folder holds files that were made otherwise, and they are not to be overwritten.
+        InputError: the folder holds other files that were made otherwise, and they are not to be overwritten.
     """
     note = folder / "made_by.json"
     try:
         earlier = json.loads(note.read_text())
     except (OSError, ValueError):
         earlier = {}
-    files = [] if earlier == made_by else list(folder.glob(pattern))
-    if files and not overwrite:
+    if earlier == made_by:
+        return
+    files = list(folder.glob(pattern))
+    lost = sorted(path.name for path in files if path.stem not in replaceable)
+    if lost and not overwrite:
         changed = " and ".join(key for key in made_by if earlier.get(key) != made_by[key]) or "settings"
         raise InputError(
-            f"{folder} holds files made with other {changed}, or by another program: delete it, name another folder,"
-            " or give --overwrite"
+            f"{folder} holds files made with other {changed}, or by another program, first {lost[0]}: delete it or"
+            f" name another folder{'' if replaceable else ', or give --overwrite'}"
         )
     for path in files:
         path.unlink()
-    save_json(note, made_by)
+    with contextlib.suppress(FileNotFoundError):  # a process of another shard has just written the same
+        save_json(note, made_by)
