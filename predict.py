@@ -35,7 +35,7 @@ from datasets.lists import read_class_names
 from datasets.voc import palette
 from utils import options
 from utils.crf_run import add_crf_options, crf_settings
-from utils.files import InputError, run_script, save_image, save_json
+from utils.files import InputError, is_memory, run_script, save_image, save_json
 from utils.pictures import overlay, palette_image
 from utils.predict import RATES, Source, find_pictures, label_map, load_any, read_picture
 
@@ -170,7 +170,9 @@ class Predictor:
         """
         try:
             labels = label_map(self.trained, image, self.device, self.scales, self.crf)
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_memory(error):
+                raise
             raise InputError(f"{source.path} needs too much memory: try a smaller --max-side") from None
         mask = palette_image(labels).resize(size, Image.Resampling.NEAREST)
         classes = count_classes(mask, self.names)

@@ -1,6 +1,7 @@
 """predict.py: any picture through networks of both stages, as a user runs it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -277,6 +278,18 @@ def test_bad_input_is_one_line(tmp_path: Path, weights: dict[str, Path]) -> None
     assert "make demo" in error_line("predict.py", "a.png", cwd=tmp_path)
     wrong = run_script("predict.py", "a.png", "--scales", "1,0.001", cwd=tmp_path, status=2)
     assert "between 0.1 and 4" in wrong.stderr
+
+
+@pytest.mark.parametrize("error", [np.empty, torch.empty])
+def test_memory_that_runs_out(
+    tmp_path: Path, weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch, error: Callable
+) -> None:
+    Image.fromarray(drawing()).save(tmp_path / "a.png")
+    monkeypatch.setattr("utils.predict.label_map", lambda *_: error(10**17))
+    line = error_line(
+        "predict.py", "--device", "cpu", "--restore-from", weights["stage1"], "a.png", cwd=tmp_path
+    )
+    assert line == "error: a.png needs too much memory: try a smaller --max-side"
 
 
 def test_demo_network_is_the_default(tmp_path: Path, weights: dict[str, Path]) -> None:

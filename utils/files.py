@@ -83,6 +83,12 @@ def _print_error(message: str) -> None:
     print(f"error{f' (process {process})' if process != '0' else ''}: {message}", file=sys.stderr)
 
 
+def is_memory(error: BaseException) -> bool:
+    """Whether the memory ran out, the host's or the device's: torch has an error of its own for CUDA alone."""
+    said = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in said or "allocate" in said
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
     """Open a temporary file beside `path` and rename it to `path` once the block has ended well.
