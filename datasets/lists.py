@@ -6,6 +6,11 @@ from typing import NamedTuple
 from datasets.voc import VOC_CLASSES
 from utils.files import InputError
 
+LIST_MEND = (
+    "write `ID c [c ...]` a line; prepare_voc.py makes the lists of VOC, gen_sal2gt.py --list-dir splits a list of"
+    " your own"
+)
+
 
 class Entry(NamedTuple):
     """One line of a list."""
@@ -25,7 +30,7 @@ def read_list(path: str | Path, num_classes: int, labelled: bool = True) -> list
     Raises:
         InputError: the list is missing, empty or not text; a line has no class, or one out of range.
     """
-    lines = _lines(path)
+    lines = _lines(path, LIST_MEND)
     entries = []
     for number, line in lines:
         id_, *words = line.split()
@@ -57,7 +62,7 @@ def image_path(image_dir: Path, id_: str) -> Path:
 def read_class_names(path: str | Path | None, num_classes: int) -> list[str]:
     """Names of all labels, background first: from a file (one a line, without background), VOC's, or numbers."""
     if path is not None:
-        names = [line for _, line in _lines(path)]
+        names = [line for _, line in _lines(path, "write a class name a line, background left out")]
         if len(names) != num_classes - 1:
             raise InputError(
                 f"{path} has {len(names)} class names, but --num-classes {num_classes} (with background) needs"
@@ -70,17 +75,15 @@ def read_class_names(path: str | Path | None, num_classes: int) -> list[str]:
     return ["background", *names]
 
 
-def _lines(path: str | Path) -> list[tuple[int, str]]:
-    """The lines that are not blank, with their numbers counted from 1."""
+def _lines(path: str | Path, mend: str) -> list[tuple[int, str]]:
+    """The lines that are not blank, with their numbers counted from 1; errors end with the mend."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(
-            f"{path} not found: prepare_voc.py makes the lists of VOC; the published code has them, too"
-        ) from None
+        raise InputError(f"{path} not found: {mend}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as text: {error}") from None
     lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
-        raise InputError(f"{path} is empty: it needs a line for every image")
+        raise InputError(f"{path} is empty: {mend}")
     return lines

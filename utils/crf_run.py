@@ -28,7 +28,7 @@ from utils.inference import full_size
 from utils.metrics import ConfusionMatrix
 from utils.pictures import read_tag, save_labels
 
-LOGITS_FROM = ": make it with evaluate.py or gen_label.py"
+LOGITS_FROM = ": make it with evaluate.py or gen_label.py (stage 2: main.py test)"
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,22 @@ class InputError(Exception):
     """Something the user gave is missing or wrong. The text is one line: it names the file and the mend."""
 
 
-KILLED = "a loading process was killed, perhaps for memory: try a smaller --num-workers"
+KILLED = (
+    "a loading process was killed, perhaps for memory: try fewer of them (--num-workers; stage 2:"
+    " DATALOADER.NUM_WORKERS)"
+)
+LESS = (
+    "a training needs less with a smaller --batch-size and a larger --iter-size (stage 2: SOLVER.BATCH_SIZE.TRAIN,"
+    " SOLVER.ITER_SIZE)"
+)
 # What the machine refuses, by a word of torch's, numpy's or the loaders' message, and what mends it.
 FAULTS = {
     "DataLoader worker (pid": KILLED,
-    "out of memory": "out of GPU memory: try a smaller --batch-size with a larger --iter-size, or --amp bf16",
+    "Pin memory thread exited": KILLED,
+    "out of memory": f"out of GPU memory: {LESS}, and with --amp bf16",
     "gloo/transport": "another of the processes has ended; what it says is the reason",
     "NCCL": "another of the processes has ended, or NCCL itself failed",
-    "allocate": "out of memory: try a smaller --batch-size with a larger --iter-size, or a smaller --num-workers",
+    "allocate": f"out of memory: {LESS}, and with fewer loading processes",
 }
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 STAYS = "what is finished stays, the same command goes on from there"
@@ -75,18 +83,18 @@ def _mend(error: Exception, said: str) -> str | None:
     return next((text for word, text in FAULTS.items() if word in said), None)
 
 
+def is_memory(error: BaseException) -> bool:
+    """Whether the memory ran out, the host's or the device's: torch has an error of its own for CUDA alone."""
+    said = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in said or "allocate" in said
+
+
 def _print_error(message: str) -> None:
     for bar in list(getattr(tqdm, "_instances", ())):
         bar.close()  # else the line would stand behind an open bar
     # With torchrun each process has a line; what all of them find is best read in the first one's.
     process = os.environ.get("RANK", "0")
     print(f"error{f' (process {process})' if process != '0' else ''}: {message}", file=sys.stderr)
-
-
-def is_memory(error: BaseException) -> bool:
-    """Whether the memory ran out, the host's or the device's: torch has an error of its own for CUDA alone."""
-    said = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in said or "allocate" in said
 
 
 @contextlib.contextmanager
