@@ -1,7 +1,7 @@
 """Label the pixels of any pictures with a trained network of stage 1 or stage 2.
 
     python predict.py --restore-from ./snapshots/VOC_best.pth photo.jpg holidays/
-    python predict.py --restore-from ./step2/data/models/checkpoint_final.pth --crf photo.jpg
+    python predict.py --restore-from ./step2/data/models/checkpoint_72.0.pth --crf photo.jpg
 
 Named folders are searched for pictures, hidden files left out. Every picture NAME gets two files in --out:
 
@@ -16,8 +16,7 @@ transparent parts on white, 16 bits as 8. The network sees at most --max-side pi
 enlarged to it, the overlay is not. Pictures that cannot be read are named on stderr, the others are done, and the
 exit status is 2.
 
-Without --restore-from, the network that `make demo` trained is taken. The CRF runs in this one process: --n-jobs
-changes nothing.
+Without --restore-from, the network that `make demo` trained is taken.
 """
 
 import argparse
@@ -28,7 +27,6 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from datasets.lists import read_class_names
@@ -49,14 +47,6 @@ def rates(value: str) -> tuple[int, ...]:
     return tuple(options.positive_int(rate) for rate in value.split(","))
 
 
-def scales(value: str) -> tuple[float, ...]:
-    """`1,0.75` -> (1.0, 0.75), each between 0.1 and 4: no side becomes 0, and memory stays bounded."""
-    factors = options.scales(value)
-    if not all(0.1 <= factor <= 4 for factor in factors):
-        raise argparse.ArgumentTypeError(f"{value}: scales lie between 0.1 and 4")
-    return factors
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = options.make_parser(__doc__)
     parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE|FOLDER", help="what to label")
@@ -67,13 +57,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="file with a class name a line, background left out (VOC's names for 21 classes)")  # fmt: skip
     add("--max-side", type=options.positive_int, default=1024, metavar="N",
         help="pixels of the longer side that the network sees at most (VOC's pictures have 500)")  # fmt: skip
-    add("--scales", type=scales, help="stage 1: scales of the input, by commas (1,0.75 unless given)")
+    add("--scales", type=options.scales, help="stage 1: scales of the input, by commas (1,0.75 unless given)")
     add("--atrous-rates", type=rates, default=RATES, metavar="N,...",
         help="stage 2: ATROUS_RATES of its configuration, by commas")  # fmt: skip
     add = parser.add_argument_group("results").add_argument
     add("--out", type=Path, default=Path("predictions"), metavar="DIR", help="folder of the results")
     add("--crf", action="store_true", help="sharpen the labels with the dense CRF, at --max-side too")
-    add_crf_options(parser)
+    add_crf_options(parser, jobs=False)
     options.add_device_options(parser, workers=False)
     return parser.parse_args(argv)
 

@@ -32,7 +32,7 @@ class DataConfig:
     seed: int = 1234
 
     def __post_init__(self) -> None:
-        if self.num_classes > 255 or self.ignore_label < self.num_classes:
+        if self.num_classes > 255 or not self.num_classes <= self.ignore_label <= 255:
             raise InputError(
                 f"{self.num_classes} classes and the ignored label {self.ignore_label} do not go together: labels are"
                 " 0..254 (--num-classes), and the ignored one lies above them (--ignore-label)"

@@ -124,7 +124,8 @@ def test_published_defaults() -> None:
     "option",
     [
         ["--batch-size", "0"], ["--input-size", "1,2,3"], ["--input-size", "x"], ["--learning-rate", "nan"],
-        ["--arch", "vgg"], ["--num-step", "5"], ["--scales", "1,-1"], ["--long-tail-labels", "300"],
+        ["--arch", "vgg"], ["--num-step", "5"], ["--scales", "1,-1"], ["--scales", "1,0.001"],
+        ["--long-tail-labels", "300"],
     ],
 )  # fmt: skip
 def test_options_refused_by_the_parser(option: list[str], capsys: pytest.CaptureFixture) -> None:

@@ -54,10 +54,10 @@ def image_size(value: str) -> tuple[int, int]:
 
 
 def scales(value: str) -> tuple[float, ...]:
-    """`1,0.75` -> (1.0, 0.75); the first is 1, for the others are resized to its logits."""
-    factors = tuple(positive(factor) for factor in value.split(","))
-    if factors[0] != 1:
-        raise ValueError
+    """`1,0.75` -> (1.0, 0.75), each between 0.1 and 4; the first is 1, for the others are resized to its logits."""
+    factors = tuple(float(factor) for factor in value.split(","))
+    if factors[0] != 1 or not all(0.1 <= factor <= 4 for factor in factors):  # no side becomes 0
+        raise argparse.ArgumentTypeError(f"{value}: the first scale is 1, the others lie between 0.1 and 4")
     return factors
 
 
