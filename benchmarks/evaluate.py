@@ -3,13 +3,14 @@
     python benchmarks/evaluate.py --arch mini --device cpu          (resnet101 on a GPU)
 
 Pictures of mixed sizes are evaluated by evaluate.py, logits and label pictures written, in turns with a loop that
-reads, computes and writes one picture after the other in one process. Both files and scores must be the same. Ratios
-are by the clock: it is about what happens at the same time.
+reads, computes and writes one picture after the other in one process. Logits, labels and scores must be the same but
+for rounding. Ratios are by the clock: it is about what happens at the same time.
 """
 
 import argparse
 import contextlib
 import io
+import json
 import shutil
 import statistics
 import sys
@@ -31,12 +32,13 @@ from benchmarks.common import alone, make_parser, peak_bytes, positive, set_up, 
 from benchmarks.loading import make_data
 from datasets.lists import read_class_names, read_list
 from datasets.loaders import DataConfig, Whole
+from datasets.transforms import read_label
 from networks.deeplab import ARCHS, build_deeplab, logit_side
 from utils import inference, scoring
 from utils.checkpoint import load_deeplab, save
 from utils.files import InputError, run_script, save_array
 from utils.inference import full_size, multi_scale_logits
-from utils.metrics import ConfusionMatrix, report_scores
+from utils.metrics import COUNTS, ConfusionMatrix, report_scores
 from utils.pictures import save_labels
 
 SIZES = ((375, 500), (500, 375), (333, 500), (500, 334), (281, 500))
@@ -125,15 +127,10 @@ def reading_ahead(args: argparse.Namespace) -> None:
 
 def run(way: Callable[[argparse.Namespace], None], options: list[str], out: Path, wait: int | None) -> None:
     """One way over all pictures, quietly; `wait`: milliseconds in the network's place."""
-    results = [
-        "--logit-dir",
-        out / "logits",
-        "--score-dir",
-        out / "scores",
-        "--save-predictions",
-        out / "png",
-    ]
-    args = script.parse_args([*options, *map(str, results)])
+    results = {"--logit-dir": "logits", "--score-dir": "scores", "--save-predictions": "png"}
+    args = script.parse_args(
+        [*options, *(word for option, name in results.items() for word in (option, str(out / name)))]
+    )
     infer = waiting(wait / 1e3) if wait else inference.infer
     with (
         contextlib.redirect_stdout(io.StringIO()),
@@ -143,11 +140,12 @@ def run(way: Callable[[argparse.Namespace], None], options: list[str], out: Path
         way(args)
 
 
-def difference(a: Path, b: Path, relative: float = 1e-5) -> float:
+def difference(a: Path, b: Path, relative: float = 1e-5, share: float = 1e-4) -> float:
     """Greatest difference of the logits of two runs, relative to the greatest logit.
 
     Raises:
-        InputError: other files or scores, or a difference that is more than rounding.
+        InputError: other files, logits further apart than `relative`, or more than that share of pixels with another
+            label or in another place of the confusion matrix.
     """
 
     def files_of(root: Path) -> list[Path]:
@@ -156,13 +154,22 @@ def difference(a: Path, b: Path, relative: float = 1e-5) -> float:
     names = files_of(a)
     if not names or names != files_of(b):
         raise InputError("the two ways did not write the same files; mend evaluate.py")
-    largest = 0.0
-    for name in (name for name in names if name.suffix == ".npy"):
-        ours, theirs = np.load(a / name), np.load(b / name)
-        largest = max(largest, float(np.abs(ours - theirs).max() / np.abs(theirs).max()))
-    if largest > relative:
-        raise InputError(f"the logits of the two ways differ by {largest:.1e}; mend evaluate.py")
-    return largest
+    largest = {"logits": 0.0, "labels": 0.0, "scores": 0.0}
+    for name in names:
+        if name.suffix == ".npy":
+            ours, theirs = np.load(a / name), np.load(b / name)
+            kind, apart = "logits", np.abs(ours - theirs).max() / np.abs(theirs).max()
+        elif name.suffix == ".png":
+            kind, apart = "labels", (read_label(a / name, 256) != read_label(b / name, 256)).mean()
+        elif name.name == "confusion.json":
+            ours, theirs = (np.array(json.loads((root / name).read_text())[COUNTS]) for root in (a, b))
+            kind, apart = "scores", np.abs(ours - theirs).sum() / theirs.sum()
+        else:
+            continue
+        largest[kind] = max(largest[kind], float(apart))
+        if largest[kind] > (relative if kind == "logits" else share):
+            raise InputError(f"{name}: the {kind} of the two ways differ by {apart:.1e}; mend evaluate.py")
+    return largest["logits"]
 
 
 def compare(options: list[str], root: Path, args: argparse.Namespace) -> tuple[list[list], float]:

@@ -148,7 +148,7 @@ def measure(
         rows.append([
             mode, t.wall, t.cpu, base[0] / t.on(device), 4 * s.batch_size / t.on(device),
             f"{100 * operations / rates[dtype_of(mode)]:.0f}",
-            turns[mode][0].peak / 2**30, f"{100 * turns[mode][0].peak / base[1]:.0f}",
+            turns[mode][0].peak / 2**30, f"{100 * turns[mode][0].peak / max(1, base[1]):.0f}",
             f"{loss_difference(turns[mode][0].losses, turns[first][0].losses):.1e}",
             f"{gradient_difference(gradients[mode], gradients[first]):.1e}",
         ])  # fmt: skip

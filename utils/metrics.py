@@ -10,6 +10,8 @@ from utils.distributed import is_main, total
 from utils.files import InputError, save_json
 from utils.provenance import save_provenance
 
+COUNTS = "rows are true labels"  # confusion.json's key
+
 
 class ConfusionMatrix:
     """Counts of (truth, prediction) pairs of labels, gathered image by image on the tensors' own device."""
@@ -86,7 +88,7 @@ def report_scores(
     scores = confusion.gather().scores()
     if not is_main():
         return
-    counts = {"labels": names, "rows are true labels": confusion.matrix().tolist()}
+    counts = {"labels": names, COUNTS: confusion.matrix().tolist()}
     save_json(path.with_name(path.name.replace("scores", "confusion", 1)), counts)
     save_provenance(path.with_name(f"{path.stem}_run.json"), options, device)
     save_json(path, scores)

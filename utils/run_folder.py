@@ -10,6 +10,7 @@ from typing import NamedTuple
 from datasets.lists import read_class_names
 from datasets.voc import VOC_CLASSES
 from utils.files import InputError
+from utils.metrics import COUNTS
 from utils.run_places import LabelMaps, find_place, label_maps
 
 
@@ -140,7 +141,7 @@ class RunFolder:
 
     def _matrix(self, counts: dict | None) -> list[list[int]] | None:
         """A confusion matrix of the run's labels; None where there is none of their number."""
-        rows, size = (counts or {}).get("rows are true labels"), self.num_classes
+        rows, size = (counts or {}).get(COUNTS), self.num_classes
         return rows if rows and len(rows) == size and all(len(row) == size for row in rows) else None
 
     def _classes(self, found: list[tuple]) -> tuple[int, list[str]]:
