@@ -52,16 +52,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--model-path", type=Path, help="weights for test (what train wrote last, unless given)"
     )
-    parser.add_argument("--train-on-ground-truth", action="store_true",
-                        help="train even where the pseudo labels are the ground truth")  # fmt: skip
     parser.add_argument("--seed", type=options.count, default=1234, help="seed of every random draw")
-    options.add_resume_options(parser)
-    add_log_options(parser)
-    add_crf_running_options(parser.add_argument_group("CRF"))
+    group = parser.add_argument_group("train alone")
+    group.add_argument("--train-on-ground-truth", action="store_true",
+                       help="train even where the pseudo labels are the ground truth")  # fmt: skip
+    options.add_resume_options(group)
+    add_log_options(group)
+    add_speed_options(group, batch_statistics=False)
+    add_crf_running_options(parser.add_argument_group("crf alone"))
     group = options.add_device_options(parser, workers=False)
     group.add_argument("--cpu", action="store_true", help="short for --device cpu")
-    add_speed_options(group)
     args = parser.parse_intermixed_args(argv)
+    args.sync_bn = False  # batch normalisation stays as loaded
     if args.cpu:
         args.gpu, args.device = None, "cpu"
     return args

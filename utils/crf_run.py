@@ -54,8 +54,8 @@ class CRFTask:
     labels: tuple[int, ...] | None = None
 
 
-def add_crf_options(parser: argparse.ArgumentParser) -> None:
-    """The CRF's six parameters, and how it is computed."""
+def add_crf_options(parser: argparse.ArgumentParser, jobs: bool = True) -> None:
+    """The CRF's six parameters, and how it is computed; `jobs`: whether in several processes."""
     group, published = parser.add_argument_group("CRF"), CRFParams()
     for name, convert, text in (
         ("iterations", options.count, "iterations of mean-field inference"),
@@ -67,10 +67,10 @@ def add_crf_options(parser: argparse.ArgumentParser) -> None:
     ):
         flag = f"--crf-{name.replace('_', '-')}"
         group.add_argument(flag, type=convert, default=getattr(published, name), help=text)
-    add_crf_running_options(group)
+    add_crf_running_options(group, jobs)
 
 
-def add_crf_running_options(group: argparse._ActionsContainer) -> None:
+def add_crf_running_options(group: argparse._ActionsContainer, jobs: bool = True) -> None:
     """Likely classes, backend and processes: what changes the time, and hardly the result."""
     group.add_argument(
         "--crf-prune", type=options.non_negative, default=PRUNE, metavar="P",
@@ -80,10 +80,11 @@ def add_crf_running_options(group: argparse._ActionsContainer) -> None:
         "--crf-backend", choices=BACKENDS, default="auto",
         help="auto: pydensecrf on a CPU where it is installed, else torch",
     )  # fmt: skip
-    group.add_argument(
-        "--n-jobs", type=options.positive_int, default=options.CORES,
-        help="processes of one thread each; a GPU needs one",
-    )  # fmt: skip
+    if jobs:
+        group.add_argument(
+            "--n-jobs", type=options.positive_int, default=options.CORES,
+            help="processes of one thread each; a GPU needs one",
+        )  # fmt: skip
 
 
 def crf_settings(args: argparse.Namespace, device: torch.device) -> CRFSettings:

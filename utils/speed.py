@@ -15,8 +15,8 @@ AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's malloc (malloc.h)
 
 
-def add_speed_options(group: argparse._ArgumentGroup) -> None:
-    """Beside --channels-last; all off unless given."""
+def add_speed_options(group: argparse._ArgumentGroup, batch_statistics: bool = True) -> None:
+    """Beside --channels-last; all off unless given; --sync-bn where batch normalisation uses `batch_statistics`."""
     add = group.add_argument
     add("--amp", choices=AMP, help="networks in mixed precision (fp16 scales the losses); losses in float32")
     add("--compile", action="store_true", help="compile the networks with torch.compile")

@@ -66,9 +66,10 @@ def _add_optimisation(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=options.positive_int,
         default=10,
-        help="images of each kind per iteration, of all processes together",
+        help="images of each kind in a batch, of all processes together",
     )
-    add("--iter-size", type=options.positive_int, default=1, help="iterations whose gradients make one step")
+    add("--iter-size", type=options.positive_int, default=1,
+        help="batches of each kind in an iteration, whose gradients make its step")  # fmt: skip
     add("--num-steps", type=options.positive_int, default=12000, help="iterations")
     add("--learning-rate", type=options.positive, default=2.5e-4, help="of the segmentation network (SGD)")
     add("--learning-rate-D", type=options.positive, default=1e-4, help="of the discriminator (Adam)")
