@@ -1,7 +1,6 @@
 """The dense CRF: the published numbers by every backend, the backends against each other, properties."""
 
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -23,15 +22,6 @@ OTHER = CRFParams(
 )
 
 each_backend = pytest.mark.parametrize("backend", ["torch", PYDENSECRF])
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Small operations on a busy machine: threads that wait for each other take ten times as long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_probabilities(
