@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from conftest import run_script
+from conftest import ROOT, run_script
 from PIL import Image
 
 
@@ -43,3 +43,20 @@ def test_from_pictures_to_a_trained_network(tiny_data: Path, tmp_path: Path) -> 
     with Image.open(tmp_path / "predictions/simple_00001.png") as mask:
         assert mask.mode == "P" and mask.size == (80, 64)
     assert json.loads((tmp_path / "predictions/predictions.json").read_text())
+
+    train_cls, labels = own / "lists/train_cls.txt", own / "pseudo_labels"
+    images = ["--data-dir", own, "--data-list", train_cls, "--logit-dir", own / "logits"]
+    run_script("gen_label.py", "--restore-from", snapshots / "VOC_best.pth", *images, "--num-workers", 0)
+    run_script("gen_label_crf.py", "--num-classes", 4, *images, "--pseudo-label-dir", labels, "--n-jobs", 1)
+    run_script(
+        "gen_label_mining.py", "--num-classes", 4, "--data-list", train_cls, "--pseudo-label-dir", labels
+    )
+    run_script(
+        "step2/main.py", "train", "--config-path", "configs/voc12.yaml", "--cpu", "EXP.ID=own",
+        f"EXP.OUTPUT_DIR={own / 'step2'}", f"DATASET.ROOT={own}", f"DATASET.PSEUDO_LABELS={labels}",
+        f"DATASET.LABELS={own / 'classes.txt'}", "DATASET.N_CLASSES=4", f"DATASET.SPLIT.TRAIN={train_cls}",
+        f"DATASET.SPLIT.VAL={own / 'lists/val.txt'}", f"MODEL.INIT_MODEL={snapshots / 'VOC_best.pth'}",
+        "MODEL.NAME=DeepLabV2_Mini_MSC", "MODEL.N_BLOCKS=[1, 1, 2, 1]", "IMAGE.SIZE.TRAIN=49",
+        "SOLVER.ITER_MAX=2", "SOLVER.BATCH_SIZE.TRAIN=2", "DATALOADER.NUM_WORKERS=0", cwd=ROOT / "step2",
+    )  # fmt: skip
+    assert (own / "step2/models/own/deeplabv2_mini_msc/train_cls/checkpoint_final.pth").exists()
