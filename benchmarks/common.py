@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from utils import options
 from utils.files import InputError
 
 
@@ -32,24 +33,13 @@ class Times(NamedTuple):
         return self.cpu if device.type == "cpu" else self.wall
 
 
-def positive(value: str) -> int:
-    number = int(value)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{value} must be 1 or more")
-    return number
-
-
 def make_parser(doc: str) -> argparse.ArgumentParser:
     """A parser with the options of every benchmark."""
-
-    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        pass
-
-    parser = argparse.ArgumentParser(description=doc, formatter_class=Formatter, allow_abbrev=False)
+    parser = options.make_parser(doc)
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
     )
-    parser.add_argument("--threads", type=positive, default=1, help="threads of torch on a CPU")
+    parser.add_argument("--threads", type=options.positive_int, default=1, help="threads of torch on a CPU")
     return parser
 
 

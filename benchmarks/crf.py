@@ -22,9 +22,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import make_image
+from benchmarks.common import make_image, make_parser, set_up
 from utils.crf import PRUNE, dense_crf
 from utils.files import InputError, run_script
+from utils.options import positive_int as positive
 
 
 class Run(NamedTuple):
@@ -36,17 +37,21 @@ class Run(NamedTuple):
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--images", type=Path, help="folder of .jpg images (default: synthetic ones)")
-    parser.add_argument("--count", type=int, default=20, help="number of images besides the noise")
-    parser.add_argument("--size", type=int, nargs=2, default=(375, 500), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--classes", type=int, nargs="+", default=[5, 21], help="numbers of classes to time")
-    parser.add_argument(
-        "--favour", type=float, default=8, help="what the favoured classes' logits are raised by"
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add("--images", type=Path, help="folder of .jpg images (synthetic ones, unless given)")
+    add("--count", type=positive, default=20, help="number of images besides the noise")
+    add(
+        "--size",
+        type=positive,
+        nargs=2,
+        default=(375, 500),
+        metavar=("HEIGHT", "WIDTH"),
+        help="of an image",
     )
-    parser.add_argument("--prune", type=float, default=PRUNE, help="bound for likely classes")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch on a CPU")
-    parser.add_argument("--device", default="cpu", help="device of the torch backend")
+    add("--classes", type=positive, nargs="+", default=[5, 21], help="numbers of classes to time")
+    add("--favour", type=float, default=8, help="what the favoured classes' logits are raised by")
+    add("--prune", type=float, default=PRUNE, help="bound for likely classes")
     return parser.parse_args()
 
 
@@ -126,9 +131,9 @@ def report(runs: dict[tuple[str, bool], list[Run]]) -> None:
 def main() -> None:
     args = parse_args()
     size, rng = tuple(args.size), np.random.default_rng(0)
-    if min(args.count, args.threads) < 1 or min(args.classes) < 2 or min(size) < 64:
-        raise InputError("--count and --threads must be 1 or more, --classes 2 or more, --size 64 or more")
-    torch.set_num_threads(args.threads)
+    if min(args.classes) < 2 or min(size) < 64:
+        raise InputError("--classes must be 2 or more, --size 64 or more")
+    set_up(args)
     if importlib.util.find_spec("pydensecrf") is None:
         print("pydensecrf is not installed: torch alone")
     if args.images:
@@ -137,7 +142,7 @@ def main() -> None:
         images = [make_image(rng, size) for _ in range(args.count)]
     images.append(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
     dense_crf(images[0], make_probabilities(rng, 2, size, 0), backend="torch", device=args.device)  # warm up
-    print(f"{args.count} images of {size[0]}x{size[1]}, torch on {args.device}, {args.threads} threads")
+    print(f"{args.count} images of {size[0]}x{size[1]}")
     for classes in args.classes:
         report(measure(images, classes, args))
 

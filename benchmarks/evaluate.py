@@ -28,7 +28,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import evaluate as script
-from benchmarks.common import alone, make_parser, peak_bytes, positive, set_up, table, take_turns
+from benchmarks.common import alone, make_parser, peak_bytes, set_up, table, take_turns
 from benchmarks.loading import make_data
 from datasets.lists import read_class_names, read_list
 from datasets.loaders import DataConfig, Whole
@@ -39,6 +39,7 @@ from utils.checkpoint import load_deeplab, save
 from utils.files import InputError, run_script, save_array
 from utils.inference import full_size, multi_scale_logits
 from utils.metrics import COUNTS, ConfusionMatrix, report_scores
+from utils.options import positive_int as positive
 from utils.pictures import save_labels
 
 SIZES = ((375, 500), (500, 375), (333, 500), (500, 334), (281, 500))

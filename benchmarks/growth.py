@@ -24,7 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import evaluate as script
-from benchmarks.common import alone, make_image, make_parser, peak_bytes, positive, set_up, table, take_turns
+from benchmarks.common import alone, make_image, make_parser, peak_bytes, set_up, table, take_turns
 from benchmarks.crf import make_probabilities
 from benchmarks.evaluate import make_root, run
 from benchmarks.loading import make_data
@@ -33,6 +33,7 @@ from datasets.loaders import DataConfig, Simple, train_loader
 from networks.deeplab import ARCHS
 from utils.crf import PRUNE, dense_crf
 from utils.files import InputError, run_script
+from utils.options import positive_int as positive
 
 Point = tuple[float, int]  # seconds, bytes
 # What stays as it is while another quantity is varied.
@@ -96,8 +97,12 @@ def evaluation_point(values: dict[str, int], s: Setting) -> Point:
 
 def crf_point(values: dict[str, int], s: Setting) -> Point:
     """The dense CRF of one image, torch's backend, likely classes alone."""
-    rng, size = np.random.default_rng(0), (values["image side"],) * 2
-    image, probabilities = make_image(rng, size), make_probabilities(rng, values["classes"], size, favour=8)
+    size, full = (
+        (side, side) for side in (values["image side"], max(RANGES["crf"].get("image side", (64,))))
+    )
+    # One picture in all sizes: the lattice grows with what is on it, too.
+    image = cv2.resize(make_image(np.random.default_rng(0), full), size, interpolation=cv2.INTER_AREA)
+    probabilities = make_probabilities(np.random.default_rng(0), values["classes"], size, favour=8)
     crf = partial(dense_crf, image, probabilities.to(s.device), backend="torch", prune=PRUNE)
     return measure(crf, s)
 

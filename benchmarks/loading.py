@@ -25,11 +25,12 @@ from torch.utils.data import default_collate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import make_image, make_parser, positive, set_up, table, take_turns
+from benchmarks.common import make_image, make_parser, set_up, table, take_turns
 from datasets import transforms as T
 from datasets.lists import Entry
 from datasets.loaders import GT, Cls, Complex, DataConfig, Images, Simple, train_loader
 from utils.files import InputError, run_script
+from utils.options import positive_int as positive
 from utils.pictures import save_labels
 
 

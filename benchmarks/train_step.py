@@ -35,7 +35,6 @@ from benchmarks.common import (
     make_parser,
     matrix_rate,
     peak_bytes,
-    positive,
     set_up,
     table,
     timed,
@@ -43,6 +42,7 @@ from benchmarks.common import (
 from benchmarks.trainer import CASES, EXTRAS, Setting, Trainer, make_batches, make_mix, moved
 from networks.deeplab import ARCHS
 from utils.files import InputError, run_script
+from utils.options import positive_int as positive
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
