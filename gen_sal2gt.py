@@ -24,7 +24,7 @@ from tqdm import tqdm
 from datasets.checks import check_start
 from datasets.lists import Entry, image_path, read_list
 from datasets.splits import write_split
-from datasets.transforms import read_image
+from datasets.transforms import is_turned, read_image
 from utils import options
 from utils.files import InputError, claim_folder, run_script
 from utils.pictures import save_labels
@@ -108,11 +108,14 @@ def paint(
 
 def make_label(entry: Entry, path: Path, args: argparse.Namespace) -> str:
     """Write one label, or none where the map has no foreground; returns which."""
-    size = read_image(image_path(args.data_dir / "JPEGImages", entry.id)).shape[:2]
+    picture = image_path(args.data_dir / "JPEGImages", entry.id)
+    size = read_image(picture).shape[:2]
     label, target = entry.classes[0] + 1, args.out / f"{entry.id}.png"
     saliency = read_saliency(path)
     if saliency.shape == size[::-1] and size[0] != size[1]:
-        raise InputError(f"{path} lies on its side: turn it as the EXIF of its picture turns that")
+        with Image.open(picture) as image:
+            if is_turned(image):
+                raise InputError(f"{path} lies on its side: turn it as the EXIF data of {picture} turn that")
     labels = paint(saliency, size, label, (args.background, args.foreground), args.ignore_label)
     if (labels == label).any():
         save_labels(target, labels)

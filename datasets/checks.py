@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from datasets.lists import Entry, image_path
-from datasets.transforms import is_cut_short, read_label
+from datasets.transforms import is_cut_short, is_turned, read_label
 from utils.distributed import is_main
 from utils.files import InputError
 
@@ -152,7 +152,6 @@ def image_size(path: Path) -> tuple[int, int] | None:
     """Width and height from the header, turned as OpenCV turns the picture; None where there is none to read."""
     try:
         with Image.open(path) as picture:
-            on_its_side = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            return picture.size[::-1] if on_its_side else picture.size
+            return picture.size[::-1] if is_turned(picture) else picture.size
     except (OSError, SyntaxError):
         return None

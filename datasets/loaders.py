@@ -35,7 +35,8 @@ class DataConfig:
         if self.num_classes > 255 or not self.num_classes <= self.ignore_label <= 255:
             raise InputError(
                 f"{self.num_classes} classes and the ignored label {self.ignore_label} do not go together: labels are"
-                " 0..254 (--num-classes), and the ignored one lies above them (--ignore-label)"
+                " 0..254, and the ignored one lies above them, at 255 at most (--num-classes, --ignore-label; in"
+                " stage 2 DATASET.N_CLASSES, DATASET.IGNORE_LABEL)"
             )
 
 

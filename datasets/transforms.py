@@ -1,12 +1,14 @@
 """What happens to an image and its label between the disk and the network; randomness comes as a generator."""
 
+import functools
 import os
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from utils.files import InputError
 
@@ -21,7 +23,8 @@ def read_image(path: str | Path) -> np.ndarray:
         raise InputError(f"{path} not found: it is in the list, but not in the data directory")
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None or is_cut_short(path):
-        raise InputError(f"{path} is no picture that can be read: replace it, or take it off the list")
+        what = "no picture that can be read" if image is None else "cut short: its end is missing"
+        raise InputError(f"{path} is {what}: replace it, or take it off the list")
     return image
 
 
@@ -31,14 +34,31 @@ def is_cut_short(path: str | Path) -> bool:
         start, length = file.read(2), file.seek(0, os.SEEK_END)
         file.seek(max(0, length - 2))
         end = file.read()
-    if start != b"\xff\xd8" or end == b"\xff\xd9":
-        return False
-    try:  # some cameras write something behind the end
+    # Some cameras write something behind the end.
+    return start == b"\xff\xd8" and end != b"\xff\xd9" and not _can_be_decoded(path, length)
+
+
+@functools.cache
+def _can_be_decoded(path: str | Path, _: int) -> bool:
+    """What Pillow says of a file, once for each length of it."""
+    try:
         with Image.open(path) as picture:
             picture.load()
     except OSError:
-        return True
-    return False
+        return False
+    except Image.DecompressionBombError:
+        pass  # of such a size Pillow says nothing
+    return True
+
+
+def is_turned(picture: Image.Image) -> bool:
+    """Whether OpenCV shows the picture with width and height exchanged, as its EXIF data ask for."""
+    exif = Image.Exif()
+    try:
+        exif.load(picture.info.get("exif", b""))
+    except (OSError, SyntaxError, ValueError, struct.error):
+        return False
+    return exif.get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
 
 
 def read_label(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Done, error_line, run_script
-from PIL import Image
+from PIL import ExifTags, Image
 
 SIZE = (8, 12)  # height, width
 CLASSES = {"a": (1,), "b": (2, 2), "c": (0, 2), "d": (3,)}
@@ -134,12 +134,22 @@ def test_missing_maps(root: Path) -> None:
     assert (root / "lists/complex_list.txt").read_text() == "a 1\nc 0 2\nd 3\n"
 
 
+def test_maps_that_lie_on_their_side(root: Path) -> None:
+    """Of any size is of any shape, unless the picture was turned and its map was not."""
+    write_map(root, "a", columns().T)
+    generate(root)
+    assert label(root, "a").shape == SIZE
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", SIZE).save(root / "JPEGImages/a.jpg", exif=exif)
+    assert "a.png lies on its side" in error_line("gen_sal2gt.py", *options(root, "--overwrite"))
+
+
 @pytest.mark.parametrize(
     ("content", "more", "text"),
     [
         (b"text", [], "a.png is no picture"),
         (np.dstack([columns(), columns(), columns().T.reshape(SIZE)]), [], "a.png is in colour"),
-        (columns().T, [], "a.png lies on its side"),
         (None, ["--background", 0.7], "--background 0.7 and --foreground 0.6"),
         (None, ["--foreground", 1.5], "--background 0.3 and --foreground 1.5"),
         (None, ["--num-classes", 4], "class 3 is out of range"),
