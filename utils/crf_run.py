@@ -28,7 +28,7 @@ from utils.inference import full_size
 from utils.metrics import ConfusionMatrix
 from utils.pictures import read_tag, save_labels
 
-LOGITS_FROM = ": make it with evaluate.py or gen_label.py (stage 2: main.py test)"
+LOGITS_FROM = "make it with evaluate.py or gen_label.py (stage 2: main.py test)"
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def check_tasks(
         InputError: a file is missing.
     """
     check_start(data_list, entries, [*(task.image for task in tasks), *labels])
-    require_files([task.logits for task in tasks], LOGITS_FROM)
+    require_files([task.logits for task in tasks], f": {LOGITS_FROM}")
 
 
 def run_crf(tasks: Sequence[CRFTask], settings: CRFSettings, n_jobs: int) -> Iterator[CRFTask]:
@@ -196,7 +196,7 @@ def crf_task(task: CRFTask, settings: CRFSettings) -> CRFTask:
 
 def read_logits(path: Path, num_classes: int) -> np.ndarray:
     """num_classes x h x w float32 from evaluate.py or gen_label.py."""
-    logits = read_array(path, "make it again with evaluate.py or gen_label.py")
+    logits = read_array(path, LOGITS_FROM)
     if logits.ndim != 3 or len(logits) != num_classes or not np.issubdtype(logits.dtype, np.floating):
         raise InputError(
             f"{path} holds {logits.dtype} {logits.shape}, not logits of {num_classes} classes (see --num-classes)"
@@ -209,7 +209,7 @@ def _tag(task: CRFTask, settings: CRFSettings) -> str:
     try:
         logits = task.logits.stat()
     except FileNotFoundError:
-        raise InputError(f"{task.logits} not found{LOGITS_FROM}") from None
+        raise InputError(f"{task.logits} not found: {LOGITS_FROM}") from None
     made_from = asdict(settings) | {"labels": task.labels, "logits": (logits.st_mtime_ns, logits.st_size)}
     del made_from["backend"], made_from["device"]
     return f"{zlib.crc32(json.dumps(made_from, sort_keys=True).encode()):08x}"

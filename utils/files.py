@@ -28,14 +28,15 @@ LESS = (
     "a training needs less with a smaller --batch-size and a larger --iter-size (stage 2: SOLVER.BATCH_SIZE.TRAIN,"
     " SOLVER.ITER_SIZE)"
 )
+MEMORY = ("out of memory", "allocate")  # the device's, the host's
 # What the machine refuses, by a word of torch's, numpy's or the loaders' message, and what mends it.
 FAULTS = {
     "DataLoader worker (pid": KILLED,
     "Pin memory thread exited": KILLED,
-    "out of memory": f"out of GPU memory: {LESS}, and with --amp bf16",
+    MEMORY[0]: f"out of GPU memory: {LESS}, and with --amp bf16",
     "gloo/transport": "another of the processes has ended; what it says is the reason",
     "NCCL": "another of the processes has ended, or NCCL itself failed",
-    "allocate": f"out of memory: {LESS}, and with fewer loading processes",
+    MEMORY[1]: f"out of memory: {LESS}, and with fewer loading processes",
 }
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 STAYS = "what is finished stays, the same command goes on from there"
@@ -77,7 +78,7 @@ def run_script(main: Callable[[], None]) -> None:
 def _mend(error: Exception, said: str) -> str | None:
     """What happened and what to do about it, None where it is no fault of the machine."""
     if isinstance(error, MemoryError):
-        said = "allocate"  # Python's own says nothing
+        said = MEMORY[1]  # Python's own says nothing
     if isinstance(error, EOFError | ConnectionError):
         return KILLED  # while it was handing over a batch
     return next((text for word, text in FAULTS.items() if word in said), None)
@@ -85,8 +86,7 @@ def _mend(error: Exception, said: str) -> str | None:
 
 def is_memory(error: BaseException) -> bool:
     """Whether the memory ran out, the host's or the device's: torch has an error of its own for CUDA alone."""
-    said = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in said or "allocate" in said
+    return isinstance(error, MemoryError) or any(word in str(error) for word in MEMORY)
 
 
 def _print_error(message: str) -> None:
@@ -184,6 +184,6 @@ def claim_folder(
             f" name another folder{'' if replaceable else ', or give --overwrite'}"
         )
     for path in files:
-        path.unlink()
+        path.unlink(missing_ok=True)
     with contextlib.suppress(FileNotFoundError):  # a process of another shard has just written the same
         save_json(note, made_by)
