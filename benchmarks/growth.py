@@ -97,11 +97,10 @@ def evaluation_point(values: dict[str, int], s: Setting) -> Point:
 
 def crf_point(values: dict[str, int], s: Setting) -> Point:
     """The dense CRF of one image, torch's backend, likely classes alone."""
-    size, full = (
-        (side, side) for side in (values["image side"], max(RANGES["crf"].get("image side", (64,))))
-    )
-    # One picture in all sizes: the lattice grows with what is on it, too.
-    image = cv2.resize(make_image(np.random.default_rng(0), full), size, interpolation=cv2.INTER_AREA)
+    size = (values["image side"],) * 2
+    # One picture in all sizes, for the lattice grows with what is on it, too; made elsewhere, for that needs memory.
+    image = alone(make_image, np.random.default_rng(0), (640, 640))
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     probabilities = make_probabilities(np.random.default_rng(0), values["classes"], size, favour=8)
     crf = partial(dense_crf, image, probabilities.to(s.device), backend="torch", prune=PRUNE)
     return measure(crf, s)
