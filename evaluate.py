@@ -46,8 +46,9 @@ def evaluate(args: argparse.Namespace) -> None:
             args.data_dir / "JPEGImages", args.label_dir or args.data_dir / "SegmentationClassAug",
             num_classes=num_classes, ignore_label=args.ignore_label,
         )  # fmt: skip
-        images = Whole(read_list(args.data_list, num_classes, labelled=False), config)
-        check_start(args.data_list, images.entries, images.files())
+        listed = read_list(args.data_list, num_classes, labelled=False)
+        images = Whole(listed, config)
+        check_start(args.data_list, listed, images.files())
         if not args.no_logits and distributed.is_main():
             made_by = {"weights": weights_identity(network), "scales": list(args.scales)}
             claim_folder(args.logit_dir, made_by, "*.npy", replaceable={e.id for e in images.entries})

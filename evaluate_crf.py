@@ -35,11 +35,12 @@ def evaluate(args: argparse.Namespace) -> None:
     device = options.pick_device(args)
     settings = crf_settings(args, device)
     names = read_class_names(args.class_names, args.num_classes)
-    entries = options.sharded(read_list(args.data_list, args.num_classes, labelled=False), args.shard)
+    listed = read_list(args.data_list, args.num_classes, labelled=False)
+    entries = options.sharded(listed, args.shard)
     label_dir = args.label_dir or args.data_dir / "SegmentationClassAug"
     tasks = make_tasks(entries, args.data_dir / "JPEGImages", args.logit_dir, args.prediction_dir)
     labels = [label_dir / f"{entry.id}.png" for entry in entries]
-    check_tasks(args.data_list, entries, tasks, labels)
+    check_tasks(args.data_list, listed, tasks, labels)
     confusion = evaluate_crf(tasks, settings, args.n_jobs, label_dir, args.ignore_label)
     part = "" if args.shard is None else f"_{args.shard[0]}_of_{args.shard[1]}"
     report_scores(confusion, names, args.score_dir / f"scores_crf{part}.json", vars(args), device)

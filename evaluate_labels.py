@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from datasets.checks import check_start
-from datasets.lists import read_list
+from datasets.lists import read_list, unique
 from datasets.transforms import read_label
 from utils import options
 from utils.files import run_script, save_json
@@ -63,7 +63,7 @@ def quality(folder: Path, ids: list[str], args: argparse.Namespace) -> dict[str,
 
 def evaluate(args: argparse.Namespace) -> None:
     entries = read_list(args.data_list, args.num_classes, labelled=False)
-    ids = [entry.id for entry in entries]
+    ids = [entry.id for entry in unique(entries)]
     folders = [args.truth_dir, *(folder for _, folder in args.folders)]
     check_start(args.data_list, entries, [folder / f"{id_}.png" for folder in folders for id_ in ids])
     rows = {name: quality(folder, ids, args) for name, folder in args.folders}

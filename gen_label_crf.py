@@ -36,10 +36,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def generate(args: argparse.Namespace) -> None:
     settings = crf_settings(args, options.pick_device(args))
-    entries = options.sharded(read_list(args.data_list, args.num_classes, args.use_image_labels), args.shard)
+    listed = read_list(args.data_list, args.num_classes, args.use_image_labels)
+    entries = options.sharded(listed, args.shard)
     image_dir, image_labels = args.data_dir / "JPEGImages", args.use_image_labels
     tasks = make_tasks(entries, image_dir, args.logit_dir, args.pseudo_label_dir, image_labels)
-    check_tasks(args.data_list, entries, tasks)
+    check_tasks(args.data_list, listed, tasks)
     if args.overwrite:
         for task in tasks:
             task.result.unlink(missing_ok=True)

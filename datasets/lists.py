@@ -1,5 +1,6 @@
 """Image lists: one image a line, `ID` or `ID c [c ...]` with 0-based classes, background not among them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,6 +49,14 @@ def read_list(path: str | Path, num_classes: int, labelled: bool = True) -> list
                 )
         entries.append(Entry(id_, classes))
     return entries
+
+
+def unique(entries: Iterable[Entry]) -> list[Entry]:
+    """Each image once: what is scored or written for one of them is so once, though a list names it twice."""
+    found: dict[str, Entry] = {}
+    for entry in entries:
+        found.setdefault(entry.id, entry)
+    return list(found.values())
 
 
 def image_path(image_dir: Path, id_: str) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from datasets import transforms as T
-from datasets.lists import Entry, image_path
+from datasets.lists import Entry, image_path, unique
 from datasets.sampling import Stream, generator
 from datasets.voc import IGNORE_LABEL
 from utils.files import InputError
@@ -155,10 +155,10 @@ class Cls(Images):
 
 
 class Whole(Images):
-    """Whole images for inference: ID, 1 x 3 x H x W floats; with labels, H x W uint8 behind."""
+    """Whole images for inference, each once: ID, 1 x 3 x H x W floats; with labels, H x W uint8 behind."""
 
     def __init__(self, entries: Sequence[Entry], config: DataConfig, labels: bool = True) -> None:
-        super().__init__(entries, config)
+        super().__init__(unique(entries), config)
         self.needs_label = labels
 
     def __getitem__(self, index: int) -> tuple:

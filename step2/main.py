@@ -27,6 +27,7 @@ from libs.optim import build_sgd, lr_after
 from libs.setup import Paths, build, check_training, class_names, data_config, read_split, split_path
 
 from datasets.checks import check_start
+from datasets.lists import unique
 from datasets.loaders import train_loader
 from utils import distributed, options
 from utils.checkpoint import save, weights_identity
@@ -174,8 +175,9 @@ def test(args: argparse.Namespace, config: Config) -> None:
     """Score the multi-scale logits, and keep them."""
     device, paths = options.pick_device(args), Paths(config)
     with distributed.joined(device):
-        images = WholeBGR(read_split(config, config.DATASET.SPLIT.VAL), data_config(config, paths.truth))
-        check_start(split_path(config.DATASET.SPLIT.VAL), images.entries, images.files())
+        listed = read_split(config, config.DATASET.SPLIT.VAL)
+        images = WholeBGR(listed, data_config(config, paths.truth))
+        check_start(split_path(config.DATASET.SPLIT.VAL), listed, images.files())
         model: nn.Module = build(config)
         load_trained(model, args.model_path or paths.models / "checkpoint_final.pth")
         options.prepare(model, args, device).eval()
@@ -198,10 +200,11 @@ def crf(args: argparse.Namespace, config: Config) -> None:
     device, paths, c = options.pick_device(args), Paths(config), config.CRF
     params = CRFParams(c.ITER_MAX, c.POS_W, c.POS_XY_STD, c.BI_W, c.BI_XY_STD, c.BI_RGB_STD)
     settings = make_settings(config.DATASET.N_CLASSES, params, args, device, align_corners=False)
-    entries = read_split(config, config.DATASET.SPLIT.VAL)
+    listed = read_split(config, config.DATASET.SPLIT.VAL)
+    entries = unique(listed)
     tasks = make_tasks(entries, Path(config.DATASET.ROOT) / "JPEGImages", paths.logits, paths.crf)
     labels = [paths.truth / f"{entry.id}.png" for entry in entries]
-    check_tasks(split_path(config.DATASET.SPLIT.VAL), entries, tasks, labels)
+    check_tasks(split_path(config.DATASET.SPLIT.VAL), listed, tasks, labels)
     confusion = evaluate_crf(tasks, settings, args.n_jobs, paths.truth, config.DATASET.IGNORE_LABEL)
     report_scores(
         confusion, class_names(config), paths.scores / "scores_crf.json", options_of(args, config), device

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from datasets.lists import Entry, unique
 from datasets.voc import IGNORE_LABEL, VOC_CLASSES
 from utils.distributed import local_device
 from utils.files import InputError
@@ -127,8 +128,9 @@ def shard(value: str) -> tuple[int, int]:
     return part, parts
 
 
-def sharded(entries: list, part: tuple[int, int] | None) -> list:
-    """The entries of one part: every N-th, so that the parts are equally hard."""
+def sharded(entries: list[Entry], part: tuple[int, int] | None) -> list[Entry]:
+    """The entries of one part, each image once: every N-th, so that the parts are equally hard."""
+    entries = unique(entries)
     return entries if part is None else entries[part[0] - 1 :: part[1]]
 
 
