@@ -68,8 +68,8 @@ def begin(t: Training, args: argparse.Namespace, device: torch.device) -> int:
     if first:
         print(f"{t.run.path}: going on after {first} of {args.num_steps} iterations")
     else:
-        for path in (t.best_path, args.snapshot_dir / "VOC_best_D.pth", t.run.path):
-            set_aside(path)
+        set_aside((t.best_path, t.run.path), args.restore_from)
+        set_aside((args.snapshot_dir / "VOC_best_D.pth",), args.restore_from_D)
         for sheet in (args.snapshot_dir / "sheets").glob("*.png"):
             sheet.unlink()
     save_provenance(args.snapshot_dir / "run.json", vars(args), device)

@@ -96,10 +96,7 @@ def begin(run: Run, paths: Paths, config: Config, args: argparse.Namespace, devi
         if done:
             print(f"{run.path}: going on after {done} of {config.SOLVER.ITER_MAX} iterations")
         else:
-            start = Path(config.MODEL.INIT_MODEL or "")
-            for path in (run.path, *paths.models.glob("checkpoint_*.pth")):
-                if path.resolve() != start.resolve():
-                    set_aside(path)
+            set_aside((run.path, *paths.models.glob("checkpoint_*.pth")), config.MODEL.INIT_MODEL)
         save_provenance(paths.models / "run.json", options_of(args, config), device)
     return done
 

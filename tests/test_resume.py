@@ -134,6 +134,10 @@ def test_no_resume_starts_over(tiny_data: Path, tmp_path: Path) -> None:
     before = read_state(tmp_path / "VOC_best.pth")
     assert "going on" not in run_script("train.py", *options, "--no-resume").stdout
     assert same(read_state(tmp_path / "VOC_best.pth"), before)
+    # Weights that a run starts from are where they were when it goes on.
+    again = [*options, "--restore-from", tmp_path / "VOC_best.pth", "--save-every", 1]
+    run_script("train.py", *again, "--no-resume")
+    assert "going on after 2 of 2" in run_script("train.py", *again).stdout
     (tmp_path / "last.pth").write_bytes((tmp_path / "last.pth").read_bytes()[:9999])
     assert "last.pth cannot be read" in error_line("train.py", *options)
     torch.save({"a": torch.zeros(1)}, tmp_path / "last.pth")

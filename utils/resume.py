@@ -5,7 +5,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -146,10 +146,16 @@ class StopSignal:
         raise SystemExit(128 + (self.number or signal.SIGTERM))
 
 
-def set_aside(path: Path) -> None:
-    """Rename what an earlier run left, so that it cannot pass for the new run's: F.pth becomes F.old.pth."""
-    if path.exists() and not path.stem.endswith(".old"):
-        path.replace(path.with_suffix(f".old{path.suffix}"))
+def set_aside(paths: Iterable[Path], start: str | Path | None) -> None:
+    """Rename what an earlier run left, so that it cannot pass for the new run's: F.pth becomes F.old.pth.
+
+    Args:
+        start: the weights that the new run begins with; they stay, for it reads them whenever it goes on.
+    """
+    for path in paths:
+        used = start is not None and path.resolve() == Path(start).resolve()
+        if path.exists() and not used and not path.stem.endswith(".old"):
+            path.replace(path.with_suffix(f".old{path.suffix}"))
 
 
 def open_log(path: Path, key: str, done: int) -> IO[str]:
