@@ -86,7 +86,7 @@ def test_train_then_evaluate(tiny_data: Path, tmp_path: Path) -> None:
     run_script("evaluate.py", *options, "--scales", "1")
     np.save(evaluated / "logit_val/other.npy", logits)
     line = error_line("evaluate.py", *options)
-    assert "logit_val holds files made with other scales" in line and "first other.npy: delete it" in line
+    assert "logit_val holds files made with other scales (first other.npy): delete the folder" in line
     assert (evaluated / "logit_val/other.npy").exists() and "--overwrite" not in line
     with Image.open(evaluated / "png/val_00001.png") as picture:
         assert picture.mode == "P" and picture.size == (80, 64)

@@ -98,7 +98,10 @@ def load_matching(network: nn.Module, state: Mapping[str, Tensor], path: str | P
     }
     # Counters and narrow biases fit any network; a network is recognised by a convolution.
     if not any(value.ndim == 4 for value in matching.values()):
-        raise InputError(f"{path}: no convolution fits this network: {misfits(own, state)}")
+        raise InputError(
+            f"{path}: no convolution fits this network: {misfits(own, state)}; see --arch, in stage 2 MODEL.NAME and"
+            " MODEL.N_BLOCKS"
+        )
     network.load_state_dict(matching, strict=False)
     return len(matching)
 

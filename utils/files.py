@@ -178,10 +178,11 @@ def claim_folder(
     files = list(folder.glob(pattern))
     lost = sorted(path.name for path in files if path.stem not in replaceable)
     if lost and not overwrite:
-        changed = " and ".join(key for key in made_by if earlier.get(key) != made_by[key]) or "settings"
+        changed = " and ".join(key for key in made_by if earlier.get(key) != made_by[key])
+        origin = f"files made with other {changed}" if earlier else "files of another program"
         raise InputError(
-            f"{folder} holds files made with other {changed}, or by another program, first {lost[0]}: delete it or"
-            f" name another folder{'' if replaceable else ', or give --overwrite'}"
+            f"{folder} holds {origin} (first {lost[0]}): delete the folder or name another"
+            f"{'' if replaceable else ', or give --overwrite'}"
         )
     for path in files:
         path.unlink(missing_ok=True)

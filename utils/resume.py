@@ -141,7 +141,8 @@ class StopSignal:
         wait_for_all()
         if is_main():
             print(
-                f"stopped after {iteration} iterations; the same command goes on from there", file=sys.stderr
+                f"stopped after {iteration} iterations; the same command goes on from there (without --no-resume)",
+                file=sys.stderr,
             )
         raise SystemExit(128 + (self.number or signal.SIGTERM))
 

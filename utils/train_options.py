@@ -127,7 +127,10 @@ def build_method(args: argparse.Namespace, device: torch.device) -> Method:
     start = args.num_steps // 12 if args.denoise_from is None else args.denoise_from
     end = args.num_steps * 11 // 12 if args.denoise_until is None else args.denoise_until
     if end < start:
-        raise InputError(f"--denoise-until {end} lies before --denoise-from {start}")
+        raise InputError(
+            f"--denoise-until {end} lies before --denoise-from {start} (unless given, they are 11/12 and 1/12 of"
+            " --num-steps)"
+        )
     exempt = args.long_tail_labels
     if exempt is None:
         exempt = (11,) if args.num_classes == 21 else ()  # VOC's diningtable

@@ -89,4 +89,6 @@ def auto_thresholds(
     measured = measure_iou_thresholds(G, loader, classes, args.num_classes, args.ignore_label)
     if distributed.is_main():
         tqdm.write(f"IoU thresholds, measured: {','.join(f'{t:.1f}' for t in measured)}")
+        if min(measured) == 0:
+            tqdm.write("of a class at 0 ONF drops no image: try a longer warm-up (--denoise-from)")
     return measured
