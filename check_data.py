@@ -15,15 +15,16 @@ from datasets import checks
 from datasets.lists import Entry, read_class_names
 from utils import options
 from utils.files import InputError, run_script
-from utils.train_options import needed_lists, read_needed_list
+from utils.train_options import LISTS, needed_lists, option, read_needed_list
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = options.make_parser(__doc__)
     options.add_stage1_data_options(options.add_data_options(parser))
-    for option, name in (("--no-val", "val"), ("--no-c2s", "complex_list"), ("--no-cls", "train_cls")):
-        text = f"as in train.py: do without {name}.txt"
-        parser.add_argument(option, action="store_true", help=text)
+    for name, without in LISTS.items():
+        if without:
+            text = f"as in train.py: do without {name}.txt"
+            parser.add_argument(option(without), action="store_true", help=text)
     return parser.parse_args(argv)
 
 

@@ -155,22 +155,21 @@ def difference(a: Path, b: Path, relative: float = 1e-5, share: float = 1e-4) ->
     names = files_of(a)
     if not names or names != files_of(b):
         raise InputError("the two ways did not write the same files; mend evaluate.py")
-    largest = {"logits": 0.0, "labels": 0.0, "scores": 0.0}
+    largest = 0.0
     for name in names:
+        apart, bound = 0.0, share
         if name.suffix == ".npy":
             ours, theirs = np.load(a / name), np.load(b / name)
-            kind, apart = "logits", np.abs(ours - theirs).max() / np.abs(theirs).max()
+            apart, bound = float(np.abs(ours - theirs).max() / np.abs(theirs).max()), relative
+            largest = max(largest, apart)
         elif name.suffix == ".png":
-            kind, apart = "labels", (read_label(a / name, 256) != read_label(b / name, 256)).mean()
+            apart = (read_label(a / name, 256) != read_label(b / name, 256)).mean()
         elif name.name == "confusion.json":
             ours, theirs = (np.array(json.loads((root / name).read_text())[COUNTS]) for root in (a, b))
-            kind, apart = "scores", np.abs(ours - theirs).sum() / theirs.sum()
-        else:
-            continue
-        largest[kind] = max(largest[kind], float(apart))
-        if largest[kind] > (relative if kind == "logits" else share):
-            raise InputError(f"{name}: the {kind} of the two ways differ by {apart:.1e}; mend evaluate.py")
-    return largest["logits"]
+            apart = np.abs(ours - theirs).sum() / theirs.sum()
+        if apart > bound:
+            raise InputError(f"{name} of the two ways differs by {apart:.1e}; mend evaluate.py")
+    return largest
 
 
 def compare(options: list[str], root: Path, args: argparse.Namespace) -> tuple[list[list], float]:

@@ -28,15 +28,15 @@ LESS = (
     "a training needs less with a smaller --batch-size and a larger --iter-size (stage 2: SOLVER.BATCH_SIZE.TRAIN,"
     " SOLVER.ITER_SIZE)"
 )
-MEMORY = ("out of memory", "allocate")  # the device's, the host's
+DEVICE_FULL, HOST_FULL = "out of memory", "allocate"
 # What the machine refuses, by a word of torch's, numpy's or the loaders' message, and what mends it.
 FAULTS = {
     "DataLoader worker (pid": KILLED,
     "Pin memory thread exited": KILLED,
-    MEMORY[0]: f"out of GPU memory: {LESS}, and with --amp bf16",
+    DEVICE_FULL: f"out of GPU memory: {LESS}, and with --amp bf16",
     "gloo/transport": "another of the processes has ended; what it says is the reason",
     "NCCL": "another of the processes has ended, or NCCL itself failed",
-    MEMORY[1]: f"out of memory: {LESS}, and with fewer loading processes",
+    HOST_FULL: f"out of memory: {LESS}, and with fewer loading processes",
 }
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 STAYS = "what is finished stays, the same command goes on from there"
@@ -78,7 +78,7 @@ def run_script(main: Callable[[], None]) -> None:
 def _mend(error: Exception, said: str) -> str | None:
     """What happened and what to do about it, None where it is no fault of the machine."""
     if isinstance(error, MemoryError):
-        said = MEMORY[1]  # Python's own says nothing
+        said = HOST_FULL  # Python's own says nothing
     if isinstance(error, EOFError | ConnectionError):
         return KILLED  # while it was handing over a batch
     return next((text for word, text in FAULTS.items() if word in said), None)
@@ -86,7 +86,7 @@ def _mend(error: Exception, said: str) -> str | None:
 
 def is_memory(error: BaseException) -> bool:
     """Whether the memory ran out, the host's or the device's: torch has an error of its own for CUDA alone."""
-    return isinstance(error, MemoryError) or any(word in str(error) for word in MEMORY)
+    return isinstance(error, MemoryError) or any(word in str(error) for word in (DEVICE_FULL, HOST_FULL))
 
 
 def _print_error(message: str) -> None:

@@ -32,9 +32,13 @@ def read_needed_list(args: argparse.Namespace, name: str) -> list[Entry]:
     try:
         return read_list(args.list_dir / f"{name}.txt", args.num_classes, labelled=name != "val")
     except InputError as error:
-        without = LISTS[name]
-        hint = f" (to do without it: --{without.replace('_', '-')})" if without else ""
+        hint = f" (to do without it: {option(LISTS[name])})" if LISTS[name] else ""
         raise InputError(f"{error}{hint}") from None
+
+
+def option(name: str) -> str:
+    """How an attribute of the parsed options is given: no_val -> --no-val."""
+    return f"--{name.replace('_', '-')}"
 
 
 def parse_args(doc: str, argv: list[str] | None = None) -> argparse.Namespace:
