@@ -13,14 +13,15 @@ from tqdm import tqdm
 
 from datasets import checks
 from datasets.lists import Entry, read_class_names
-from utils import options
-from utils.files import InputError, run_script
-from utils.train_options import LISTS, needed_lists, option, read_needed_list
+from datasets.options import add_data_options, add_stage1_data_options
+from utils.core import cli
+from utils.core.errors import InputError, run_script
+from utils.training.options import LISTS, needed_lists, option, read_needed_list
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = options.make_parser(__doc__)
-    options.add_stage1_data_options(options.add_data_options(parser))
+    parser = cli.make_parser(__doc__)
+    add_stage1_data_options(add_data_options(parser))
     for name, without in LISTS.items():
         if without:
             text = f"as in train.py: do without {name}.txt"

@@ -17,8 +17,9 @@ import time
 from pathlib import Path
 
 from datasets.lists import read_class_names
-from utils import options
-from utils.files import run_script, save_json
+from utils.core import cli
+from utils.core.errors import run_script
+from utils.core.files import save_json
 
 ROOT = Path(__file__).resolve().parent
 CLASSES = "bicycle,bus,cat,horse,pottedplant,tvmonitor"
@@ -27,14 +28,12 @@ PLAIN = ("--no-onf", "--no-pnd", "--no-s2c", "--no-c2s", "--no-cls")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = options.make_parser(__doc__)
+    parser = cli.make_parser(__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of everything the demo makes")
     parser.add_argument("--plain", action="store_true", help="stage 1 alone, without the method")
-    parser.add_argument(
-        "--seed", type=options.count, default=0, help="seed of the pictures and of the training"
-    )
-    parser.add_argument("--num-steps", type=options.positive_int, default=800, help="iterations of stage 1")
-    parser.add_argument("--step2-steps", type=options.positive_int, default=300, help="iterations of stage 2")
+    parser.add_argument("--seed", type=cli.count, default=0, help="seed of the pictures and of the training")
+    parser.add_argument("--num-steps", type=cli.positive_int, default=800, help="iterations of stage 1")
+    parser.add_argument("--step2-steps", type=cli.positive_int, default=300, help="iterations of stage 2")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or mps")
     return parser.parse_args(argv)
 

@@ -13,33 +13,36 @@ from pathlib import Path
 from datasets.checks import check_start
 from datasets.lists import read_class_names, read_list
 from datasets.loaders import DataConfig, Whole
-from utils import distributed, options
-from utils.checkpoint import load_deeplab, weights_identity
-from utils.files import claim_folder, run_script
-from utils.metrics import report_scores
-from utils.scoring import score_images
+from datasets.options import LABEL_DIR_HELP, add_data_options
+from networks.checkpoint import load_deeplab, weights_identity
+from utils.core import cli, distributed
+from utils.core.device import pick_device, prepare
+from utils.core.errors import run_script
+from utils.core.files import claim_folder
+from utils.evaluation.metrics import report_scores
+from utils.evaluation.scoring import score_images
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = options.make_parser(__doc__)
-    add = options.add_data_options(parser, num_classes=None).add_argument
+    parser = cli.make_parser(__doc__)
+    add = add_data_options(parser, num_classes=None).add_argument
     add("--data-list", type=Path, default=Path("dataset/voc_list/val.txt"), help="images to evaluate")
-    add("--label-dir", type=Path, help=options.LABEL_DIR_HELP)
+    add("--label-dir", type=Path, help=LABEL_DIR_HELP)
     add = parser.add_argument_group("weights and results").add_argument
     add("--restore-from", type=Path, default=Path("snapshots/VOC_best.pth"), help="trained weights")
-    add("--scales", type=options.scales, default=(1.0, 0.75), help="scales of the input, by commas")
+    add("--scales", type=cli.scales, default=(1.0, 0.75), help="scales of the input, by commas")
     add("--logit-dir", type=Path, default=Path("logit_val"), help="folder of the logits")
     add("--no-logits", action="store_true", help="keep no logits")
     add("--score-dir", type=Path, default=Path("scores"), help="folder of scores.json")
     add("--save-predictions", type=Path, metavar="DIR", help="write the predicted labels as palette PNGs")
-    options.add_device_options(parser)
+    cli.add_device_options(parser)
     return parser.parse_args(argv)
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    device = options.pick_device(args)
+    device = pick_device(args)
     with distributed.joined(device):
-        network = options.prepare(load_deeplab(args.restore_from, args.num_classes), args, device)
+        network = prepare(load_deeplab(args.restore_from, args.num_classes), args, device)
         num_classes = network.num_classes
         names = read_class_names(args.class_names, num_classes)
         config = DataConfig(

@@ -11,32 +11,34 @@ import argparse
 from pathlib import Path
 
 from datasets.lists import read_class_names, read_list
-from utils import options
-from utils.crf_run import add_crf_options, check_tasks, crf_settings, evaluate_crf, make_tasks
-from utils.files import run_script
-from utils.metrics import report_scores
+from datasets.options import LABEL_DIR_HELP, add_data_options, add_list_options, sharded
+from utils.core import cli
+from utils.core.device import pick_device
+from utils.core.errors import run_script
+from utils.crf.run import add_crf_options, check_tasks, crf_settings, evaluate_crf, make_tasks
+from utils.evaluation.metrics import report_scores
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = options.make_parser(__doc__)
-    group = options.add_data_options(parser)
-    options.add_list_options(group, Path("dataset/voc_list/val.txt"))
-    group.add_argument("--label-dir", type=Path, help=options.LABEL_DIR_HELP)
+    parser = cli.make_parser(__doc__)
+    group = add_data_options(parser)
+    add_list_options(group, Path("dataset/voc_list/val.txt"))
+    group.add_argument("--label-dir", type=Path, help=LABEL_DIR_HELP)
     add = parser.add_argument_group("results").add_argument
     add("--logit-dir", type=Path, default=Path("logit_val"), help="folder of the logits")
     add("--prediction-dir", type=Path, default=Path("crf_val"), help="folder of the label maps")
     add("--score-dir", type=Path, default=Path("scores"), help="folder of scores_crf.json")
     add_crf_options(parser)
-    options.add_device_options(parser, workers=False, network=False)
+    cli.add_device_options(parser, workers=False, network=False)
     return parser.parse_args(argv)
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    device = options.pick_device(args)
+    device = pick_device(args)
     settings = crf_settings(args, device)
     names = read_class_names(args.class_names, args.num_classes)
     listed = read_list(args.data_list, args.num_classes, labelled=False)
-    entries = options.sharded(listed, args.shard)
+    entries = sharded(listed, args.shard)
     label_dir = args.label_dir or args.data_dir / "SegmentationClassAug"
     tasks = make_tasks(entries, args.data_dir / "JPEGImages", args.logit_dir, args.prediction_dir)
     labels = [label_dir / f"{entry.id}.png" for entry in entries]

@@ -14,17 +14,19 @@ import torch
 from tqdm import tqdm
 
 from datasets.checks import check_start
+from datasets.labels import read_label
 from datasets.lists import read_list, unique
-from datasets.transforms import read_label
-from utils import options
-from utils.files import run_script, save_json
-from utils.metrics import ConfusionMatrix
+from datasets.options import add_data_options, add_list_options
+from utils.core import cli
+from utils.core.errors import run_script
+from utils.core.files import save_json
+from utils.evaluation.metrics import ConfusionMatrix
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = options.make_parser(__doc__)
-    group = options.add_data_options(parser, images=False, names=False)
-    options.add_list_options(group, Path("dataset/voc_list/train_aug.txt"), shards=False)
+    parser = cli.make_parser(__doc__)
+    group = add_data_options(parser, images=False, names=False)
+    add_list_options(group, Path("dataset/voc_list/train_aug.txt"), shards=False)
     group.add_argument("--truth-dir", type=Path, required=True, help="true labels, ID.png")
     group.add_argument(
         "folders", nargs="+", type=named_folder, metavar="NAME=DIR", help="pseudo labels, ID.png"

@@ -14,31 +14,34 @@ from tqdm import tqdm
 from datasets.checks import check_start
 from datasets.lists import read_list
 from datasets.loaders import DataConfig, Whole, whole_loader
-from utils import options
-from utils.background import Background
-from utils.checkpoint import load_deeplab, weights_identity
-from utils.files import claim_folder, run_script
-from utils.inference import infer, save_logits
+from datasets.options import add_data_options, add_list_options, sharded
+from networks.checkpoint import load_deeplab, weights_identity
+from utils.core import cli
+from utils.core.background import Background
+from utils.core.device import pick_device, prepare
+from utils.core.errors import run_script
+from utils.core.files import claim_folder
+from utils.evaluation.inference import infer, save_logits
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = options.make_parser(__doc__)
-    group = options.add_data_options(parser, names=False, ignored=False, num_classes=None)
-    options.add_list_options(group, Path("dataset/voc_list/train_aug.txt"))
+    parser = cli.make_parser(__doc__)
+    group = add_data_options(parser, names=False, ignored=False, num_classes=None)
+    add_list_options(group, Path("dataset/voc_list/train_aug.txt"))
     add = parser.add_argument_group("weights and results").add_argument
     add("--restore-from", type=Path, default=Path("snapshots/VOC_best.pth"), help="trained weights")
-    add("--scales", type=options.scales, default=(1.0, 0.75), help="scales of the input, by commas")
+    add("--scales", type=cli.scales, default=(1.0, 0.75), help="scales of the input, by commas")
     add("--logit-dir", type=Path, default=Path("logit_train_aug"), help="folder of the logits")
     add("--overwrite", action="store_true", help="make logits again that are there already")
-    options.add_device_options(parser)
+    cli.add_device_options(parser)
     return parser.parse_args(argv)
 
 
 def generate(args: argparse.Namespace) -> None:
-    device = options.pick_device(args)
-    network = options.prepare(load_deeplab(args.restore_from, args.num_classes), args, device)
+    device = pick_device(args)
+    network = prepare(load_deeplab(args.restore_from, args.num_classes), args, device)
     listed = read_list(args.data_list, network.num_classes, labelled=False)
-    entries = options.sharded(listed, args.shard)
+    entries = sharded(listed, args.shard)
     config = DataConfig(args.data_dir / "JPEGImages", num_classes=network.num_classes)
     check_start(args.data_list, listed, Whole(entries, config, labels=False).files())
     made_by = {"weights": weights_identity(network), "scales": list(args.scales)}

@@ -12,15 +12,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from datasets.lists import read_list
-from utils import options
-from utils.crf_run import add_crf_options, check_tasks, crf_settings, make_tasks, run_crf
-from utils.files import run_script
+from datasets.options import add_data_options, add_list_options, sharded
+from utils.core import cli
+from utils.core.device import pick_device
+from utils.core.errors import run_script
+from utils.crf.run import add_crf_options, check_tasks, crf_settings, make_tasks, run_crf
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = options.make_parser(__doc__)
-    group = options.add_data_options(parser, names=False, ignored=False)
-    options.add_list_options(group, Path("dataset/voc_list/train_aug.txt"))
+    parser = cli.make_parser(__doc__)
+    group = add_data_options(parser, names=False, ignored=False)
+    add_list_options(group, Path("dataset/voc_list/train_aug.txt"))
     group.add_argument(
         "--use-image-labels", action="store_true",
         help="only background and the image's own classes; --data-list must name them (train_cls.txt does)",
@@ -30,14 +32,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--pseudo-label-dir", type=Path, default=Path("pseudo_labels"), help="folder of the pseudo labels")
     add("--overwrite", action="store_true", help="make pseudo labels again that are there already")
     add_crf_options(parser)
-    options.add_device_options(parser, workers=False, network=False)
+    cli.add_device_options(parser, workers=False, network=False)
     return parser.parse_args(argv)
 
 
 def generate(args: argparse.Namespace) -> None:
-    settings = crf_settings(args, options.pick_device(args))
+    settings = crf_settings(args, pick_device(args))
     listed = read_list(args.data_list, args.num_classes, args.use_image_labels)
-    entries = options.sharded(listed, args.shard)
+    entries = sharded(listed, args.shard)
     image_dir, image_labels = args.data_dir / "JPEGImages", args.use_image_labels
     tasks = make_tasks(entries, image_dir, args.logit_dir, args.pseudo_label_dir, image_labels)
     check_tasks(args.data_list, listed, tasks)

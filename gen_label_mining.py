@@ -13,30 +13,30 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.checks import check_start
+from datasets.labels import read_label, read_tag, save_labels
 from datasets.lists import read_list
-from datasets.transforms import read_label
-from utils import options
-from utils.files import run_script
-from utils.pictures import read_tag, save_labels
-from utils.pseudo_labels import MIN_PIXELS, mine
+from datasets.options import add_data_options, add_list_options, sharded
+from utils.core import cli
+from utils.core.errors import run_script
+from utils.mining import MIN_PIXELS, mine
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = options.make_parser(__doc__)
-    group = options.add_data_options(parser, images=False, names=False)
-    options.add_list_options(group, Path("dataset/voc_list/train_cls.txt"))
+    parser = cli.make_parser(__doc__)
+    group = add_data_options(parser, images=False, names=False)
+    add_list_options(group, Path("dataset/voc_list/train_cls.txt"))
     group.add_argument(
         "--pseudo-label-dir", type=Path, default=Path("pseudo_labels"), help="what gen_label_crf.py made"
     )
     group.add_argument(
-        "--min-pixels", type=options.count, default=MIN_PIXELS, help="fewer pixels: class is missing"
+        "--min-pixels", type=cli.count, default=MIN_PIXELS, help="fewer pixels: class is missing"
     )
     return parser.parse_args(argv)
 
 
 def mining(args: argparse.Namespace) -> None:
     listed = read_list(args.data_list, args.num_classes)
-    entries = options.sharded(listed, args.shard)
+    entries = sharded(listed, args.shard)
     paths = [args.pseudo_label_dir / f"{entry.id}.png" for entry in entries]
     check_start(args.data_list, listed, paths, ": run gen_label_crf.py first")
     changed = 0

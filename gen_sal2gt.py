@@ -22,30 +22,32 @@ from PIL import Image
 from tqdm import tqdm
 
 from datasets.checks import check_start
+from datasets.labels import save_labels
 from datasets.lists import Entry, image_path, read_list
+from datasets.options import add_data_options
 from datasets.splits import write_split
 from datasets.transforms import is_turned, read_image
-from utils import options
-from utils.files import InputError, claim_folder, run_script
-from utils.pictures import save_labels
+from utils.core import cli
+from utils.core.errors import InputError, run_script
+from utils.core.files import claim_folder
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = options.make_parser(__doc__)
-    add = options.add_data_options(parser, names=False).add_argument
+    parser = cli.make_parser(__doc__)
+    add = add_data_options(parser, names=False).add_argument
     add("--data-list", type=Path, default=Path("dataset/voc_list/train_cls.txt"), help="images and classes")
     add("--saliency-dir", type=Path, required=True, help="saliency maps, ID.png or ID.jpg")
     add("--skip-missing", action="store_true", help="go on without the maps that are not there")
     add = parser.add_argument_group("labels").add_argument
     add(
         "--foreground",
-        type=options.positive,
+        type=cli.positive,
         default=0.6,
         help="saliency, 0..1, from which on it is the class",
     )
     add(
         "--background",
-        type=options.non_negative,
+        type=cli.non_negative,
         default=0.3,
         help="saliency, 0..1, below which it is background",
     )

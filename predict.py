@@ -29,13 +29,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from datasets.labels import palette_image
 from datasets.lists import read_class_names
+from datasets.pictures import Source, find_pictures, read_picture
 from datasets.voc import palette
-from utils import options
-from utils.crf_run import add_crf_options, crf_settings
-from utils.files import InputError, is_memory, run_script, save_image, save_json
-from utils.pictures import overlay, palette_image
-from utils.predict import RATES, Source, find_pictures, label_map, load_any, read_picture
+from step2.libs.predictor import RATES, label_map, load_any
+from utils.core import cli
+from utils.core.device import pick_device, prepare
+from utils.core.errors import InputError, is_memory, run_script
+from utils.core.files import save_image, save_json
+from utils.crf.run import add_crf_options, crf_settings
+from utils.evaluation.visualize import overlay
 
 DEMO_WEIGHTS = Path("demo/snapshots/VOC_best.pth")
 DEMO_NAMES = Path("demo/data/lists/class_names.txt")
@@ -44,27 +48,27 @@ STAGE1_SCALES = (1.0, 0.75)
 
 def rates(value: str) -> tuple[int, ...]:
     """`6,12,18,24` -> (6, 12, 18, 24)."""
-    return tuple(options.positive_int(rate) for rate in value.split(","))
+    return tuple(cli.positive_int(rate) for rate in value.split(","))
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = options.make_parser(__doc__)
+    parser = cli.make_parser(__doc__)
     parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE|FOLDER", help="what to label")
     add = parser.add_argument_group("network").add_argument
     add("--restore-from", type=Path, metavar="F",
         help="trained weights of stage 1 or stage 2 (the demo's, unless given)")  # fmt: skip
     add("--class-names", type=Path, metavar="F",
         help="file with a class name a line, background left out (VOC's names for 21 classes)")  # fmt: skip
-    add("--max-side", type=options.positive_int, default=1024, metavar="N",
+    add("--max-side", type=cli.positive_int, default=1024, metavar="N",
         help="pixels of the longer side that the network sees at most (VOC's pictures have 500)")  # fmt: skip
-    add("--scales", type=options.scales, help="stage 1: scales of the input, by commas (1,0.75 unless given)")
+    add("--scales", type=cli.scales, help="stage 1: scales of the input, by commas (1,0.75 unless given)")
     add("--atrous-rates", type=rates, default=RATES, metavar="N,...",
         help="stage 2: ATROUS_RATES of its configuration, by commas")  # fmt: skip
     add = parser.add_argument_group("results").add_argument
     add("--out", type=Path, default=Path("predictions"), metavar="DIR", help="folder of the results")
     add("--crf", action="store_true", help="sharpen the labels with the dense CRF, at --max-side too")
     add_crf_options(parser, jobs=False)
-    options.add_device_options(parser, workers=False)
+    cli.add_device_options(parser, workers=False)
     return parser.parse_args(argv)
 
 
@@ -128,7 +132,7 @@ class Predictor:
     """The network with all that the options say about its use."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.device = args, options.pick_device(args)
+        self.args, self.device = args, pick_device(args)
         self.weights, names = choose_weights(args)
         trained = load_any(self.weights, args.atrous_rates)
         if trained.stage == 2 and args.scales is not None:
@@ -137,7 +141,7 @@ class Predictor:
         self.names = read_class_names(names, trained.num_classes)
         args.num_classes = trained.num_classes
         self.crf = crf_settings(args, self.device) if args.crf else None
-        self.trained = trained._replace(network=options.prepare(trained.network, args, self.device))
+        self.trained = trained._replace(network=prepare(trained.network, args, self.device))
 
     def about(self) -> dict:
         """What the results depend on, for predictions.json."""

@@ -27,19 +27,20 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from datasets import official
+from datasets import voc_sbd
+from datasets.labels import save_labels
 from datasets.lists import Entry, read_list
-from datasets.official import SBD_ARCHIVE, VOC_ARCHIVE
 from datasets.splits import write_list, write_split
-from utils import options
-from utils.files import InputError, atomic_write, run_script
-from utils.pictures import save_labels
+from datasets.voc_sbd import SBD_ARCHIVE, VOC_ARCHIVE
+from utils.core import cli
+from utils.core.errors import InputError, run_script
+from utils.core.files import atomic_write
 
 PUBLISHED = {"train_cls": 10_582, "simple": 6_681, "complex": 3_901, "val": 1_449}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = options.make_parser(__doc__)
+    parser = cli.make_parser(__doc__)
     add = parser.add_argument
     add("--devkit", type=Path, default=Path("dataset/VOC2012"), help="folder VOC2012, or VOCdevkit around it")
     add("--sbd", type=Path, help="folder benchmark_RELEASE, its dataset, or the one around it")
@@ -76,11 +77,11 @@ def download(devkit: Path, sbd: Path) -> None:
         from torchvision.datasets import SBDataset, VOCSegmentation
     except (ImportError, RuntimeError) as error:  # RuntimeError: built for another torch
         raise InputError(
-            f"--download needs torchvision, which cannot be imported ({official.reason(error)}): install it, or fetch"
+            f"--download needs torchvision, which cannot be imported ({voc_sbd.reason(error)}): install it, or fetch"
             f" {VOC_ARCHIVE} and SBD's {SBD_ARCHIVE} and give --devkit and --sbd"
         ) from None
     if find_sbd(sbd) is None:
-        official.load_scipy()  # SBDataset wants it too: say so before gigabytes are fetched
+        voc_sbd.load_scipy()  # SBDataset wants it too: say so before gigabytes are fetched
     if find_devkit(devkit) is None:
         if devkit.exists():
             raise InputError(
@@ -98,7 +99,7 @@ def fetch(archive: str, start: Callable[[], object]) -> None:
         start()
     except Exception as error:  # network, disk, archive, checksum: each library has its own
         raise InputError(
-            f"{archive} could not be downloaded ({official.reason(error)}): fetch and unpack it yourself"
+            f"{archive} could not be downloaded ({voc_sbd.reason(error)}): fetch and unpack it yourself"
         ) from None
 
 
@@ -106,14 +107,14 @@ def voc_ids(devkit: Path, name: str) -> list[str]:
     path = devkit / "ImageSets" / "Segmentation" / f"{name}.txt"
     if not path.is_file():
         raise InputError(f"{path} not found: unpack {VOC_ARCHIVE} again")
-    return [entry.id for entry in read_list(path, official.NUM_CLASSES, labelled=False)]
+    return [entry.id for entry in read_list(path, voc_sbd.NUM_CLASSES, labelled=False)]
 
 
 def sbd_ids(sbd: Path) -> list[str]:
     """All images of SBD: those of its two lists, or, where one is missing, all that have a mask."""
     lists = [sbd / "train.txt", sbd / "val.txt"]
     if all(path.is_file() for path in lists):
-        return [entry.id for path in lists for entry in read_list(path, official.NUM_CLASSES, labelled=False)]
+        return [entry.id for path in lists for entry in read_list(path, voc_sbd.NUM_CLASSES, labelled=False)]
     return visible(sbd / "cls", ".mat")
 
 
@@ -132,12 +133,12 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def make_mask(source: Path, target: Path, image: Path, loadmat: Callable | None) -> None:
     """One mask from VOC's .png or, by scipy's `loadmat`, from SBD's .mat; it must have its image's size."""
-    size = official.image_size(image)
+    size = voc_sbd.image_size(image)
     if source.suffix == ".mat":
-        save_labels(target, official.checked(official.sbd_mask(source, loadmat), size, source))
+        save_labels(target, voc_sbd.checked(voc_sbd.sbd_mask(source, loadmat), size, source))
         return
-    labels, as_it_is = official.voc_mask(source)
-    labels = official.checked(labels, size, source)
+    labels, as_it_is = voc_sbd.voc_mask(source)
+    labels = voc_sbd.checked(labels, size, source)
     if as_it_is:
         link_or_copy(source, target)
     else:
@@ -152,7 +153,7 @@ def make_masks(sources: dict[str, Path], devkit: Path, out: Path) -> None:
         archive = SBD_ARCHIVE if missing[0].suffix == ".mat" else VOC_ARCHIVE
         raise InputError(f"{missing[0]} not found, first of {len(missing)} missing: unpack {archive} again")
     of_sbd = sum(path.suffix == ".mat" for path in todo.values())
-    loadmat = official.load_scipy() if of_sbd else None
+    loadmat = voc_sbd.load_scipy() if of_sbd else None
     with tqdm(todo.items(), desc="masks", unit="img") as bar:
         for id_, source in bar:
             make_mask(source, out / f"{id_}.png", devkit / "JPEGImages" / f"{id_}.jpg", loadmat)
@@ -207,14 +208,14 @@ def prepare(args: argparse.Namespace) -> None:
     images = sorted({*train, *more} - {*val})
     # `with`: a bar must be closed before an error's line is printed.
     with tqdm(images, desc="classes", unit="img") as bar:
-        entries = [Entry(id_, official.image_classes(devkit / "Annotations" / f"{id_}.xml")) for id_ in bar]
+        entries = [Entry(id_, voc_sbd.image_classes(devkit / "Annotations" / f"{id_}.xml")) for id_ in bar]
     make_masks(mask_sources([*images, *val], {*train, *val}, devkit, sbd), devkit, out)
     write_list(args.list_dir / "train_aug.txt", [Entry(id_) for id_ in images])
     write_list(args.list_dir / "train_cls.txt", entries)
     write_list(args.list_dir / "val.txt", [Entry(id_) for id_ in val])
     counts = {"train_cls": len(entries), "val": len(val)}
     if visible(args.sal2gt, ".png"):
-        simple, complex_ = write_split(args.list_dir, entries, args.sal2gt, official.NUM_CLASSES)
+        simple, complex_ = write_split(args.list_dir, entries, args.sal2gt, voc_sbd.NUM_CLASSES)
         counts |= {"simple": len(simple), "complex": len(complex_)}
     else:
         print(

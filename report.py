@@ -10,23 +10,25 @@ is left out, and a sentence says which command makes it. Places that differ from
 import argparse
 from pathlib import Path
 
-from utils import options
-from utils.files import InputError, atomic_write, run_script, save_image
-from utils.report import page
-from utils.report_gallery import gallery_sheet
-from utils.run_folder import RunFolder
-from utils.run_places import add_place_options
+from datasets.options import add_data_options
+from utils.core import cli
+from utils.core.errors import InputError, run_script
+from utils.core.files import atomic_write, save_image
+from utils.report.collect import RunFolder
+from utils.report.gallery_page import gallery_sheet
+from utils.report.page import page
+from utils.report.places import add_place_options
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = options.make_parser(__doc__)
+    parser = cli.make_parser(__doc__)
     add = parser.add_argument
     add("--run", type=Path, default=Path("."), metavar="DIR", help="folder that the scripts wrote to")
     add("--out", type=Path, metavar="FILE", help="the page (report.html in --run, unless given)")
     add("--gallery", type=Path, metavar="FILE", help="write a PNG of a few rows of the gallery, too")
-    add("--max-images", type=options.positive_int, default=1500, metavar="N",
+    add("--max-images", type=cli.positive_int, default=1500, metavar="N",
         help="images of a kind that are ranked for the gallery, spread over their list")  # fmt: skip
-    group = options.add_data_options(parser, images=False, num_classes=None, found_in="the results'")
+    group = add_data_options(parser, images=False, num_classes=None, found_in="the results'")
     group.add_argument(
         "--data-list", type=Path, help="validation images (val.txt in --list-dir, unless given)"
     )

@@ -20,18 +20,18 @@ from torch import nn
 from datasets.lists import read_class_names
 from datasets.loaders import Images, train_loader
 from datasets.sampling import generator
-from utils import distributed, options
 from utils.alignment import draw_cutmix
-from utils.files import run_script
+from utils.core import distributed
+from utils.core.device import pick_device, send
+from utils.core.errors import run_script
+from utils.core.provenance import save_provenance
+from utils.evaluation.metrics import score_table
 from utils.iteration import Batches, Method
-from utils.metrics import score_table
-from utils.provenance import save_provenance
-from utils.resume import StopSignal, open_log, set_aside
-from utils.speed import send
-from utils.train_log import TrainLog, mean_figures
-from utils.train_options import parse_args
-from utils.train_setup import Training, build_data, build_training
-from utils.validation import Validation, auto_thresholds
+from utils.training.log import TrainLog, mean_figures
+from utils.training.options import parse_args
+from utils.training.resume import StopSignal, open_log, set_aside
+from utils.training.setup import Training, build_data, build_training
+from utils.training.validation import Validation, auto_thresholds
 
 BAR = ("loss_seg", "loss_cls", "loss_D", "kept", "dropped")
 
@@ -78,7 +78,7 @@ def begin(t: Training, args: argparse.Namespace, device: torch.device) -> int:
 
 def train(args: argparse.Namespace, probe: Callable[[int, nn.Module, Method], None] | None = None) -> None:
     """The whole run; `probe` is called with i, G and the method's constants wherever a validation is due."""
-    device = options.pick_device(args)
+    device = pick_device(args)
     with distributed.joined(device):
         names = read_class_names(args.class_names, args.num_classes)
         images, val = build_data(args, names)

@@ -28,13 +28,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.ablation_probe import Probe
 from benchmarks.ablation_report import check_matplotlib, report
 from benchmarks.ablation_scores import score
-from datasets.openmoji import make_dataset
+from datasets.openmoji.dataset import make_dataset
 from datasets.voc import VOC_CLASSES
 from train import train
-from utils import options
-from utils.crf_run import add_crf_running_options
-from utils.files import InputError, atomic_write, run_script
-from utils.train_options import parse_args as parse_train_args
+from utils.core import cli
+from utils.core.device import pick_device
+from utils.core.errors import InputError, run_script
+from utils.core.files import atomic_write
+from utils.crf.run import add_crf_running_options
+from utils.training.options import parse_args as parse_train_args
 
 PARTS = ("cls", "onf", "pnd", "s2c", "c2s")
 CUMULATIVE = ("plain", *("+".join(PARTS[:n]) for n in range(1, len(PARTS))), "full")
@@ -174,15 +176,15 @@ def do_run(run: Run, args: argparse.Namespace) -> dict:
         "noise": run.noise, "label_iou": data["measured"]["mean_foreground_iou"],
         **score(train_args, args, folder), "probe": probe.seen(), "log": late_means(folder / "log.jsonl"),
         "train_seconds": round(seconds, 1),
-        "device": str(options.pick_device(train_args)), "torch": torch.__version__,
+        "device": str(pick_device(train_args)), "torch": torch.__version__,
     }  # fmt: skip
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = options.make_parser(__doc__)
+    parser = cli.make_parser(__doc__)
     add = parser.add_argument
     add("--setting", choices=SETTINGS, default="small", help="small: CPU; full: 20 classes, ResNet-101, GPU")
-    add("--seeds", type=options.count, nargs="+", default=[20, 21, 22], help="one run of every row each")
+    add("--seeds", type=cli.count, nargs="+", default=[20, 21, 22], help="one run of every row each")
     add("--rows", nargs="+", metavar="ROW",
         help="plain, full, parts joined by + (cls+onf) or full-PART; the published ones unless given")  # fmt: skip
     add("--sweep", action="store_true", help="the rows plain and full at four levels of noise")

@@ -24,7 +24,7 @@ from benchmarks.ablation_report import (
     mious,
     over_time,
 )
-from utils.files import atomic_write
+from utils.core.files import atomic_write
 
 plt.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
 COLOURS = {"raw": BLUE, "crf": ORANGE}

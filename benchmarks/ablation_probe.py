@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datasets.labels import read_label
 from datasets.lists import read_list
 from datasets.loaders import DataConfig, Whole
-from datasets.openmoji import labelled_iou
-from datasets.transforms import read_label
-from utils import options
+from datasets.openmoji.dataset import labelled_iou
+from utils.core.device import pick_device
+from utils.core.files import save_json
 from utils.denoising import foreground_iou, noise_threshold, noisy_pixels, online_noise_filter
-from utils.files import save_json
-from utils.inference import full_size
+from utils.evaluation.inference import full_size
+from utils.evaluation.metrics import ConfusionMatrix
 from utils.iteration import Method
-from utils.metrics import ConfusionMatrix
 
 BAD_IOU = 0.5  # an image whose label has a lower IoU with the truth should be dropped
 ONF_GRID = tuple(k / 10 for k in range(1, 10))  # other thresholds, to see what they would do
@@ -74,7 +74,7 @@ class Probe:
             ignore_label=args.ignore_label,
         )  # fmt: skip
         self.images, self.folder = Whole(entries, config), folder
-        self.truth_dir, self.device = args.data_dir / "truth", options.pick_device(args)
+        self.truth_dir, self.device = args.data_dir / "truth", pick_device(args)
 
     def __call__(self, i: int, G: nn.Module, method: Method) -> None:
         G.eval()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.files import InputError, atomic_write
+from utils.core.errors import InputError
+from utils.core.files import atomic_write
 
 LABELS = {
     "plain": "cross-entropy on all labels", "cls": "+ classification", "cls+onf": "+ ONF",

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.labels import read_label
 from datasets.lists import Entry, read_list
 from datasets.loaders import DataConfig, Whole
-from datasets.transforms import read_label
-from utils import options
-from utils.checkpoint import load_deeplab
-from utils.crf import CRFParams
-from utils.crf_run import evaluate_crf, make_settings, make_tasks
-from utils.metrics import ConfusionMatrix
-from utils.scoring import score_images
+from networks.checkpoint import load_deeplab
+from utils.core.device import pick_device, prepare
+from utils.crf.dense_crf import CRFParams
+from utils.crf.run import evaluate_crf, make_settings, make_tasks
+from utils.evaluation.metrics import ConfusionMatrix
+from utils.evaluation.scoring import score_images
 
 
 def split_val(args: argparse.Namespace, label_dir: Path) -> dict[str, list[Entry]]:
@@ -35,10 +35,8 @@ def score(args: argparse.Namespace, crf_args: argparse.Namespace, folder: Path) 
         crf_args: the CRF's running options.
         folder: gets logits and label maps.
     """
-    device = options.pick_device(args)
-    network = options.prepare(
-        load_deeplab(args.snapshot_dir / "VOC_best.pth", args.num_classes), args, device
-    )
+    device = pick_device(args)
+    network = prepare(load_deeplab(args.snapshot_dir / "VOC_best.pth", args.num_classes), args, device)
     image_dir, label_dir = args.data_dir / "JPEGImages", args.data_dir / "SegmentationClassAug"
     config = DataConfig(image_dir, label_dir, num_classes=args.num_classes, ignore_label=args.ignore_label)
     settings = make_settings(args.num_classes, CRFParams(), crf_args, device)

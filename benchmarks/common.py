@@ -18,8 +18,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from utils import options
-from utils.files import InputError
+from utils.core import cli
+from utils.core.errors import InputError
 
 
 class Times(NamedTuple):
@@ -35,11 +35,11 @@ class Times(NamedTuple):
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
     """A parser with the options of every benchmark."""
-    parser = options.make_parser(doc)
+    parser = cli.make_parser(doc)
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
     )
-    parser.add_argument("--threads", type=options.positive_int, default=1, help="threads of torch on a CPU")
+    parser.add_argument("--threads", type=cli.positive_int, default=1, help="threads of torch on a CPU")
     return parser
 
 

@@ -23,9 +23,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import make_image, make_parser, set_up
-from utils.crf import PRUNE, dense_crf
-from utils.files import InputError, run_script
-from utils.options import positive_int as positive
+from utils.core.cli import positive_int as positive
+from utils.core.errors import InputError, run_script
+from utils.crf.dense_crf import PRUNE, dense_crf
 
 
 class Run(NamedTuple):

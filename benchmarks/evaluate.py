@@ -30,17 +30,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import evaluate as script
 from benchmarks.common import alone, make_parser, peak_bytes, set_up, table, take_turns
 from benchmarks.loading import make_data
+from datasets.labels import read_label, save_labels
 from datasets.lists import read_class_names, read_list
 from datasets.loaders import DataConfig, Whole
-from datasets.transforms import read_label
+from networks.checkpoint import load_deeplab, save
 from networks.deeplab import ARCHS, build_deeplab, logit_side
-from utils import inference, scoring
-from utils.checkpoint import load_deeplab, save
-from utils.files import InputError, run_script, save_array
-from utils.inference import full_size, multi_scale_logits
-from utils.metrics import COUNTS, ConfusionMatrix, report_scores
-from utils.options import positive_int as positive
-from utils.pictures import save_labels
+from utils.core.cli import positive_int as positive
+from utils.core.errors import InputError, run_script
+from utils.core.files import save_array
+from utils.evaluation import inference, scoring
+from utils.evaluation.inference import full_size, multi_scale_logits
+from utils.evaluation.metrics import COUNTS, ConfusionMatrix, report_scores
 
 SIZES = ((375, 500), (500, 375), (333, 500), (500, 334), (281, 500))
 

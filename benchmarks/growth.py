@@ -31,9 +31,9 @@ from benchmarks.loading import make_data
 from benchmarks.trainer import Setting, Trainer, make_batches, make_mix
 from datasets.loaders import DataConfig, Simple, train_loader
 from networks.deeplab import ARCHS
-from utils.crf import PRUNE, dense_crf
-from utils.files import InputError, run_script
-from utils.options import positive_int as positive
+from utils.core.cli import positive_int as positive
+from utils.core.errors import InputError, run_script
+from utils.crf.dense_crf import PRUNE, dense_crf
 
 Point = tuple[float, int]  # seconds, bytes
 # What stays as it is while another quantity is varied.

@@ -27,11 +27,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import make_image, make_parser, set_up, table, take_turns
 from datasets import transforms as T
+from datasets.labels import read_label, save_labels
 from datasets.lists import Entry
 from datasets.loaders import GT, Cls, Complex, DataConfig, Images, Simple, train_loader
-from utils.files import InputError, run_script
-from utils.options import positive_int as positive
-from utils.pictures import save_labels
+from utils.core.cli import positive_int as positive
+from utils.core.errors import InputError, run_script
 
 
 def subtract_mean(image: np.ndarray) -> np.ndarray:
@@ -123,7 +123,7 @@ def parts(before: Images, now: Images, args: argparse.Namespace) -> list:
     batch = [now[next(keys)] for _ in range(args.batch_size)]
     functions = {
         "decode": lambda: T.read_image(now.image_path(next(entries))),
-        "label": lambda: T.read_label(now.label_path(next(entries)), config.num_classes),
+        "label": lambda: read_label(now.label_path(next(entries)), config.num_classes),
         "before": lambda: before[next(keys)],
         "now": lambda: now[next(keys)],
         "collate": lambda: default_collate(batch),

@@ -29,20 +29,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import (
-    Times,
-    alone,
-    make_parser,
-    matrix_rate,
-    peak_bytes,
-    set_up,
-    table,
-    timed,
-)
+from benchmarks.common import Times, alone, make_parser, matrix_rate, peak_bytes, set_up, table, timed
 from benchmarks.trainer import CASES, EXTRAS, Setting, Trainer, make_batches, make_mix, moved
 from networks.deeplab import ARCHS
-from utils.files import InputError, run_script
-from utils.options import positive_int as positive
+from utils.core.cli import positive_int as positive
+from utils.core.errors import InputError, run_script
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -11,9 +11,9 @@ from benchmarks.baseline import PlainASPP, PlainIteration
 from networks.deeplab import Bottleneck, DeepLab, build_deeplab
 from networks.discriminator import build_discriminator
 from utils.alignment import CutMix
+from utils.core.device import Precision, keep_heap, send
 from utils.iteration import Batches, Iteration, Method
-from utils.optim import RepeatedSGD, build_adam, build_sgd
-from utils.speed import Precision, keep_heap, send
+from utils.training.optim import RepeatedSGD, build_adam, build_sgd
 
 CASES = {  # name: the iteration's number, with S2C?
     "warm-up": (0, False),

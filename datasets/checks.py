@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from datasets.labels import read_label
 from datasets.lists import Entry, image_path
-from datasets.transforms import is_cut_short, is_turned, read_label
-from utils.distributed import is_main
-from utils.files import InputError
+from datasets.transforms import is_cut_short, is_turned
+from utils.core.distributed import is_main
+from utils.core.errors import InputError
 
 
 class Finding(NamedTuple):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets.voc import VOC_CLASSES
-from utils.files import InputError
+from utils.core.errors import InputError
 
 LIST_MEND = (
     "write `ID c [c ...]` a line; prepare_voc.py makes the lists of VOC, gen_sal2gt.py --list-dir splits a list of"

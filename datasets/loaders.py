@@ -12,10 +12,11 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from datasets import transforms as T
+from datasets.labels import read_label
 from datasets.lists import Entry, image_path, unique
 from datasets.sampling import Stream, generator
 from datasets.voc import IGNORE_LABEL
-from utils.files import InputError
+from utils.core.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Images(Dataset):
             return image, None
         config = self.config
         path = self.label_path(entry)
-        return image, T.read_label(path, config.num_classes, image.shape[:2], config.ignore_label)
+        return image, read_label(path, config.num_classes, image.shape[:2], config.ignore_label)
 
     def to_network(self, image: np.ndarray) -> np.ndarray:
         """H x W x 3 uint8 BGR -> 3 x H x W floats as this stage's network wants them."""

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from datasets.labels import read_label
 from datasets.lists import Entry
-from datasets.transforms import read_label
 from datasets.voc import IGNORE_LABEL
-from utils.files import atomic_write
+from utils.core.files import atomic_write
 
 
 def has_foreground(path: str | Path, num_classes: int, ignore_label: int = IGNORE_LABEL) -> bool:

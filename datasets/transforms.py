@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
-from utils.files import InputError
+from utils.core.errors import InputError
 
 MEAN_BGR = np.array((104.00698793, 116.66876762, 122.67891434), np.float32)
 
@@ -59,36 +59,6 @@ def is_turned(picture: Image.Image) -> bool:
     except (OSError, SyntaxError, ValueError, struct.error):
         return False
     return exif.get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-
-
-def read_label(
-    path: str | Path, num_classes: int, size: tuple[int, int] | None = None, ignore_label: int = 255
-) -> np.ndarray:
-    """H x W uint8, values below `num_classes` or `ignore_label`; `size` (H, W) is its image's, if known."""
-    try:
-        with Image.open(path) as picture:
-            mode, label = picture.mode, np.array(picture)
-    except FileNotFoundError:
-        raise InputError(f"{path} not found: the image is in the list, but has no label") from None
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"{path} is no picture that can be read ({error}): make it again") from None
-    if mode not in ("L", "P"):
-        raise InputError(f"{path} is a {mode} picture: a label needs 8 bits of grey or palette (mode L or P)")
-    if size is not None and label.shape != tuple(size):
-        raise InputError(
-            f"{path} is {_size(label.shape)}, but its image is {_size(size)} pixels (width x height)"
-        )
-    wrong = (label >= num_classes) & (label != ignore_label)
-    if wrong.any():
-        raise InputError(
-            f"{path} holds the label {label[wrong][0]}: only 0..{num_classes - 1} and {ignore_label} are allowed"
-            " (see --num-classes)"
-        )
-    return label
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]}x{shape[0]}"
 
 
 def draw_factor(rng: np.random.Generator) -> float:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.files import atomic_write, run_script
-from utils.markup import Markup, tag
+from utils.core.errors import run_script
+from utils.core.files import atomic_write
+from utils.report.markup import Markup, tag
 
 SIZE = 1120, 640
 COLOURS = {"G": "#0b5fb0", "D": "#c2410c", "data": "#6b7280"}  # by who gets the gradient

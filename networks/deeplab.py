@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm  # SyncBatchNorm, too
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class Arch(NamedTuple):

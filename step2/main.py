@@ -16,35 +16,35 @@ from pathlib import Path
 import torch
 from torch import nn
 
-sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # what stage 2 shares with stage 1
-
-from libs.config import Config, load_config
-from libs.datasets.pseudo_labelled import PseudoLabelled, WholeBGR
-from libs.loss import msc_loss
-from libs.models import load_initial, load_trained
-from libs.models.msc import MSC, SCALES
-from libs.optim import build_sgd, lr_after
-from libs.setup import Paths, build, check_training, class_names, data_config, read_split, split_path
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # what stage 2 shares with stage 1
 
 from datasets.checks import check_start
 from datasets.lists import unique
 from datasets.loaders import train_loader
-from utils import distributed, options
-from utils.checkpoint import save, weights_identity
-from utils.crf import CRFParams
-from utils.crf_run import add_crf_running_options, check_tasks, evaluate_crf, make_settings, make_tasks
-from utils.files import claim_folder, run_script
-from utils.metrics import report_scores
-from utils.optim import set_lr
-from utils.provenance import save_provenance
-from utils.resume import Run, StopSignal, open_log, set_aside
-from utils.scoring import score_images
-from utils.speed import Precision, add_speed_options, send, set_up_device, wrap
-from utils.train_log import TrainLog, add_log_options, mean_figures
+from networks.checkpoint import save, weights_identity
+from step2.libs.config import Config, load_config
+from step2.libs.datasets.pseudo_labelled import PseudoLabelled, WholeBGR
+from step2.libs.loss import msc_loss
+from step2.libs.models import load_initial, load_trained
+from step2.libs.models.msc import MSC, SCALES
+from step2.libs.optim import build_sgd, lr_after
+from step2.libs.setup import Paths, build, check_training, class_names, data_config, read_split, split_path
+from utils.core import cli, distributed
+from utils.core.device import Precision, add_speed_options, pick_device, prepare, send, set_up_device, wrap
+from utils.core.errors import run_script
+from utils.core.files import claim_folder
+from utils.core.provenance import save_provenance
+from utils.crf.dense_crf import CRFParams
+from utils.crf.run import add_crf_running_options, check_tasks, evaluate_crf, make_settings, make_tasks
+from utils.evaluation.metrics import report_scores
+from utils.evaluation.scoring import score_images
+from utils.training.log import TrainLog, add_log_options, mean_figures
+from utils.training.optim import set_lr
+from utils.training.resume import Run, StopSignal, open_log, set_aside
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = options.make_parser(__doc__)
+    parser = cli.make_parser(__doc__)
     parser.add_argument("command", choices=("train", "test", "crf"))
     parser.add_argument(
         "overrides", nargs="*", metavar="SECTION.KEY=VALUE", help="values of the configuration"
@@ -53,15 +53,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--model-path", type=Path, help="weights for test (what train wrote last, unless given)"
     )
-    parser.add_argument("--seed", type=options.count, default=1234, help="seed of every random draw")
+    parser.add_argument("--seed", type=cli.count, default=1234, help="seed of every random draw")
     group = parser.add_argument_group("train alone")
     group.add_argument("--train-on-ground-truth", action="store_true",
                        help="train even where the pseudo labels are the ground truth")  # fmt: skip
-    options.add_resume_options(group)
+    cli.add_resume_options(group)
     add_log_options(group)
     add_speed_options(group, batch_statistics=False)
     add_crf_running_options(parser.add_argument_group("crf alone"))
-    group = options.add_device_options(parser, workers=False)
+    group = cli.add_device_options(parser, workers=False)
     group.add_argument("--cpu", action="store_true", help="short for --device cpu")
     args = parser.parse_intermixed_args(argv)
     args.sync_bn = False  # batch normalisation stays as loaded
@@ -81,7 +81,7 @@ def build_training(config: Config, args: argparse.Namespace, device: torch.devic
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.requires_grad_(False)  # no gradient, either
-    return options.prepare(model, args, device).train()
+    return prepare(model, args, device).train()
 
 
 def options_of(args: argparse.Namespace, config: Config) -> dict:
@@ -103,7 +103,7 @@ def begin(run: Run, paths: Paths, config: Config, args: argparse.Namespace, devi
 
 def train(args: argparse.Namespace, config: Config) -> None:
     """The whole training."""
-    device, solver, paths = options.pick_device(args), config.SOLVER, Paths(config)
+    device, solver, paths = pick_device(args), config.SOLVER, Paths(config)
     with distributed.joined(device):
         set_up_device(args, device)
         labels = data_config(config, Path(config.DATASET.PSEUDO_LABELS), args.seed)
@@ -170,14 +170,14 @@ def save_weights(model: MSC, path: Path) -> None:
 
 def test(args: argparse.Namespace, config: Config) -> None:
     """Score the multi-scale logits, and keep them."""
-    device, paths = options.pick_device(args), Paths(config)
+    device, paths = pick_device(args), Paths(config)
     with distributed.joined(device):
         listed = read_split(config, config.DATASET.SPLIT.VAL)
         images = WholeBGR(listed, data_config(config, paths.truth))
         check_start(split_path(config.DATASET.SPLIT.VAL), listed, images.files())
         model: nn.Module = build(config)
         load_trained(model, args.model_path or paths.models / "checkpoint_final.pth")
-        options.prepare(model, args, device).eval()
+        prepare(model, args, device).eval()
         made_by = {"weights": weights_identity(model), "scales": [1, *SCALES]}
         if distributed.is_main():
             claim_folder(paths.logits, made_by, "*.npy", replaceable={e.id for e in images.entries})
@@ -194,7 +194,7 @@ def test(args: argparse.Namespace, config: Config) -> None:
 
 def crf(args: argparse.Namespace, config: Config) -> None:
     """Score them again after the dense CRF."""
-    device, paths, c = options.pick_device(args), Paths(config), config.CRF
+    device, paths, c = pick_device(args), Paths(config), config.CRF
     params = CRFParams(c.ITER_MAX, c.POS_W, c.POS_XY_STD, c.BI_W, c.BI_XY_STD, c.BI_RGB_STD)
     settings = make_settings(config.DATASET.N_CLASSES, params, args, device, align_corners=False)
     listed = read_split(config, config.DATASET.SPLIT.VAL)

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.openmoji import make_dataset
+from datasets.openmoji.dataset import make_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(os.environ.get("MDBA_REFERENCE", ROOT / "tests" / "reference"))

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from utils.files import save_array, save_json
-from utils.metrics import ConfusionMatrix, report_scores
-from utils.pictures import save_labels
+from datasets.labels import save_labels
+from utils.core.files import save_array, save_json
+from utils.evaluation.metrics import ConfusionMatrix, report_scores
 
 # Names that would break a page if they went into it as they are.
 NAMES = [

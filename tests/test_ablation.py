@@ -11,11 +11,11 @@ from benchmarks import ablation
 from benchmarks.ablation_probe import Probe, filter_quality, onf_quality, pnd_quality
 from benchmarks.ablation_report import differences, lost_classes, mious, percent
 from benchmarks.ablation_scores import split_val
+from networks.checkpoint import read_state
 from train import train
-from utils.checkpoint import read_state
-from utils.files import InputError
+from utils.core.errors import InputError
 from utils.iteration import Method
-from utils.train_options import parse_args as parse_train_args
+from utils.training.options import parse_args as parse_train_args
 
 TINY = ablation.Setting(
     ("bird", "car"), 8, 4, 6, 48, 4,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from utils.background import Background
+from utils.core.background import Background
 
 
 def test_everything_is_done_at_the_end() -> None:

@@ -11,10 +11,11 @@ from unittest import mock
 import pytest
 import torch
 
+from networks import checkpoint
+from networks.checkpoint import load_deeplab, load_matching, load_strict, read_state, save
 from networks.deeplab import ARCHS, Arch, DeepLab, arch_from_state, build_deeplab
-from utils import checkpoint
-from utils.checkpoint import load_deeplab, load_matching, load_strict, read_state, save
-from utils.files import InputError, atomic_write
+from utils.core.errors import InputError
+from utils.core.files import atomic_write
 
 TINY = Arch((2, 1, 3, 1), 4, True)
 

@@ -16,9 +16,9 @@ from datasets.checks import check_lists, image_size
 from datasets.lists import Entry, image_path
 from datasets.transforms import read_image
 from networks.deeplab import Arch, DeepLab, build_deeplab
-from utils.files import InputError
-from utils.imagenet import IMAGENET_MEAN, IMAGENET_STD, fold_normalisation, imagenet_state
-from utils.thresholds import floor_to_tenth, measure_iou_thresholds
+from networks.imagenet import IMAGENET_MEAN, IMAGENET_STD, fold_normalisation, imagenet_state
+from utils.core.errors import InputError
+from utils.training.thresholds import floor_to_tenth, measure_iou_thresholds
 
 NAMES = ["background", "bird", "car", "cat"]
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from conftest import reference_npz
 
-import utils.crf
-from utils.crf import CRFParams, dense_crf
-from utils.files import InputError
+from utils.core.errors import InputError
+from utils.crf import dense_crf as dense_crf_module
+from utils.crf.dense_crf import CRFParams, dense_crf
 
 PYDENSECRF = pytest.param(
     "pydensecrf",
@@ -146,7 +146,7 @@ def test_cuda_agrees_with_the_cpu() -> None:
 
 def test_auto_takes_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     image, probabilities = make_image("scene", 20, 30), make_probabilities(5, 4, 20, 30)
-    monkeypatch.setattr(utils.crf.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(dense_crf_module.importlib.util, "find_spec", lambda name: None)
     assert torch.equal(dense_crf(image, probabilities), dense_crf(image, probabilities, backend="torch"))
     with pytest.raises(InputError, match="pip install pydensecrf2"):
         dense_crf(image, probabilities, backend="pydensecrf")

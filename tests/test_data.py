@@ -11,11 +11,12 @@ from PIL import Image
 
 from datasets import transforms as T
 from datasets.checks import require_files
+from datasets.labels import read_label
 from datasets.lists import Entry, read_class_names, read_list
 from datasets.loaders import GT, Cls, Complex, DataConfig, Simple, Whole, train_loader, whole_loader
 from datasets.sampling import Stream, generator
 from datasets.voc import VOC_CLASSES, palette
-from utils.files import InputError
+from utils.core.errors import InputError
 
 
 def config(root: Path, **changes: object) -> DataConfig:
@@ -159,19 +160,19 @@ def test_whole_images_in_order_with_workers(tiny_data: Path) -> None:
 def test_labels_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     with pytest.raises(InputError, match=r"x\.png not found"):
-        T.read_label(path, 21)
+        read_label(path, 21)
     path.write_bytes(b"no picture")
     with pytest.raises(InputError, match="no picture"):
-        T.read_label(path, 21)
+        read_label(path, 21)
     Image.new("RGB", (4, 4)).save(path)
     with pytest.raises(InputError, match="RGB picture"):
-        T.read_label(path, 21)
+        read_label(path, 21)
     Image.fromarray(np.full((4, 6), 21, np.uint8)).save(path)
     with pytest.raises(InputError, match="holds the label 21"):
-        T.read_label(path, 21)
+        read_label(path, 21)
     with pytest.raises(InputError, match="6x4, but its image is 4x4"):
-        T.read_label(path, 22, (4, 4))
-    assert T.read_label(path, 22).shape == (4, 6)
+        read_label(path, 22, (4, 4))
+    assert read_label(path, 22).shape == (4, 6)
 
 
 def test_images_refused(tmp_path: Path) -> None:

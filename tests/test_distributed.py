@@ -14,8 +14,8 @@ from conftest import ROOT, data_options, error_line, run_script
 from test_resume import step2_options
 
 from datasets.sampling import Stream
+from networks.checkpoint import read_checkpoint, read_state, save
 from networks.deeplab import Arch, DeepLab
-from utils.checkpoint import read_checkpoint, read_state, save
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 

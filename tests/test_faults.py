@@ -15,13 +15,14 @@ import torch
 from conftest import ROOT, data_options, error_line, run_script
 from test_resume import wait_for
 
-from utils import files
-from utils.checkpoint import read_checkpoint
-from utils.files import InputError, atomic_write
-from utils.optim import build_sgd
-from utils.resume import Run
-from utils.speed import Precision
-from utils.train_log import Watch
+import utils.core.errors
+from networks.checkpoint import read_checkpoint
+from utils.core.device import Precision
+from utils.core.errors import InputError
+from utils.core.files import atomic_write
+from utils.training.log import Watch
+from utils.training.optim import build_sgd
+from utils.training.resume import Run
 
 
 def train_options(data: Path, out: Path, *more: object) -> list[object]:
@@ -86,7 +87,7 @@ def test_a_worker_killed_while_it_hands_over_a_batch(error: Exception, capsys: p
         raise error
 
     with pytest.raises(SystemExit) as exit_:
-        files.run_script(broken)
+        utils.core.errors.run_script(broken)
     assert exit_.value.code == 1 and "error: a loading process was killed" in capsys.readouterr().err
 
 
@@ -127,7 +128,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize("allocate", [torch.empty, np.empty, bytearray])
 def test_memory_that_runs_out(allocate: Callable, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stop:
-        files.run_script(lambda: allocate(1 << 58))
+        utils.core.errors.run_script(lambda: allocate(1 << 58))
     (line,) = errors(capsys.readouterr().err)
     assert stop.value.code == 1 and "out of memory: a training needs less with a smaller --batch-size" in line
 
@@ -137,7 +138,7 @@ def test_a_bug_keeps_its_traceback() -> None:
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
-        files.run_script(bug)
+        utils.core.errors.run_script(bug)
 
 
 def test_a_write_error_names_its_file(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from networks.deeplab import Arch, DeepLab, build_deeplab
 from networks.discriminator import Discriminator
 from utils.alignment import CutMix, cutmix, domain_loss, draw_cutmix, one_hot
 from utils.denoising import foreground_iou, online_noise_filter, segmentation_loss
+from utils.evaluation.metrics import ConfusionMatrix, score_table
 from utils.iteration import Batches, Iteration, Method
-from utils.metrics import ConfusionMatrix, score_table
-from utils.optim import RepeatedSGD, build_sgd
+from utils.training.optim import RepeatedSGD, build_sgd
 
 
 def tiny_method(**changes: object) -> Method:
@@ -200,7 +200,7 @@ def test_optimiser_groups() -> None:
 def test_heap_is_kept() -> None:
     code = """if True:
         import resource, sys, torch
-        from utils.speed import keep_heap
+        from utils.core.device import keep_heap
         if sys.argv[1] == "kept": keep_heap()
         torch.set_num_threads(1)
         def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

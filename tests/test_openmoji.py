@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import glyphs
-from datasets.openmoji import make_dataset, make_scene
+from datasets.openmoji import glyphs
+from datasets.openmoji.dataset import make_dataset, make_scene
 from datasets.voc import VOC_CLASSES, palette
-from utils.files import InputError
+from utils.core.errors import InputError
 
 CLASSES = ["bus", "cat", "person"]
 SMALL = {"classes": CLASSES, "simple": 12, "complex_": 6, "val": 6, "size": (56, 64)}

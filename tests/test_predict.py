@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import error_line, run_script
-from libs.models import from_stage1
-from libs.models.deeplab import DeepLabV1, DeepLabV2
-from libs.models.msc import MSC
 from PIL import Image, ImageOps
 
 from datasets import transforms as T
+from datasets.pictures import find_pictures, read_picture
 from datasets.voc import palette
+from networks.checkpoint import save
 from networks.deeplab import Arch, DeepLab
-from utils.checkpoint import save
-from utils.files import InputError
-from utils.predict import find_pictures, label_map, load_any, read_picture
+from step2.libs.models import from_stage1
+from step2.libs.models.deeplab import DeepLabV1, DeepLabV2
+from step2.libs.models.msc import MSC
+from step2.libs.predictor import label_map, load_any
+from utils.core.errors import InputError
 
 ARCH = Arch((1, 1, 1, 1), 4, True)
 TURNED = Image.Exif()
@@ -285,7 +286,7 @@ def test_memory_that_runs_out(
     tmp_path: Path, weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch, error: Callable
 ) -> None:
     Image.fromarray(drawing()).save(tmp_path / "a.png")
-    monkeypatch.setattr("utils.predict.label_map", lambda *_: error(10**17))
+    monkeypatch.setattr("step2.libs.predictor.label_map", lambda *_: error(10**17))
     line = error_line(
         "predict.py", "--device", "cpu", "--restore-from", weights["stage1"], "a.png", cwd=tmp_path
     )

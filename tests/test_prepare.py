@@ -11,8 +11,8 @@ import pytest
 from conftest import Done, error_line, run_script
 from PIL import Image
 
+from datasets.labels import palette_image
 from datasets.voc import VOC_CLASSES, palette
-from utils.pictures import palette_image
 
 SIZE = (12, 18)  # height, width
 OBJECTS = {

@@ -11,8 +11,8 @@ from conftest import error_line
 from PIL import Image
 from test_prepare import SIZE, files, make_devkit, make_sbd, mask_of, options, write_mat
 
+from datasets.labels import palette_image
 from datasets.voc import palette
-from utils.pictures import palette_image
 
 
 @pytest.fixture

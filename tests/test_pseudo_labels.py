@@ -11,15 +11,15 @@ import torch
 from conftest import error_line, reference_json, reference_npz, run_script
 from PIL import Image
 
+from datasets.labels import read_tag, save_labels
 from datasets.lists import Entry, read_list
+from datasets.options import sharded
+from networks.checkpoint import save
 from networks.deeplab import Arch, DeepLab
-from utils.checkpoint import save
-from utils.crf import CRFParams, dense_crf
-from utils.crf_run import CRFSettings, CRFTask, run_crf
-from utils.files import save_array
-from utils.options import sharded
-from utils.pictures import read_tag, save_labels
-from utils.pseudo_labels import mine
+from utils.core.files import save_array
+from utils.crf.dense_crf import CRFParams, dense_crf
+from utils.crf.run import CRFSettings, CRFTask, run_crf
+from utils.mining import mine
 
 
 def labels_with(counts: dict[int, int], size: int = 400) -> np.ndarray:

@@ -21,9 +21,9 @@ from networks.deeplab import build_deeplab
 from networks.discriminator import build_discriminator
 from utils.alignment import cutmix_box, domain_loss
 from utils.denoising import noise_threshold, segmentation_loss
-from utils.inference import full_size, multi_scale_logits
-from utils.metrics import ConfusionMatrix
-from utils.optim import poly_lr
+from utils.evaluation.inference import full_size, multi_scale_logits
+from utils.evaluation.metrics import ConfusionMatrix
+from utils.training.optim import poly_lr
 
 VALUES = reference_json("values.json")
 SEED = reference_json("seeds.json")["values"]

@@ -10,7 +10,7 @@ from networks.discriminator import build_discriminator
 from utils.alignment import CutMix, cutmix_box
 from utils.denoising import VOC_IOU_THRESHOLDS, noise_threshold
 from utils.iteration import Batches, Iteration, Method
-from utils.optim import build_adam, build_sgd, poly_lr, set_lr
+from utils.training.optim import build_adam, build_sgd, poly_lr, set_lr
 
 CASES = reference_json("steps.json")
 METHOD = Method(iou_thresholds=torch.tensor(VOC_IOU_THRESHOLDS), exempt=torch.tensor([11]))

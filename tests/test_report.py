@@ -16,10 +16,10 @@ from PIL import Image
 from report_run import NAMES, make_run
 
 from report import parse_args
-from utils.charts import make_axis, number, smoothed, thinned
-from utils.gallery import choose
-from utils.markup import Markup, table, tag
-from utils.run_folder import RunFolder
+from utils.report.charts import make_axis, number, smoothed, thinned
+from utils.report.collect import RunFolder
+from utils.report.gallery import choose
+from utils.report.markup import Markup, table, tag
 
 VOID = {"meta", "img"}
 
@@ -102,7 +102,7 @@ def test_nothing_is_loaded_or_run(run: Path) -> None:
     links = [v for _, a in page.seen for k, v in a.items() if k in ("src", "href", "xlink:href")]
     assert all(link.startswith(("data:", "#")) for link in links)
     assert not any(key.startswith("on") for _, attributes in page.seen for key in attributes)
-    style = (ROOT / "utils/report.css").read_text()
+    style = (ROOT / "utils/report/report.css").read_text()
     assert "url(" not in style and "@import" not in style
 
 

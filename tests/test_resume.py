@@ -14,8 +14,8 @@ import pytest
 import torch
 from conftest import ROOT, data_options, error_line, run_script
 
-from utils.checkpoint import read_checkpoint, read_state
-from utils.resume import open_log
+from networks.checkpoint import read_checkpoint, read_state
+from utils.training.resume import open_log
 
 STEPS = 40
 

@@ -11,10 +11,10 @@ from conftest import data_options, error_line, run_script
 from PIL import Image
 
 import evaluate
+from networks.checkpoint import save
 from networks.deeplab import Arch, DeepLab
-from utils.checkpoint import save
-from utils.files import InputError
-from utils.train_options import build_method, parse_args
+from utils.core.errors import InputError
+from utils.training.options import build_method, parse_args
 
 
 def train_options(root: Path, out: Path, *more: object) -> list[object]:

@@ -13,18 +13,18 @@ from conftest import (
     reference_json,
     reference_npz,
 )
-from libs.datasets.pseudo_labelled import PseudoLabelled, Stage2Config, WholeBGR
-from libs.loss import msc_loss, resize_labels
-from libs.models import build_model, from_stage1, load_initial
-from libs.models.deeplab import DeepLabV1
-from libs.models.msc import MSC
-from libs.optim import build_sgd, lr_after
 from PIL import Image
 
 from datasets.lists import read_list
+from networks.checkpoint import save
 from networks.deeplab import build_deeplab
-from utils.checkpoint import save
-from utils.files import InputError
+from step2.libs.datasets.pseudo_labelled import PseudoLabelled, Stage2Config, WholeBGR
+from step2.libs.loss import msc_loss, resize_labels
+from step2.libs.models import build_model, from_stage1, load_initial
+from step2.libs.models.deeplab import DeepLabV1
+from step2.libs.models.msc import MSC
+from step2.libs.optim import build_sgd, lr_after
+from utils.core.errors import InputError
 
 NUMBERS, ARRAYS = reference_json("step2.json"), reference_npz("step2.npz")
 BLOCKS, RATES = (3, 4, 23, 3), (6, 12, 18, 24)

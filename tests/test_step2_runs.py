@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, error_line, run_script
-from libs.config import load_config
 
-from utils.files import InputError
+from step2.libs.config import load_config
+from utils.core.errors import InputError
 
 CONFIG = ROOT / "step2/configs/voc12.yaml"
 

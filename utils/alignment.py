@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets.voc import IGNORE_LABEL
-from utils.distributed import batch_mean
-from utils.speed import send
+from utils.core.device import send
+from utils.core.distributed import batch_mean
 
 
 class CutMix(NamedTuple):

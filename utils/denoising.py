@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets.voc import IGNORE_LABEL
-from utils.distributed import batch_mean, total
+from utils.core.distributed import batch_mean, total
 
 # T_class of the published run, in VOC's order of classes; measured on VOC, so good for its 20 classes alone.
 VOC_IOU_THRESHOLDS = (

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from datasets.voc import IGNORE_LABEL
 from utils.alignment import CutMix, cutmix, domain_loss, one_hot
+from utils.core.device import Precision
+from utils.core.distributed import bare, summing_later, world_size
 from utils.denoising import foreground_iou, noise_threshold, online_noise_filter, segmentation_loss
-from utils.distributed import bare, summing_later, world_size
-from utils.speed import Precision
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from libs.models import MODELS
-from utils.files import InputError
+from step2.libs.models import MODELS
+from utils.core.errors import InputError
 
 POSITIVE = "whole number above 0"
 

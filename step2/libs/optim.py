@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from utils.optim import fused, poly_lr, start_momentum
+from utils.training.optim import fused, poly_lr, start_momentum
 
 
 def build_sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.checks import check_start, collect, warn
+from datasets.labels import read_label
 from datasets.lists import Entry, read_class_names, read_list
-from datasets.transforms import read_label
-from libs.config import Config
-from libs.datasets.pseudo_labelled import PseudoLabelled, Stage2Config
-from libs.models import build_model
-from libs.models.msc import MSC
-from utils.files import InputError
+from step2.libs.config import Config
+from step2.libs.datasets.pseudo_labelled import PseudoLabelled, Stage2Config
+from step2.libs.models import build_model
+from step2.libs.models.msc import MSC
+from utils.core.errors import InputError
 
 
 class Paths:

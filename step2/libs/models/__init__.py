@@ -6,11 +6,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from libs.models.deeplab import DeepLabV1, DeepLabV2
-from libs.models.msc import MSC
+from networks.checkpoint import load_matching, load_strict, read_state
 from networks.deeplab import ARCHS, arch_from_state
-from utils.checkpoint import load_matching, load_strict, read_state
-from utils.files import InputError
+from step2.libs.models.deeplab import DeepLabV1, DeepLabV2
+from step2.libs.models.msc import MSC
+from utils.core.errors import InputError
 
 MINI_WIDTH = ARCHS["mini"].width
 

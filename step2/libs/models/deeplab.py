@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from libs.models.resnet import EXPANSION, trunk
 from networks.deeplab import sum_of_dilated
+from step2.libs.models.resnet import EXPANSION, trunk
 
 
 class DeepLabV1(nn.Sequential):

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm  # SyncBatchNorm, too
+from torch.nn.modules.batchnorm import _BatchNorm
 
 SCALES = (0.5, 0.75)
 

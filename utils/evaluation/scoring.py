@@ -1,0 +1,56 @@
+"""Scores of a network on whole images, divided among the processes: what both stages validate and evaluate with."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from datasets.labels import save_labels
+from datasets.loaders import Whole, whole_loader
+from utils.core import distributed
+from utils.core.background import Background
+from utils.evaluation.inference import infer, save_logits
+from utils.evaluation.metrics import ConfusionMatrix
+
+
+def score_images(
+    network: nn.Module,
+    images: Whole,
+    num_workers: int,
+    device: torch.device,
+    scales: Sequence[float],
+    align_corners: bool = True,
+    logit_dir: Path | None = None,
+    prediction_dir: Path | None = None,
+    desc: str | None = None,
+) -> ConfusionMatrix:
+    """Run this process's part of the images through the network and count it against their labels.
+
+    Args:
+        network: in eval mode.
+        images: the whole list, with labels.
+        scales, align_corners: as in `infer`.
+        logit_dir, prediction_dir: get ID.npy and palette ID.png, written while the network goes on.
+        desc: heads a bar that goes away at the end; without it the bar stays.
+    """
+    part = images.part(distributed.rank(), distributed.world_size())
+    confusion = ConfusionMatrix(images.config.num_classes, images.config.ignore_label)
+    loader = whole_loader(part, num_workers, pin=device.type == "cuda")
+    bar = tqdm(
+        infer(network, loader, device, scales, align_corners), total=len(part), desc=desc, leave=desc is None,
+        unit="img", disable=not distributed.is_main(),
+    )  # fmt: skip
+    with Background() as later:
+        for id_, logits, prediction, label in bar:
+            confusion.update(label, prediction)
+            if logit_dir is not None:
+                later(save_logits, logit_dir / f"{id_}.npy", logits)
+            if prediction_dir is not None:
+                later(_save_prediction, prediction_dir / f"{id_}.png", prediction)
+    return confusion
+
+
+def _save_prediction(path: Path, prediction: Tensor) -> None:
+    save_labels(path, prediction.cpu().numpy())

@@ -1,0 +1,55 @@
+"""Pictures for a person: palette masks, overlays, and rows of them side by side."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from datasets.voc import palette
+
+
+def overlay(image: np.ndarray, labels: np.ndarray, opacity: float = 0.6) -> np.ndarray:
+    """Labels painted over an H x W x 3 RGB picture, background left clear."""
+    colours = palette()[labels].astype(np.float32)
+    painted = image * (1 - opacity) + colours * opacity
+    return np.where(labels[..., None] > 0, painted, image).astype(np.uint8)
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str],
+    side: int = 128,
+    legend: Sequence[tuple[str, int]] = (),
+) -> Image.Image:
+    """Pictures (H x W x 3 RGB or H x W labels) in a grid, a title over each column, a legend below.
+
+    Args:
+        rows: a row of pictures per image; each is fitted into side x side.
+        titles: one per column.
+        side: pixels of a cell.
+        legend: (class name, label) pairs, shown in the labels' colours.
+    """
+    gap, head = 6, 22
+    width = gap + (side + gap) * len(titles)
+    per_line = max(1, width // 110)
+    foot = 20 * -(-len(legend) // per_line) + gap if legend else 0
+    sheet = Image.new("RGB", (width, head + (side + gap) * len(rows) + foot), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for c, title in enumerate(titles):
+        draw.text((gap + (side + gap) * c + side // 2, head // 2), title, "black", font, anchor="mm")
+    for r, row in enumerate(rows):
+        for c, cell in enumerate(row):
+            picture = Image.fromarray(palette()[cell] if cell.ndim == 2 else cell)
+            resample = Image.Resampling.NEAREST if cell.ndim == 2 else Image.Resampling.BILINEAR
+            scale = side / max(picture.size)
+            size = (round(picture.width * scale), round(picture.height * scale))
+            corner = (
+                gap + (side + gap) * c + (side - size[0]) // 2,
+                head + (side + gap) * r + (side - size[1]) // 2,
+            )
+            sheet.paste(picture.resize(size, resample), corner)
+    for n, (name, label) in enumerate(legend):
+        x, y = gap + (n % per_line) * 110, sheet.height - foot + 20 * (n // per_line)
+        draw.rectangle((x, y, x + 14, y + 14), tuple(palette()[label].tolist()))
+        draw.text((x + 20, y + 7), name, "black", font, anchor="lm")
+    return sheet

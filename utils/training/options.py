@@ -1,0 +1,185 @@
+"""The command line of stage 1's training, and the method's constants that follow from it."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from datasets.lists import Entry, read_list
+from datasets.options import add_data_options, add_stage1_data_options
+from datasets.voc import VOC_CLASSES
+from networks.deeplab import ARCHS
+from utils.core import cli
+from utils.core.device import add_speed_options
+from utils.core.errors import InputError
+from utils.denoising import VOC_IOU_THRESHOLDS
+from utils.iteration import Method
+from utils.training.log import add_log_options
+
+# A training's lists, and the option to do without.
+LISTS = {"simple_list": None, "complex_list": "no_c2s", "train_cls": "no_cls", "val": "no_val"}
+
+
+def needed_lists(args: argparse.Namespace) -> list[str]:
+    """The names of the lists that a training with these options reads."""
+    return [name for name, without in LISTS.items() if without is None or not getattr(args, without)]
+
+
+def read_needed_list(args: argparse.Namespace, name: str) -> list[Entry]:
+    """One of them, from --list-dir.
+
+    Raises:
+        InputError: as `read_list`, with the option to do without.
+    """
+    try:
+        return read_list(args.list_dir / f"{name}.txt", args.num_classes, labelled=name != "val")
+    except InputError as error:
+        hint = f" (to do without it: {option(LISTS[name])})" if LISTS[name] else ""
+        raise InputError(f"{error}{hint}") from None
+
+
+def option(name: str) -> str:
+    """How an attribute of the parsed options is given: no_val -> --no-val."""
+    return f"--{name.replace('_', '-')}"
+
+
+def parse_args(doc: str, argv: list[str] | None = None) -> argparse.Namespace:
+    """The options of train.py; `doc` heads the help."""
+    parser = cli.make_parser(doc)
+    _add_data(parser)
+    _add_optimisation(parser)
+    _add_method(parser)
+    _add_files(parser)
+    group = cli.add_device_options(parser)
+    add_speed_options(group)
+    group.add_argument("--random-seed", type=cli.count, default=1234, help="seed of every random draw")
+    return parser.parse_args(argv)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    group = add_data_options(parser)
+    add_stage1_data_options(group)
+    add = group.add_argument
+    add("--input-size", type=cli.image_size, default=(321, 321), metavar="N or H,W", help="crop, pixels")
+    add("--random-mirror", action="store_true", help="mirror half of the training images")
+    add("--random-scale", action="store_true", help="scale training images by 0.5, 0.6, ... 1.6")
+
+
+def _add_optimisation(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("optimisation").add_argument
+    add("--arch", choices=ARCHS, default="resnet101", help="segmentation network; mini is for a CPU")
+    add(
+        "--batch-size",
+        type=cli.positive_int,
+        default=10,
+        help="images of each kind in a batch, of all processes together",
+    )
+    add("--iter-size", type=cli.positive_int, default=1,
+        help="batches of each kind in an iteration, whose gradients make its step")  # fmt: skip
+    add("--num-steps", type=cli.positive_int, default=12000, help="iterations")
+    add("--learning-rate", type=cli.positive, default=2.5e-4, help="of the segmentation network (SGD)")
+    add("--learning-rate-D", type=cli.positive, default=1e-4, help="of the discriminator (Adam)")
+    add("--momentum", type=cli.non_negative, default=0.9, help="of SGD")
+    add("--weight-decay", type=cli.non_negative, default=5e-4, help="of SGD")
+    add("--power", type=cli.non_negative, default=0.9, help="lr * (1 - i / num_steps) ^ power")
+    add("--freeze-bn", action="store_true",
+        help="keep batch normalisation's statistics as loaded (published: the batch's, and moved)")  # fmt: skip
+    add("--single-steps", action="store_true",
+        help="step every tensor once an iteration (published: once per module that contains it)")  # fmt: skip
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("method").add_argument
+    add("--denoise-from", type=cli.count, metavar="I",
+        help="first iteration of ONF and PND (1/12 of --num-steps, unless given)")  # fmt: skip
+    add("--denoise-until", type=cli.count, metavar="I",
+        help="iteration at which PND's threshold is lowest (11/12 of --num-steps, unless given)")  # fmt: skip
+    add("--high-T", type=cli.non_negative, default=1.2, help="PND's first loss threshold, nats")
+    add("--low-T", type=cli.non_negative, default=0.8, help="PND's last loss threshold, nats")
+    add("--long-tail-labels", type=cli.labels_list, metavar="L[,L...]",
+        help="labels that PND never drops, or none (11, diningtable, for 21 classes, unless given)")  # fmt: skip
+    add("--iou-thresholds", metavar="T[,T...]",
+        help="ONF: voc, one IoU, one per class, or auto: each class's mean over the simple images at the end of"
+        " the warm-up, floored to a tenth (voc for 21 classes, else 0.5, unless given)")  # fmt: skip
+    add("--cutmix-probability", type=cli.non_negative, default=0.5, help="of S2C in an iteration")
+    add("--lambda-adv", type=cli.non_negative, default=0.001, help="weight of the adversarial losses")
+    for part, text in (
+        ("onf", "online noise filtering: train on every simple image"),
+        ("pnd", "progressive noise detection: train on every labelled pixel"),
+        ("s2c", "simple to complex: no CutMix"),
+        ("c2s", "complex to simple: no discriminator, no complex images"),
+        ("cls", "the classification loss"),
+    ):
+        add(f"--no-{part}", action="store_true", help=f"leave out {text}")
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("weights and results")
+    add = group.add_argument
+    add("--restore-from", default="model/resnet101COCO-41f33a49.pth", metavar="FILE",
+        help="initial weights; tensors that fit are copied; imagenet: torchvision's; none: random ones")  # fmt: skip
+    add("--restore-from-D", type=Path, metavar="FILE", help="initial weights of the discriminator")
+    add("--not-restore-last", action="store_true", help="do not copy the classifier (layer5)")
+    add("--no-val", action="store_true", help="no validation; VOC_best.pth holds the last weights")
+    add("--save-pred-every", type=cli.positive_int, default=500, help="iterations between validations")
+    cli.add_resume_options(group)
+    add("--snapshot-dir", type=Path, default=Path("snapshots"), help="folder of the results")
+    add("--scales", type=cli.scales, default=(1.0, 0.75), help="scales of validation, by commas")
+    add_log_options(group)
+
+
+def build_method(args: argparse.Namespace, device: torch.device) -> Method:
+    """The method's constants from the options."""
+    start = args.num_steps // 12 if args.denoise_from is None else args.denoise_from
+    end = args.num_steps * 11 // 12 if args.denoise_until is None else args.denoise_until
+    if end < start:
+        raise InputError(
+            f"--denoise-until {end} lies before --denoise-from {start} (unless given, they are 11/12 and 1/12 of"
+            " --num-steps)"
+        )
+    exempt = args.long_tail_labels
+    if exempt is None:
+        exempt = (11,) if args.num_classes == 21 else ()  # VOC's diningtable
+    if any(label >= args.num_classes for label in exempt):
+        raise InputError(
+            f"--long-tail-labels {','.join(map(str, exempt))}: labels end at {args.num_classes - 1}"
+        )
+    return Method(
+        iou_thresholds=iou_thresholds(args.iou_thresholds, args.num_classes, VOC_IOU_THRESHOLDS).to(device),
+        exempt=torch.tensor(exempt, dtype=torch.int64, device=device),
+        denoise_from=start,
+        denoise_until=end,
+        high_T=args.high_T,
+        low_T=args.low_T,
+        lambda_adv=args.lambda_adv,
+        ignore_label=args.ignore_label,
+        onf=not args.no_onf,
+        pnd=not args.no_pnd,
+        c2s=not args.no_c2s,
+        cls=not args.no_cls,
+    )  # fmt: skip
+
+
+def iou_thresholds(value: str | None, num_classes: int, published: tuple[float, ...]) -> torch.Tensor:
+    """T_class of ONF, one per foreground class, from `voc`, one number, one per class or `auto` (measured later).
+
+    Args:
+        value: the option, None if not given: VOC's values for 21 classes, else 0.5 for all.
+    """
+    classes = num_classes - 1
+    if value == "auto":
+        return torch.full((classes,), float("nan"))  # keeps no image until it is measured
+    if value is None:
+        value = "voc" if num_classes == len(VOC_CLASSES) + 1 else "0.5"
+    try:
+        numbers = published if value == "voc" else tuple(cli.non_negative(x) for x in value.split(","))
+    except ValueError:
+        raise InputError(
+            f"--iou-thresholds {value}: give voc, auto, one number, or one per class, by commas"
+        ) from None
+    numbers = numbers * classes if len(numbers) == 1 else numbers
+    if len(numbers) != classes:
+        raise InputError(
+            f"--iou-thresholds has {len(numbers)} values, but there are {classes} foreground classes"
+        )
+    return torch.tensor(numbers)

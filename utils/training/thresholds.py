@@ -1,0 +1,46 @@
+"""T_class of ONF, measured: what `--iou-thresholds auto` does."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from utils.core.distributed import is_main, total
+from utils.denoising import foreground_iou
+from utils.evaluation.inference import full_size
+
+
+@torch.no_grad()
+def measure_iou_thresholds(
+    G: nn.Module, loader: Iterable, classes: dict[str, int], num_classes: int, ignore_label: int
+) -> list[float]:
+    """The mean foreground IoU of each class over the simple images, floored to a tenth.
+
+    The paper calls its thresholds class-adaptive and floored; that they are these means is our reading.
+
+    Args:
+        G: in training mode, and so again afterwards; measured in eval mode, on its own device.
+        loader: ID, 1 x 3 x H x W images and H x W pseudo labels, whole: this process's part of them.
+        classes: 0-based class by ID.
+
+    Returns:
+        num_classes - 1 thresholds; 0 for a class without a simple image.
+    """
+    device = next(G.parameters()).device
+    sums, counts = torch.zeros(2, num_classes - 1, dtype=torch.float64)
+    G.eval()
+    bar = tqdm(loader, desc="IoU thresholds", leave=False, unit="img", disable=not is_main())
+    for id_, image, label in bar:
+        logits = full_size(G(image.to(device)), label.shape)
+        sums[classes[id_]] += float(foreground_iou(logits, label.to(device)[None], ignore_label))
+        counts[classes[id_]] += 1
+    G.train()
+    sums, counts = total(sums).tolist(), total(counts).tolist()
+    return [floor_to_tenth(s / n) if n else 0.0 for s, n in zip(sums, counts)]
+
+
+def floor_to_tenth(value: float) -> float:
+    """0.69 -> 0.6; 0.7 stays 0.7 although 10 x 0.7 may fall just short of 7."""
+    return math.floor(value * 10 + 1e-6) / 10
