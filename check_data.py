@@ -49,7 +49,9 @@ def find(args: argparse.Namespace) -> Iterator[checks.Finding]:
     yield from checks.check_labels(bar, images, labels, *common, simple=True)
     bar = tqdm(val, desc="validation labels", leave=False)
     yield from checks.check_labels(bar, images, truth, *common, simple=False)
-    yield from checks.check_disguise(tqdm(simple, desc="against truth", leave=False), labels, truth, *common)
+    yield from checks.check_not_ground_truth(
+        tqdm(simple, desc="against truth", leave=False), labels, truth, *common
+    )
 
 
 def main(args: argparse.Namespace) -> None:

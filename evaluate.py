@@ -12,9 +12,9 @@ from pathlib import Path
 
 from datasets.checks import check_start
 from datasets.lists import read_class_names, read_list
-from datasets.loaders import DataConfig, Whole
+from datasets.loaders import DataConfig, EvalDataset
 from datasets.options import LABEL_DIR_HELP, add_data_options
-from networks.checkpoint import load_deeplab, weights_identity
+from networks.checkpoint import load_deeplab, weights_checksum
 from utils.core import cli, distributed
 from utils.core.device import pick_device, prepare
 from utils.core.errors import run_script
@@ -41,7 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def evaluate(args: argparse.Namespace) -> None:
     device = pick_device(args)
-    with distributed.joined(device):
+    with distributed.process_group(device):
         network = prepare(load_deeplab(args.restore_from, args.num_classes), args, device)
         num_classes = network.num_classes
         names = read_class_names(args.class_names, num_classes)
@@ -50,12 +50,12 @@ def evaluate(args: argparse.Namespace) -> None:
             num_classes=num_classes, ignore_label=args.ignore_label,
         )  # fmt: skip
         listed = read_list(args.data_list, num_classes, labelled=False)
-        images = Whole(listed, config)
+        images = EvalDataset(listed, config)
         check_start(args.data_list, listed, images.files())
         if not args.no_logits and distributed.is_main():
-            made_by = {"weights": weights_identity(network), "scales": list(args.scales)}
+            made_by = {"weights": weights_checksum(network), "scales": list(args.scales)}
             claim_folder(args.logit_dir, made_by, "*.npy", replaceable={e.id for e in images.entries})
-        distributed.wait_for_all()
+        distributed.barrier()
         confusion = score_images(
             network, images, args.num_workers, device, args.scales,
             logit_dir=None if args.no_logits else args.logit_dir, prediction_dir=args.save_predictions,

@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from datasets.checks import check_start
 from datasets.lists import read_list
-from datasets.loaders import DataConfig, Whole, whole_loader
+from datasets.loaders import DataConfig, EvalDataset, eval_loader
 from datasets.options import add_data_options, add_list_options, sharded
-from networks.checkpoint import load_deeplab, weights_identity
+from networks.checkpoint import load_deeplab, weights_checksum
 from utils.core import cli
 from utils.core.background import Background
 from utils.core.device import pick_device, prepare
@@ -43,12 +43,12 @@ def generate(args: argparse.Namespace) -> None:
     listed = read_list(args.data_list, network.num_classes, labelled=False)
     entries = sharded(listed, args.shard)
     config = DataConfig(args.data_dir / "JPEGImages", num_classes=network.num_classes)
-    check_start(args.data_list, listed, Whole(entries, config, labels=False).files())
-    made_by = {"weights": weights_identity(network), "scales": list(args.scales)}
+    check_start(args.data_list, listed, EvalDataset(entries, config, labels=False).files())
+    made_by = {"weights": weights_checksum(network), "scales": list(args.scales)}
     claim_folder(args.logit_dir, made_by, "*.npy", args.overwrite)
     todo = [e for e in entries if args.overwrite or not (args.logit_dir / f"{e.id}.npy").exists()]
-    images = Whole(todo, config, labels=False)
-    loader = whole_loader(images, args.num_workers, pin=device.type == "cuda")
+    images = EvalDataset(todo, config, labels=False)
+    loader = eval_loader(images, args.num_workers, pin=device.type == "cuda")
     bar = tqdm(infer(network, loader, device, args.scales), initial=len(entries) - len(todo),
                total=len(entries), unit="img")  # fmt: skip
     with Background() as later:

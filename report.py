@@ -14,7 +14,7 @@ from datasets.options import add_data_options
 from utils.core import cli
 from utils.core.errors import InputError, run_script
 from utils.core.files import atomic_write, save_image
-from utils.report.collect import RunFolder
+from utils.report.collect import RunOutputs
 from utils.report.gallery_page import gallery_sheet
 from utils.report.page import page
 from utils.report.places import add_place_options
@@ -37,7 +37,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def report(args: argparse.Namespace) -> None:
-    run = RunFolder(args)
+    run = RunOutputs(args)
     out = args.out or args.run / "report.html"
     with atomic_write(out) as file:
         file.write(page(run).encode())

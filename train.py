@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from datasets.lists import read_class_names
-from datasets.loaders import Images, train_loader
+from datasets.loaders import ImageDataset, train_loader
 from datasets.sampling import generator
 from utils.alignment import draw_cutmix
 from utils.core import distributed
@@ -29,15 +29,15 @@ from utils.evaluation.metrics import score_table
 from utils.iteration import Batches, Method
 from utils.training.log import TrainLog, mean_figures
 from utils.training.options import parse_args
-from utils.training.resume import StopSignal, open_log, set_aside
-from utils.training.setup import Training, build_data, build_training
+from utils.training.resume import StopSignal, back_up, open_log
+from utils.training.setup import Trainer, build_data, build_trainer
 from utils.training.validation import Validation, auto_thresholds
 
 BAR = ("loss_seg", "loss_cls", "loss_D", "kept", "dropped")
 
 
 def endless_batches(
-    train: dict[str, Images], args: argparse.Namespace, device: torch.device, start: int
+    train: dict[str, ImageDataset], args: argparse.Namespace, device: torch.device, start: int
 ) -> Iterator[Batches]:
     """This process's part of one iteration's four batches after the other, from batch `start` on, on the device."""
     part = distributed.rank(), distributed.world_size()
@@ -60,7 +60,7 @@ def endless_batches(
         )
 
 
-def begin(t: Training, args: argparse.Namespace, device: torch.device) -> int:
+def begin(t: Trainer, args: argparse.Namespace, device: torch.device) -> int:
     """Go on from the saved state if there is one; returns the first iteration to do."""
     first = 0 if args.no_resume else t.load()
     if not distributed.is_main():
@@ -68,8 +68,8 @@ def begin(t: Training, args: argparse.Namespace, device: torch.device) -> int:
     if first:
         print(f"{t.run.path}: going on after {first} of {args.num_steps} iterations")
     else:
-        set_aside((t.best_path, t.run.path), args.restore_from)
-        set_aside((args.snapshot_dir / "VOC_best_D.pth",), args.restore_from_D)
+        back_up((t.best_path, t.run.path), args.restore_from)
+        back_up((args.snapshot_dir / "VOC_best_D.pth",), args.restore_from_D)
         for sheet in (args.snapshot_dir / "sheets").glob("*.png"):
             sheet.unlink()
     save_provenance(args.snapshot_dir / "run.json", vars(args), device)
@@ -79,10 +79,10 @@ def begin(t: Training, args: argparse.Namespace, device: torch.device) -> int:
 def train(args: argparse.Namespace, probe: Callable[[int, nn.Module, Method], None] | None = None) -> None:
     """The whole run; `probe` is called with i, G and the method's constants wherever a validation is due."""
     device = pick_device(args)
-    with distributed.joined(device):
+    with distributed.process_group(device):
         names = read_class_names(args.class_names, args.num_classes)
         images, val = build_data(args, names)
-        t = build_training(args, device)
+        t = build_trainer(args, device)
         first = begin(t, args, device)
         with (
             StopSignal() as stop,
@@ -127,7 +127,7 @@ def train(args: argparse.Namespace, probe: Callable[[int, nn.Module, Method], No
         report(t, names)
 
 
-def report(t: Training, names: list[str]) -> None:
+def report(t: Trainer, names: list[str]) -> None:
     """The end of a run, for a person."""
     if not distributed.is_main():
         return

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from datasets.labels import read_label
 from datasets.lists import read_list
-from datasets.loaders import DataConfig, Whole
+from datasets.loaders import DataConfig, EvalDataset
 from datasets.openmoji.dataset import labelled_iou
 from utils.core.device import pick_device
 from utils.core.files import save_json
@@ -73,7 +73,7 @@ class Probe:
             args.data_dir / "JPEGImages", args.pseudo_label_dir, num_classes=args.num_classes,
             ignore_label=args.ignore_label,
         )  # fmt: skip
-        self.images, self.folder = Whole(entries, config), folder
+        self.images, self.folder = EvalDataset(entries, config), folder
         self.truth_dir, self.device = args.data_dir / "truth", pick_device(args)
 
     def __call__(self, i: int, G: nn.Module, method: Method) -> None:

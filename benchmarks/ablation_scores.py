@@ -8,7 +8,7 @@ import numpy as np
 
 from datasets.labels import read_label
 from datasets.lists import Entry, read_list
-from datasets.loaders import DataConfig, Whole
+from datasets.loaders import DataConfig, EvalDataset
 from networks.checkpoint import load_deeplab
 from utils.core.device import pick_device, prepare
 from utils.crf.dense_crf import CRFParams
@@ -45,7 +45,7 @@ def score(args: argparse.Namespace, crf_args: argparse.Namespace, folder: Path) 
         logits = folder / "logits"
         found["raw"][kind] = score_images(
             network,
-            Whole(entries, config),
+            EvalDataset(entries, config),
             args.num_workers,
             device,
             args.scales,

@@ -32,7 +32,7 @@ from benchmarks.common import alone, make_parser, peak_bytes, set_up, table, tak
 from benchmarks.loading import make_data
 from datasets.labels import read_label, save_labels
 from datasets.lists import read_class_names, read_list
-from datasets.loaders import DataConfig, Whole
+from datasets.loaders import DataConfig, EvalDataset
 from networks.checkpoint import load_deeplab, save
 from networks.deeplab import ARCHS, build_deeplab, logit_side
 from utils.core.cli import positive_int as positive
@@ -95,7 +95,7 @@ def sequential(args: argparse.Namespace) -> None:
     device = torch.device(args.device)
     network = load_deeplab(args.restore_from, args.num_classes).to(device)
     entries = read_list(args.data_list, network.num_classes, labelled=False)
-    images = Whole(entries, DataConfig(args.data_dir / "JPEGImages", args.label_dir))
+    images = EvalDataset(entries, DataConfig(args.data_dir / "JPEGImages", args.label_dir))
     confusion = ConfusionMatrix(network.num_classes)
     items = ((id_, torch.from_numpy(image), torch.from_numpy(label)) for id_, image, label in images)
     for id_, logits, prediction, label in scoring.infer(network, items, device, args.scales):
@@ -195,7 +195,7 @@ def parts(options: list[str], args: argparse.Namespace) -> list[list]:
     device = torch.device(args.device)
     a = script.parse_args(options)
     network = load_deeplab(a.restore_from, a.num_classes).to(device)
-    images = Whole(read_list(a.data_list, network.num_classes, labelled=False),
+    images = EvalDataset(read_list(a.data_list, network.num_classes, labelled=False),
                    DataConfig(a.data_dir / "JPEGImages", a.label_dir))  # fmt: skip
     image = torch.from_numpy(images[0][1]).to(device)
     group = image.repeat(args.group, 1, 1, 1)

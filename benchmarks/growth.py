@@ -29,7 +29,7 @@ from benchmarks.crf import make_probabilities
 from benchmarks.evaluate import make_root, run
 from benchmarks.loading import make_data
 from benchmarks.trainer import Setting, Trainer, make_batches, make_mix
-from datasets.loaders import DataConfig, Simple, train_loader
+from datasets.loaders import DataConfig, SimpleDataset, train_loader
 from networks.deeplab import ARCHS
 from utils.core.cli import positive_int as positive
 from utils.core.errors import InputError, run_script
@@ -74,7 +74,7 @@ def loading_point(values: dict[str, int], s: Setting) -> Point:
         root = Path(folder)
         files = alone(make_data, root, [(side, side)] * 8)  # elsewhere, for it needs more memory than loading
         entries = [files[k % len(files)] for k in range(values["images"])]
-        images = Simple(entries, DataConfig(root / "JPEGImages", root / "labels", (crop, crop)))
+        images = SimpleDataset(entries, DataConfig(root / "JPEGImages", root / "labels", (crop, crop)))
         batches = iter(train_loader(images, values["batch size"], 0))
         return measure(lambda: next(batches), replace(s, device="cpu"), rounds=9)
 

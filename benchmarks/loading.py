@@ -29,7 +29,15 @@ from benchmarks.common import make_image, make_parser, set_up, table, take_turns
 from datasets import transforms as T
 from datasets.labels import read_label, save_labels
 from datasets.lists import Entry
-from datasets.loaders import GT, Cls, Complex, DataConfig, Images, Simple, train_loader
+from datasets.loaders import (
+    ClsDataset,
+    ComplexDataset,
+    DataConfig,
+    GTDataset,
+    ImageDataset,
+    SimpleDataset,
+    train_loader,
+)
 from utils.core.cli import positive_int as positive
 from utils.core.errors import InputError, run_script
 
@@ -39,7 +47,7 @@ def subtract_mean(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float32) - T.MEAN_BGR
 
 
-class PlainComplex(Complex):
+class PlainComplex(ComplexDataset):
     """Images to floats, padded, then cropped."""
 
     def cropped(self, image: np.ndarray, label: np.ndarray | None, rng: np.random.Generator) -> T.Pair:
@@ -48,20 +56,23 @@ class PlainComplex(Complex):
         return T.random_crop(image, label, config.crop, rng)
 
 
-class PlainSimple(PlainComplex, Simple):
+class PlainSimple(PlainComplex, SimpleDataset):
     pass
 
 
-class PlainGT(PlainComplex, GT):
+class PlainGT(PlainComplex, GTDataset):
     pass
 
 
-class PlainCls(Cls):
+class PlainCls(ClsDataset):
     def to_network(self, image: np.ndarray) -> np.ndarray:
         return T.to_network(subtract_mean(image))
 
 
-BEFORE, NOW = (PlainComplex, PlainCls, PlainSimple, PlainGT), (Complex, Cls, Simple, GT)
+BEFORE, NOW = (
+    (PlainComplex, PlainCls, PlainSimple, PlainGT),
+    (ComplexDataset, ClsDataset, SimpleDataset, GTDataset),
+)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -106,7 +117,7 @@ def make_data(root: Path, sizes: Sequence[tuple[int, int]], num_classes: int = 2
     return entries
 
 
-def same_items(before: Images, now: Images, count: int) -> bool:
+def same_items(before: ImageDataset, now: ImageDataset, count: int) -> bool:
     """Whether the first items of both are the same, bit by bit."""
     for k in range(count):
         key = k, k % len(now)
@@ -115,7 +126,7 @@ def same_items(before: Images, now: Images, count: int) -> bool:
     return True
 
 
-def parts(before: Images, now: Images, args: argparse.Namespace) -> list:
+def parts(before: ImageDataset, now: ImageDataset, args: argparse.Namespace) -> list:
     """A row: milliseconds of an image and of what it consists of."""
     keys = itertools.cycle([(k, k % len(now)) for k in range(3 * len(now))])
     entries = itertools.cycle(now.entries)
@@ -136,14 +147,14 @@ def parts(before: Images, now: Images, args: argparse.Namespace) -> list:
             (ms["before"] + collate) / (ms["now"] + collate)]  # fmt: skip
 
 
-def batches(datasets: Sequence[Images], args: argparse.Namespace, workers: int) -> Iterator[list]:
+def batches(datasets: Sequence[ImageDataset], args: argparse.Namespace, workers: int) -> Iterator[list]:
     """The four loaders' batches, as train.py asks for them."""
     loaders = [iter(train_loader(dataset, args.batch_size, workers)) for dataset in datasets]
     while True:
         yield [next(loader) for loader in loaders]
 
 
-def per_second(datasets: Sequence[Images], args: argparse.Namespace, workers: int) -> float:
+def per_second(datasets: Sequence[ImageDataset], args: argparse.Namespace, workers: int) -> float:
     """Images per second of all loaders together, once their workers are up."""
     stream = batches(datasets, args, workers)
     for _ in range(2 * max(workers, 1)):  # what the workers had prepared before the clock starts
@@ -154,7 +165,9 @@ def per_second(datasets: Sequence[Images], args: argparse.Namespace, workers: in
     return 4 * args.batch_size * args.iterations / (time.perf_counter() - start)
 
 
-def by_workers(before: Sequence[Images], now: Sequence[Images], args: argparse.Namespace) -> list[list]:
+def by_workers(
+    before: Sequence[ImageDataset], now: Sequence[ImageDataset], args: argparse.Namespace
+) -> list[list]:
     """A row for each number of workers."""
     rows = []
     for workers in args.workers:

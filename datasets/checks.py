@@ -31,7 +31,7 @@ def collect(level: str, text: str, where: Sequence[str]) -> Iterator[Finding]:
         yield Finding(level, text, len(where), where[0])
 
 
-def check_start(data_list: Path, entries: Sequence[Entry], files: Sequence[Path], mend: str = "") -> None:
+def check_start(data_list: Path, entries: Sequence[Entry], files: Sequence[Path], hint: str = "") -> None:
     """What every script looks at before it starts: a warning about duplicates in its list, no missing file.
 
     Raises:
@@ -39,15 +39,15 @@ def check_start(data_list: Path, entries: Sequence[Entry], files: Sequence[Path]
     """
     for finding in _duplicates(data_list.name, [entry.id for entry in entries]):
         warn(str(data_list.parent), finding)
-    require_files(files, mend)
+    require_files(files, hint)
 
 
-def require_files(files: Sequence[Path], mend: str = "") -> None:
+def require_files(files: Sequence[Path], hint: str = "") -> None:
     """Raise InputError where a listed file does not exist: the first, and how many."""
     missing = [path for path in files if not path.exists()]
     if missing:
         raise InputError(
-            f"{missing[0]} not found, the first of {len(missing)} missing files of {len(files)} listed{mend}"
+            f"{missing[0]} not found, the first of {len(missing)} missing files of {len(files)} listed{hint}"
         )
 
 
@@ -132,7 +132,7 @@ def check_labels(
     yield from collect("warning", "label without foreground", empty)
 
 
-def check_disguise(
+def check_not_ground_truth(
     entries: Sequence[Entry], label_dir: Path, truth_dir: Path, num_classes: int, ignore_label: int
 ) -> Iterator[Finding]:
     """Pseudo labels that are the ground truth, pixel by pixel: then nothing is weakly supervised."""

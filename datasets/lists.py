@@ -7,7 +7,7 @@ from typing import NamedTuple
 from datasets.voc import VOC_CLASSES
 from utils.core.errors import InputError
 
-LIST_MEND = (
+LIST_HINT = (
     "write `ID c [c ...]` a line; prepare_voc.py makes the lists of VOC, gen_sal2gt.py --list-dir splits a list of"
     " your own"
 )
@@ -31,7 +31,7 @@ def read_list(path: str | Path, num_classes: int, labelled: bool = True) -> list
     Raises:
         InputError: the list is missing, empty or not text; a line has no class, or one out of range.
     """
-    lines = _lines(path, LIST_MEND)
+    lines = _lines(path, LIST_HINT)
     entries = []
     for number, line in lines:
         id_, *words = line.split()
@@ -84,15 +84,15 @@ def read_class_names(path: str | Path | None, num_classes: int) -> list[str]:
     return ["background", *names]
 
 
-def _lines(path: str | Path, mend: str) -> list[tuple[int, str]]:
+def _lines(path: str | Path, hint: str) -> list[tuple[int, str]]:
     """The lines that are not blank, with their numbers counted from 1; errors end with the mend."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(f"{path} not found: {mend}") from None
+        raise InputError(f"{path} not found: {hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as text: {error}") from None
     lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
-        raise InputError(f"{path} is empty: {mend}")
+        raise InputError(f"{path} is empty: {hint}")
     return lines

@@ -41,7 +41,7 @@ class DataConfig:
             )
 
 
-class Images(Dataset):
+class ImageDataset(Dataset):
     """The images of a list; a subclass says what one of them becomes."""
 
     purpose = ""
@@ -54,7 +54,7 @@ class Images(Dataset):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def part(self, k: int, n: int) -> "Images":
+    def part(self, k: int, n: int) -> "ImageDataset":
         """Every n-th image, from the k-th on."""
         other = copy.copy(self)
         other.entries = self.entries[k::n]
@@ -85,7 +85,7 @@ class Images(Dataset):
         return paths + [self.label_path(entry) for entry in self.entries] if self.needs_label else paths
 
 
-class Complex(Images):
+class ComplexDataset(ImageDataset):
     """Complex images: 3 x H x W floats."""
 
     purpose = "complex"
@@ -113,7 +113,7 @@ class Complex(Images):
         return (T.to_network(image),)
 
 
-class Simple(Complex):
+class SimpleDataset(ComplexDataset):
     """Simple images with their pseudo labels: 3 x H x W floats, H x W uint8, the 0-based class."""
 
     purpose = "simple"
@@ -124,7 +124,7 @@ class Simple(Complex):
         return T.to_network(image), np.ascontiguousarray(label), entry.classes[0]
 
 
-class GT(Simple):
+class GTDataset(SimpleDataset):
     """Simple images for the discriminator, without padding: an image smaller than the crop is stretched."""
 
     purpose = "gt"
@@ -142,7 +142,7 @@ class GT(Simple):
         return all(n >= s for n, s in zip(image.shape[:2], self.config.crop))
 
 
-class Cls(Images):
+class ClsDataset(ImageDataset):
     """Training images stretched to the crop: 3 x H x W floats, (num_classes - 1) floats of 0 and 1."""
 
     purpose = "cls"
@@ -155,7 +155,7 @@ class Cls(Images):
         return self.to_network(image), classes
 
 
-class Whole(Images):
+class EvalDataset(ImageDataset):
     """Whole images for inference, each once: ID, 1 x 3 x H x W floats; with labels, H x W uint8 behind."""
 
     def __init__(self, entries: Sequence[Entry], config: DataConfig, labels: bool = True) -> None:
@@ -176,7 +176,7 @@ def _init_worker(_: int) -> None:
 
 
 def train_loader(
-    dataset: Images,
+    dataset: ImageDataset,
     batch_size: int,
     num_workers: int,
     start: int = 0,
@@ -195,7 +195,7 @@ def train_loader(
     )
 
 
-def whole_loader(dataset: Whole, num_workers: int, pin: bool = False) -> DataLoader:
+def eval_loader(dataset: EvalDataset, num_workers: int, pin: bool = False) -> DataLoader:
     """The images of a list one by one and in order, each in its own size."""
     return DataLoader(
         dataset, batch_size=None, num_workers=num_workers, worker_init_fn=_init_worker, pin_memory=pin

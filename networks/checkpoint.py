@@ -56,7 +56,7 @@ def read_checkpoint(path: str | Path) -> object:
         raise InputError(f"{path} cannot be read as a checkpoint ({reason[0]}): get it anew") from None
 
 
-def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+def state_dict_mismatch(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     """The first missing, unexpected and misshapen tensor of a state dict, in words; empty where all fit."""
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in own]
@@ -76,7 +76,7 @@ def load_strict(network: nn.Module, state: Mapping[str, Tensor], path: str | Pat
     Raises:
         InputError: names the first missing, unexpected and misshapen tensor.
     """
-    problems = misfits(network.state_dict(), state)
+    problems = state_dict_mismatch(network.state_dict(), state)
     if problems:
         raise InputError(f"{path} does not fit this network: {problems}")
     network.load_state_dict(dict(state), strict=False)
@@ -100,8 +100,8 @@ def load_matching(network: nn.Module, state: Mapping[str, Tensor], path: str | P
     # Counters and narrow biases fit any network; a network is recognised by a convolution.
     if not any(value.ndim == 4 for value in matching.values()):
         raise InputError(
-            f"{path}: no convolution fits this network: {misfits(own, state)}; see --arch, in stage 2 MODEL.NAME and"
-            " MODEL.N_BLOCKS"
+            f"{path}: no convolution fits this network: {state_dict_mismatch(own, state)}; see --arch, in stage"
+            " 2 MODEL.NAME and MODEL.N_BLOCKS"
         )
     network.load_state_dict(matching, strict=False)
     return len(matching)
@@ -129,7 +129,7 @@ def load_deeplab(path: str | Path, num_classes: int | None = None) -> DeepLab:
     return network.eval()
 
 
-def weights_identity(network: nn.Module) -> str:
+def weights_checksum(network: nn.Module) -> str:
     """A short name for a network's weights, the same for the same tensors wherever they lie."""
     crc = 0
     for tensor in network.state_dict().values():

@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # what stage 2 
 from datasets.checks import check_start
 from datasets.lists import unique
 from datasets.loaders import train_loader
-from networks.checkpoint import save, weights_identity
+from networks.checkpoint import save, weights_checksum
 from step2.libs.config import Config, load_config
-from step2.libs.datasets.pseudo_labelled import PseudoLabelled, WholeBGR
+from step2.libs.datasets.pseudo_labelled import EvalDatasetBGR, PseudoLabelDataset
 from step2.libs.loss import msc_loss
 from step2.libs.models import load_initial, load_trained
 from step2.libs.models.msc import MSC, SCALES
@@ -40,7 +40,7 @@ from utils.evaluation.metrics import report_scores
 from utils.evaluation.scoring import score_images
 from utils.training.log import TrainLog, add_log_options, mean_figures
 from utils.training.optim import set_lr
-from utils.training.resume import Run, StopSignal, open_log, set_aside
+from utils.training.resume import StopSignal, TrainState, back_up, open_log
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -89,14 +89,16 @@ def options_of(args: argparse.Namespace, config: Config) -> dict:
     return vars(args) | {"config": config.text}
 
 
-def begin(run: Run, paths: Paths, config: Config, args: argparse.Namespace, device: torch.device) -> int:
+def begin(
+    run: TrainState, paths: Paths, config: Config, args: argparse.Namespace, device: torch.device
+) -> int:
     """Go on from the saved state if there is one; returns the iterations done."""
     done, _ = (None if args.no_resume else run.load()) or (0, {})
     if distributed.is_main():
         if done:
             print(f"{run.path}: going on after {done} of {config.SOLVER.ITER_MAX} iterations")
         else:
-            set_aside((run.path, *paths.models.glob("checkpoint_*.pth")), config.MODEL.INIT_MODEL)
+            back_up((run.path, *paths.models.glob("checkpoint_*.pth")), config.MODEL.INIT_MODEL)
         save_provenance(paths.models / "run.json", options_of(args, config), device)
     return done
 
@@ -104,10 +106,10 @@ def begin(run: Run, paths: Paths, config: Config, args: argparse.Namespace, devi
 def train(args: argparse.Namespace, config: Config) -> None:
     """The whole training."""
     device, solver, paths = pick_device(args), config.SOLVER, Paths(config)
-    with distributed.joined(device):
+    with distributed.process_group(device):
         set_up_device(args, device)
         labels = data_config(config, Path(config.DATASET.PSEUDO_LABELS), args.seed)
-        images = PseudoLabelled(read_split(config, config.DATASET.SPLIT.TRAIN), labels)
+        images = PseudoLabelDataset(read_split(config, config.DATASET.SPLIT.TRAIN), labels)
         if distributed.is_main():
             print(f"training labels: {labels.label_dir.resolve()} ({len(images)} images)")
         check_training(images, config, paths, args.train_on_ground_truth)
@@ -116,7 +118,7 @@ def train(args: argparse.Namespace, config: Config) -> None:
         model, precision = build_training(config, args, device), Precision(args.amp, device)
         optimizer = build_sgd(model, solver.LR, solver.MOMENTUM, solver.WEIGHT_DECAY)
         state = [optimizer, precision.scaler]
-        run = Run(paths.models / "last.pth", [model], state, vars(args) | config.of_training())
+        run = TrainState(paths.models / "last.pth", [model], state, vars(args) | config.of_training())
         done = begin(run, paths, config, args, device)
         network, recent = wrap(model, args), deque(maxlen=solver.AVERAGE_LOSS)
         loader = train_loader(
@@ -137,7 +139,7 @@ def train(args: argparse.Namespace, config: Config) -> None:
                 total = torch.zeros((), device=device)
                 for k in range(solver.ITER_SIZE):
                     image, label = (send(tensor, device) for tensor in next(batches))
-                    with distributed.summing_later(network, k < solver.ITER_SIZE - 1):
+                    with distributed.no_sync(network, k < solver.ITER_SIZE - 1):
                         logits = precision.forward(network, image)
                         loss, _ = msc_loss(logits, label, config.DATASET.IGNORE_LABEL)
                         precision.backward(loss / solver.ITER_SIZE)
@@ -171,17 +173,17 @@ def save_weights(model: MSC, path: Path) -> None:
 def test(args: argparse.Namespace, config: Config) -> None:
     """Score the multi-scale logits, and keep them."""
     device, paths = pick_device(args), Paths(config)
-    with distributed.joined(device):
+    with distributed.process_group(device):
         listed = read_split(config, config.DATASET.SPLIT.VAL)
-        images = WholeBGR(listed, data_config(config, paths.truth))
+        images = EvalDatasetBGR(listed, data_config(config, paths.truth))
         check_start(split_path(config.DATASET.SPLIT.VAL), listed, images.files())
         model: nn.Module = build(config)
         load_trained(model, args.model_path or paths.models / "checkpoint_final.pth")
         prepare(model, args, device).eval()
-        made_by = {"weights": weights_identity(model), "scales": [1, *SCALES]}
+        made_by = {"weights": weights_checksum(model), "scales": [1, *SCALES]}
         if distributed.is_main():
             claim_folder(paths.logits, made_by, "*.npy", replaceable={e.id for e in images.entries})
-        distributed.wait_for_all()
+        distributed.barrier()
         # The network sees to its scales itself.
         confusion = score_images(
             model, images, config.DATALOADER.NUM_WORKERS, device, scales=(1,), align_corners=False,

@@ -13,7 +13,16 @@ from datasets import transforms as T
 from datasets.checks import require_files
 from datasets.labels import read_label
 from datasets.lists import Entry, read_class_names, read_list
-from datasets.loaders import GT, Cls, Complex, DataConfig, Simple, Whole, train_loader, whole_loader
+from datasets.loaders import (
+    ClsDataset,
+    ComplexDataset,
+    DataConfig,
+    EvalDataset,
+    GTDataset,
+    SimpleDataset,
+    eval_loader,
+    train_loader,
+)
 from datasets.sampling import Stream, generator
 from datasets.voc import VOC_CLASSES, palette
 from utils.core.errors import InputError
@@ -104,7 +113,7 @@ def test_gt_draws_the_scale_again_from_the_original(tiny_data: Path, monkeypatch
     scale = T.scale
     monkeypatch.setattr(T, "draw_factor", lambda _: next(factors))
     monkeypatch.setattr(T, "scale", lambda i, lab, f: (seen.append((i.shape[:2], f)), scale(i, lab, f))[1])
-    gt = GT(entries(tiny_data, "simple_list.txt"), config(tiny_data, random_scale=True))
+    gt = GTDataset(entries(tiny_data, "simple_list.txt"), config(tiny_data, random_scale=True))
     image, label, _ = gt[0, 0]
     assert image.shape == (3, 48, 56) and label.shape == (48, 56)
     assert seen == [((64, 80), 0.5), ((64, 80), 0.6), ((64, 80), 1.0)]
@@ -127,7 +136,7 @@ def test_stream_covers_the_list_before_it_repeats() -> None:
 
 
 def test_same_batches_with_0_1_and_3_workers(tiny_data: Path) -> None:
-    dataset = Simple(
+    dataset = SimpleDataset(
         entries(tiny_data, "simple_list.txt"), config(tiny_data, random_scale=True, random_mirror=True)
     )
     runs = [list(itertools.islice(train_loader(dataset, 5, n), 6)) for n in (0, 1, 3)]
@@ -140,9 +149,11 @@ def test_same_batches_with_0_1_and_3_workers(tiny_data: Path) -> None:
 
 def test_loaders_give_what_the_iteration_wants(tiny_data: Path) -> None:
     c = config(tiny_data)
-    (complex_,) = next(iter(train_loader(Complex(entries(tiny_data, "complex_list.txt"), c), 3, 0)))
-    images, labels, classes = next(iter(train_loader(GT(entries(tiny_data, "simple_list.txt"), c), 3, 0)))
-    cls_images, cls = next(iter(train_loader(Cls(entries(tiny_data, "train_cls.txt"), c), 3, 0)))
+    (complex_,) = next(iter(train_loader(ComplexDataset(entries(tiny_data, "complex_list.txt"), c), 3, 0)))
+    images, labels, classes = next(
+        iter(train_loader(GTDataset(entries(tiny_data, "simple_list.txt"), c), 3, 0))
+    )
+    cls_images, cls = next(iter(train_loader(ClsDataset(entries(tiny_data, "train_cls.txt"), c), 3, 0)))
     assert complex_.shape == images.shape == cls_images.shape == (3, 3, 48, 56)
     assert complex_.dtype == torch.float32 and labels.dtype == torch.uint8 and classes.dtype == torch.int64
     assert labels.shape == (3, 48, 56) and cls.shape == (3, 3)
@@ -152,8 +163,8 @@ def test_loaders_give_what_the_iteration_wants(tiny_data: Path) -> None:
 
 
 def test_whole_images_in_order_with_workers(tiny_data: Path) -> None:
-    val = Whole(entries(tiny_data, "val.txt", False), config(tiny_data), labels=False)
-    ids = [id_ for id_, image in whole_loader(val, 2) if image.shape == (1, 3, 64, 80)]
+    val = EvalDataset(entries(tiny_data, "val.txt", False), config(tiny_data), labels=False)
+    ids = [id_ for id_, image in eval_loader(val, 2) if image.shape == (1, 3, 64, 80)]
     assert ids == [entry.id for entry in val.entries]
 
 
@@ -185,7 +196,7 @@ def test_images_refused(tmp_path: Path) -> None:
 
 def test_missing_files_are_counted(tiny_data: Path) -> None:
     lost = [Entry("lost", (0,)), Entry("gone", (1,)), *entries(tiny_data, "simple_list.txt")]
-    simple = Simple(lost, config(tiny_data))
+    simple = SimpleDataset(lost, config(tiny_data))
     with pytest.raises(
         InputError, match=r"lost\.jpg not found, the first of 4 missing files of 28 listed \(sal"
     ):

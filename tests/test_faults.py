@@ -22,7 +22,7 @@ from utils.core.errors import InputError
 from utils.core.files import atomic_write
 from utils.training.log import Watch
 from utils.training.optim import build_sgd
-from utils.training.resume import Run
+from utils.training.resume import TrainState
 
 
 def train_options(data: Path, out: Path, *more: object) -> list[object]:
@@ -115,7 +115,7 @@ def test_a_loss_that_is_no_number(tiny_data: Path, tmp_path: Path) -> None:
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     network = torch.nn.Linear(2, 2)
-    run = Run(tmp_path / "last.pth", [network], [], {"amp": "fp16"})
+    run = TrainState(tmp_path / "last.pth", [network], [], {"amp": "fp16"})
     run.save(1)
     before = (tmp_path / "last.pth").read_bytes()
     with torch.no_grad():
@@ -199,7 +199,7 @@ def test_running_statistics_are_looked_at(tmp_path: Path) -> None:
     network = torch.nn.BatchNorm2d(2)
     network.running_var[0] = float("nan")
     with pytest.raises(InputError, match="nothing was saved yet"):
-        Run(tmp_path / "last.pth", [network], [], {}).save(1)
+        TrainState(tmp_path / "last.pth", [network], [], {}).save(1)
 
 
 def test_deterministic_changes_nothing_on_a_cpu(tiny_data: Path, tmp_path: Path) -> None:

@@ -15,7 +15,15 @@ from conftest import (
 )
 
 from datasets.lists import read_list
-from datasets.loaders import GT, Cls, Complex, DataConfig, Images, Simple, Whole
+from datasets.loaders import (
+    ClsDataset,
+    ComplexDataset,
+    DataConfig,
+    EvalDataset,
+    GTDataset,
+    ImageDataset,
+    SimpleDataset,
+)
 from datasets.transforms import scale
 from networks.deeplab import build_deeplab
 from networks.discriminator import build_discriminator
@@ -119,30 +127,30 @@ def check_item(name: str, image: np.ndarray, label: np.ndarray | None = None) ->
     return theirs
 
 
-def first(loader: type[Images], list_name: str) -> tuple:
+def first(loader: type[ImageDataset], list_name: str) -> tuple:
     dataset = loader(read_list(REFERENCE / list_name, 21), config("sal2gt"))
     return dataset[0, 0]
 
 
-@pytest.mark.parametrize(("name", "loader"), [("simple", Simple), ("gt", GT)])
-def test_loaders_with_labels(name: str, loader: type[Images]) -> None:
+@pytest.mark.parametrize(("name", "loader"), [("simple", SimpleDataset), ("gt", GTDataset)])
+def test_loaders_with_labels(name: str, loader: type[ImageDataset]) -> None:
     image, label, class_id = first(loader, "one_simple.txt")
     assert class_id == check_item(name, image, label)["class_id"]
 
 
 def test_complex_images_look_like_simple_ones() -> None:
-    (image,) = first(Complex, "one_cls.txt")
+    (image,) = first(ComplexDataset, "one_cls.txt")
     check_item("simple", image)
 
 
 def test_cls_loader() -> None:
-    image, classes = first(Cls, "one_cls.txt")
+    image, classes = first(ClsDataset, "one_cls.txt")
     assert classes.tolist() == check_item("cls", image)["labels"]
 
 
 def test_val_loader() -> None:
     entries = read_list(REFERENCE / "one.txt", 21, labelled=False)
-    id_, image, label = Whole(entries, config("voc/SegmentationClassAug"))[0]
+    id_, image, label = EvalDataset(entries, config("voc/SegmentationClassAug"))[0]
     assert id_ == entries[0].id
     check_item("val", image[0], label)
 
@@ -150,6 +158,6 @@ def test_val_loader() -> None:
 def test_scaled_simple_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("datasets.transforms.scale", lambda image, label, _: scale(image, label, 0.7))
     scaled = DataConfig(**{**vars(config("sal2gt")), "random_scale": True})
-    dataset = Simple(read_list(REFERENCE / "one_simple.txt", 21), scaled)
+    dataset = SimpleDataset(read_list(REFERENCE / "one_simple.txt", 21), scaled)
     image, label, _ = dataset[0, 0]
     check_item("simple_scaled_07", image, label)

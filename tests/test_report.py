@@ -17,7 +17,7 @@ from report_run import NAMES, make_run
 
 from report import parse_args
 from utils.report.charts import make_axis, number, smoothed, thinned
-from utils.report.collect import RunFolder
+from utils.report.collect import RunOutputs
 from utils.report.gallery import choose
 from utils.report.markup import Markup, table, tag
 
@@ -72,8 +72,8 @@ def report(run: Path, *options: object) -> Page:
     return Page(out.read_text())
 
 
-def folder(run: Path, *options: str) -> RunFolder:
-    return RunFolder(parse_args(["--run", str(run), *options]))
+def folder(run: Path, *options: str) -> RunOutputs:
+    return RunOutputs(parse_args(["--run", str(run), *options]))
 
 
 def test_page_holds_everything(run: Path) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from datasets.lists import read_list
 from networks.checkpoint import save
 from networks.deeplab import build_deeplab
-from step2.libs.datasets.pseudo_labelled import PseudoLabelled, Stage2Config, WholeBGR
+from step2.libs.datasets.pseudo_labelled import EvalDatasetBGR, PseudoLabelDataset, Stage2Config
 from step2.libs.loss import msc_loss, resize_labels
 from step2.libs.models import build_model, from_stage1, load_initial
 from step2.libs.models.deeplab import DeepLabV1
@@ -103,7 +103,7 @@ def reference_entries() -> list:
 
 def test_test_loader() -> None:
     config = Stage2Config(REFERENCE / "voc/JPEGImages", REFERENCE / "voc/SegmentationClassAug")
-    _, image, label = WholeBGR(reference_entries(), config)[0]
+    _, image, label = EvalDatasetBGR(reference_entries(), config)[0]
     check_item("data_test", image[0], label)
 
 
@@ -111,7 +111,7 @@ def test_test_loader() -> None:
 def test_training_loader(name: str, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.transforms.random_mirror", lambda image, label, _: (image, label))
     config = Stage2Config(REFERENCE / "voc/JPEGImages", REFERENCE / "sal2gt", factors=(factor,))
-    check_item(name, *PseudoLabelled(reference_entries(), config)[0, 0])
+    check_item(name, *PseudoLabelDataset(reference_entries(), config)[0, 0])
 
 
 def test_batch_norm_stays_frozen_in_training() -> None:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets.voc import IGNORE_LABEL
-from utils.core.distributed import batch_mean, total
+from utils.core.distributed import all_reduce_sum, batch_mean
 
 # T_class of the published run, in VOC's order of classes; measured on VOC, so good for its 20 classes alone.
 VOC_IOU_THRESHOLDS = (
@@ -46,7 +46,7 @@ def online_noise_filter(iou: Tensor, thresholds: Tensor) -> Tensor:
     """
     keep = iou > thresholds
     halved = iou > thresholds / 2
-    some, some_halved = total(torch.stack([keep.any(), halved.any()]).int()) > 0
+    some, some_halved = all_reduce_sum(torch.stack([keep.any(), halved.any()]).int()) > 0
     return torch.where(some, keep, halved | ~some_halved)
 
 

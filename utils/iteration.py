@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from datasets.voc import IGNORE_LABEL
 from utils.alignment import CutMix, cutmix, domain_loss, one_hot
 from utils.core.device import Precision
-from utils.core.distributed import bare, summing_later, world_size
+from utils.core.distributed import no_sync, unwrap, world_size
 from utils.denoising import foreground_iou, noise_threshold, online_noise_filter, segmentation_loss
 
 
@@ -79,13 +79,13 @@ class Iteration:
         """
         out: dict[str, Tensor] = {}
         # G's gradients are summed up over the processes in the last of its three backwards, the simple images'.
-        with summing_later(self.G):
+        with no_sync(self.G):
             p_complex = self._complex(batches, share, out)
             self._classification(batches, share, out)
-        with summing_later(self.G, not last):
+        with no_sync(self.G, not last):
             p_simple, labels = self._simple(i, batches, mix, share, out)
         if self.method.c2s:
-            with summing_later(self.D, not last):
+            with no_sync(self.D, not last):
                 self._discriminator(i, batches, p_simple, labels, p_complex, share, out)
         return {name: value.detach() for name, value in out.items()}
 
@@ -99,7 +99,7 @@ class Iteration:
             return None
         images = batches.complex
         p_complex = self._logits(images)
-        out["loss_adv_complex"] = self._fool(p_complex)
+        out["loss_adv_complex"] = self._adversarial_loss(p_complex)
         self.precision.backward(out["loss_adv_complex"] * self.method.lambda_adv * share)
         return p_complex.detach()
 
@@ -142,7 +142,7 @@ class Iteration:
         loss, out["dropped"] = segmentation_loss(p_seg, labels_seg, T, m.exempt, m.ignore_label)
         out["loss_seg"] = loss
         if mix is None and m.c2s:
-            out["loss_adv_simple"] = self._fool(p, labels == m.ignore_label)
+            out["loss_adv_simple"] = self._adversarial_loss(p, labels == m.ignore_label)
             loss = loss + m.lambda_adv * out["loss_adv_simple"]
         self.precision.backward(loss * share)
         return (None if p is None else p.detach()), labels
@@ -161,7 +161,7 @@ class Iteration:
         ignore = self.method.ignore_label
         ignored = torch.cat([labels == ignore, torch.zeros_like(p_complex[:, 0], dtype=torch.bool)])
         probabilities = torch.cat([p_simple, p_complex]).softmax(1)
-        out["loss_D_pred"] = domain_loss(self._judged(self.D, probabilities), 0, ignored) / 2
+        out["loss_D_pred"] = domain_loss(self._discriminate(self.D, probabilities), 0, ignored) / 2
 
         images_gt, labels_gt, classes_gt = batches.gt
         if self.method.onf and i >= self.method.denoise_from:
@@ -171,7 +171,7 @@ class Iteration:
             # Ignoring every pixel of a dropped image is dropping it, and spares a wait for the device.
             labels_gt = labels_gt.masked_fill(~keep[:, None, None], ignore)
         label_maps = one_hot(labels_gt, probabilities.shape[1], ignore)
-        out["loss_D_gt"] = domain_loss(self._judged(self.D, label_maps), 1, labels_gt == ignore) / 2
+        out["loss_D_gt"] = domain_loss(self._discriminate(self.D, label_maps), 1, labels_gt == ignore) / 2
         out["loss_D"] = out["loss_D_pred"] + out["loss_D_gt"]
         self.precision.backward(out["loss_D"] * share)
 
@@ -188,16 +188,16 @@ class Iteration:
             out["passed"] = (out["iou_simple"] > thresholds).sum().float() * world_size()
         return keep
 
-    def _fool(self, p: Tensor, ignored: Tensor | None = None) -> Tensor:
+    def _adversarial_loss(self, p: Tensor, ignored: Tensor | None = None) -> Tensor:
         """The adversarial loss of predictions toward "label", with D frozen."""
-        D = bare(
+        D = unwrap(
             self.D
         )  # its gradients are none of this forward's business, nor is it of those who sum them up
         D.requires_grad_(False)
-        loss = domain_loss(self._judged(D, p.softmax(1)), 1, ignored)
+        loss = domain_loss(self._discriminate(D, p.softmax(1)), 1, ignored)
         D.requires_grad_(True)
         return loss
 
-    def _judged(self, D: nn.Module, maps: Tensor) -> Tensor:
+    def _discriminate(self, D: nn.Module, maps: Tensor) -> Tensor:
         """D's logits in float32, resized to its input."""
         return up(self.precision.forward(D, maps), maps.shape[2:])

@@ -7,7 +7,7 @@ from datasets.checks import check_start, collect, warn
 from datasets.labels import read_label
 from datasets.lists import Entry, read_class_names, read_list
 from step2.libs.config import Config
-from step2.libs.datasets.pseudo_labelled import PseudoLabelled, Stage2Config
+from step2.libs.datasets.pseudo_labelled import PseudoLabelDataset, Stage2Config
 from step2.libs.models import build_model
 from step2.libs.models.msc import MSC
 from utils.core.errors import InputError
@@ -56,7 +56,7 @@ def class_names(config: Config) -> list[str]:
     return read_class_names(config.DATASET.LABELS, config.DATASET.N_CLASSES)
 
 
-def check_training(images: PseudoLabelled, config: Config, paths: Paths, truth_allowed: bool) -> None:
+def check_training(images: PseudoLabelDataset, config: Config, paths: Paths, truth_allowed: bool) -> None:
     """Lists and files, and that the labels are there and not the ground truth in the place of pseudo labels."""
     folder = images.config.label_dir
     missing = [e.id for e in images.entries if not images.label_path(e).exists()]
@@ -74,7 +74,7 @@ def check_training(images: PseudoLabelled, config: Config, paths: Paths, truth_a
     warn_overlap(config, images.entries)
 
 
-def is_ground_truth(images: PseudoLabelled, truth: Path, looked_at: int = 20) -> bool:
+def is_ground_truth(images: PseudoLabelDataset, truth: Path, looked_at: int = 20) -> bool:
     """Whether the labels lie in the ground truth's folder, or the first of them are its very pixels."""
     if images.config.label_dir.resolve() == truth.resolve():
         return True

@@ -100,7 +100,7 @@ def wrap(network: nn.Module, args: argparse.Namespace) -> nn.Module:
     """A network on its device, made ready for training: synchronised, parallel and compiled as asked for."""
     if args.sync_bn and distributed.world_size() > 1:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    network = distributed.parallel(network)
+    network = distributed.wrap_ddp(network)
     return torch.compile(network) if args.compile else network
 
 

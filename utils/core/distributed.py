@@ -23,7 +23,7 @@ def launched() -> bool:
 
 
 @contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device) -> Iterator[None]:
     """Join the processes that torchrun started, and leave them once the work is done."""
     if not launched():
         yield
@@ -49,7 +49,7 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Go on once all processes are here."""
     if world_size() > 1:
         any_process(False)
@@ -57,10 +57,10 @@ def wait_for_all() -> None:
 
 def any_process(flag: bool) -> bool:
     """Whether the flag is up in any of the processes."""
-    return bool(total(torch.tensor(int(flag)))) if world_size() > 1 else flag
+    return bool(all_reduce_sum(torch.tensor(int(flag)))) if world_size() > 1 else flag
 
 
-def total(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """The sum of a tensor over all processes, without gradient."""
     if world_size() == 1:
         return values
@@ -80,7 +80,7 @@ def batch_mean(summed: Tensor, count: Tensor) -> Tensor:
         A scalar whose mean over the processes, which is what DistributedDataParallel makes of the gradients and
         the log of the figures, is the mean over the whole batch. A process that sums nothing has weight zero.
     """
-    return world_size() * summed / total(count).clamp(min=1)
+    return world_size() * summed / all_reduce_sum(count).clamp(min=1)
 
 
 def part_of_batch(batch_size: int) -> int:
@@ -97,7 +97,7 @@ def part_of_batch(batch_size: int) -> int:
     return batch_size // world_size()
 
 
-def parallel(network: nn.Module) -> nn.Module:
+def wrap_ddp(network: nn.Module) -> nn.Module:
     """A network whose gradients are averaged over the processes."""
     if world_size() == 1:
         return network
@@ -108,20 +108,20 @@ def parallel(network: nn.Module) -> nn.Module:
     return DistributedDataParallel(network, **{option: False})
 
 
-def share_buffers(network: nn.Module) -> None:
+def broadcast_buffers(network: nn.Module) -> None:
     """Give all processes the first one's running statistics; they are what is saved, and what inference uses."""
     if world_size() > 1:
         for buffer in network.buffers():
             dist.broadcast(buffer, 0)
 
 
-def bare(network: nn.Module) -> nn.Module:
+def unwrap(network: nn.Module) -> nn.Module:
     """The network itself, without what `parallel` and torch.compile put around it."""
     network = getattr(network, "_orig_mod", network)
     return network.module if isinstance(network, DistributedDataParallel) else network
 
 
-def summing_later(network: nn.Module, later: bool = True) -> contextlib.AbstractContextManager:
+def no_sync(network: nn.Module, later: bool = True) -> contextlib.AbstractContextManager:
     """Around a forward and its backward: gradients stay here until a later backward sums up all of them."""
     return network.no_sync() if later and hasattr(network, "no_sync") else contextlib.nullcontext()
 

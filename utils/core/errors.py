@@ -53,10 +53,10 @@ def run_script(main: Callable[[], None]) -> None:
             # Of a killed loading process torch would tell again at every other's end, from wherever we are.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         said = str(error).strip() or type(error).__name__
-        mend = _mend(error, said)
-        if mend is None:
+        hint = _hint(error, said)
+        if hint is None:
             raise  # a bug of ours, whose traceback is wanted
-        _print_error(f"{mend} ({said.splitlines()[-1][:200]}); {STAYS}")
+        _print_error(f"{hint} ({said.splitlines()[-1][:200]}); {STAYS}")
         raise SystemExit(1) from None
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
@@ -68,7 +68,7 @@ def run_script(main: Callable[[], None]) -> None:
         raise SystemExit(130) from None
 
 
-def _mend(error: Exception, said: str) -> str | None:
+def _hint(error: Exception, said: str) -> str | None:
     """What happened and what to do about it, None where it is no fault of the machine."""
     if isinstance(error, MemoryError):
         said = HOST_FULL  # Python's own says nothing

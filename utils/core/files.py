@@ -61,15 +61,15 @@ def save_image(path: str | os.PathLike, image: Image.Image) -> None:
             image.save(file, "JPEG", quality=92)
 
 
-def read_array(path: str | os.PathLike, mend: str) -> np.ndarray:
+def read_array(path: str | os.PathLike, hint: str) -> np.ndarray:
     """Read one `.npy`; InputError, with the mend, where it is missing or damaged."""
     try:
         return np.load(path)
     except FileNotFoundError:
-        raise InputError(f"{path} not found: {mend}") from None
+        raise InputError(f"{path} not found: {hint}") from None
     except (OSError, ValueError, EOFError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} cannot be read ({reason}): {mend}") from None
+        raise InputError(f"{path} cannot be read ({reason}): {hint}") from None
 
 
 def claim_folder(

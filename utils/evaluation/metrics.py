@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from datasets.voc import IGNORE_LABEL
-from utils.core.distributed import is_main, total
+from utils.core.distributed import all_reduce_sum, is_main
 from utils.core.errors import InputError
 from utils.core.files import save_json
 from utils.core.provenance import save_provenance
@@ -30,7 +30,7 @@ class ConfusionMatrix:
 
     def gather(self) -> "ConfusionMatrix":
         """Add up the counts of all processes."""
-        self.counts = total(self.counts.cpu())
+        self.counts = all_reduce_sum(self.counts.cpu())
         return self
 
     def matrix(self) -> Tensor:

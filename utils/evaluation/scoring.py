@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from datasets.labels import save_labels
-from datasets.loaders import Whole, whole_loader
+from datasets.loaders import EvalDataset, eval_loader
 from utils.core import distributed
 from utils.core.background import Background
 from utils.evaluation.inference import infer, save_logits
@@ -17,7 +17,7 @@ from utils.evaluation.metrics import ConfusionMatrix
 
 def score_images(
     network: nn.Module,
-    images: Whole,
+    images: EvalDataset,
     num_workers: int,
     device: torch.device,
     scales: Sequence[float],
@@ -37,7 +37,7 @@ def score_images(
     """
     part = images.part(distributed.rank(), distributed.world_size())
     confusion = ConfusionMatrix(images.config.num_classes, images.config.ignore_label)
-    loader = whole_loader(part, num_workers, pin=device.type == "cuda")
+    loader = eval_loader(part, num_workers, pin=device.type == "cuda")
     bar = tqdm(
         infer(network, loader, device, scales, align_corners), total=len(part), desc=desc, leave=desc is None,
         unit="img", disable=not distributed.is_main(),

@@ -24,7 +24,7 @@ class Stage(NamedTuple):
     made_by: str  # the command that makes the scores
 
 
-class RunFolder:
+class RunOutputs:
     """A run's files, read once; `problems` tells what could not be read."""
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -50,12 +50,12 @@ class RunFolder:
         }
         self.num_classes, self.names = self._classes(found)
         self.stages = [
-            Stage(name, scores, self._matrix(counts), maps, self.mend(command))
+            Stage(name, scores, self._matrix(counts), maps, self.hint(command))
             for (name, maps, command), (scores, counts) in zip(self._stages(), found)
         ]
         self._check_not_empty()
 
-    def mend(self, command: str) -> str:
+    def hint(self, command: str) -> str:
         """The command that makes what is missing: the demo's own for a demo."""
         return "make demo" if self.summary else command
 

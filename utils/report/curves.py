@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from utils.report.charts import Line, line_chart, signs
-from utils.report.collect import RunFolder, series
+from utils.report.collect import RunOutputs, series
 from utils.report.markup import Markup, figure, tag
 from utils.report.sections import missing
 
@@ -40,7 +40,7 @@ CURVES = (
 )  # fmt: skip
 
 
-def curves(run: RunFolder) -> list[Markup]:
+def curves(run: RunOutputs) -> list[Markup]:
     """A small chart for each of CURVES that the logs have values of."""
     denoising = run.denoising()
     mark = denoising and (denoising[0], "denoising" if denoising[1] else "first drop")
@@ -73,7 +73,7 @@ def curves(run: RunFolder) -> list[Markup]:
     ):
         if lacking[log]:
             text = f"Not in a log of this run, or left out by its options: {', '.join(lacking[log])}."
-            parts.append(missing(text, run.mend(command)))
+            parts.append(missing(text, run.hint(command)))
     return parts
 
 

@@ -17,7 +17,7 @@ from datasets.transforms import read_image
 from utils.core.errors import InputError
 from utils.evaluation.metrics import ConfusionMatrix
 from utils.evaluation.visualize import contact_sheet
-from utils.report.collect import RunFolder
+from utils.report.collect import RunOutputs
 from utils.report.places import LabelMaps, label_maps
 
 
@@ -127,7 +127,7 @@ def choose(
     return {title: group for title, group in groups.items() if group}
 
 
-def kinds(run: RunFolder) -> list[Kind]:
+def kinds(run: RunOutputs) -> list[Kind]:
     """Validation images, simple and complex training images, as far as there are lists and label maps of them."""
     lists, data = run.place("list_dir"), run.place("data_dir")
     images = None if data is None else data / "JPEGImages"

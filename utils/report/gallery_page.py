@@ -9,7 +9,7 @@ from PIL import Image
 
 from datasets.labels import palette_image
 from datasets.voc import IGNORE_LABEL, palette
-from utils.report.collect import RunFolder
+from utils.report.collect import RunOutputs
 from utils.report.gallery import Cell, Kind, Row, choose, kinds, sheet, small
 from utils.report.markup import Markup, figure, tag
 from utils.report.sections import missing
@@ -62,7 +62,7 @@ def _row(row: Row, names: Sequence[str]) -> Markup:
     return tag("figure", tag("figcaption", text), cells, class_="row")
 
 
-def _kind(kind: Kind, counts: tuple[int, int, int], run: RunFolder) -> list[Markup]:
+def _kind(kind: Kind, counts: tuple[int, int, int], run: RunOutputs) -> list[Markup]:
     ranked, lacking = kind.ranked(run.args.max_images)
     ranker = kind.columns[-1].title
     if kind.truth is None:
@@ -92,7 +92,7 @@ def legend(names: Sequence[str], ignore_label: int = IGNORE_LABEL) -> Markup:
     return tag("ul", items, class_="legend")
 
 
-def gallery(run: RunFolder) -> list[Markup]:
+def gallery(run: RunOutputs) -> list[Markup]:
     """All kinds of images that the run has pictures of."""
     found = [kind for kind in kinds(run) if kind.ids]
     parts = [legend(run.names, run.args.ignore_label)] if found else []
@@ -102,14 +102,14 @@ def gallery(run: RunFolder) -> list[Markup]:
     lacking = [stage for stage in run.stages if stage.maps is None]
     parts += [missing(f"No label maps of {s.name} on the validation images.", s.made_by) for s in lacking]
     if "pseudo label" not in titles:
-        parts.append(missing("No pseudo labels for stage 2.", run.mend("python gen_label.py")))
+        parts.append(missing("No pseudo labels for stage 2.", run.hint("python gen_label.py")))
     if not any(kind.name.startswith("val") for kind in found):
         parts.append(missing("No list of the validation images below --run; name it by --data-list.",
-                             run.mend("python prepare_voc.py")))  # fmt: skip
+                             run.hint("python prepare_voc.py")))  # fmt: skip
     return parts
 
 
-def gallery_sheet(run: RunFolder) -> Image.Image | None:
+def gallery_sheet(run: RunOutputs) -> Image.Image | None:
     """A README's picture: training images with their labels beside validation images, the best and the worst."""
     halves = {}
     found = {kind.name.split()[0]: kind for kind in kinds(run)}

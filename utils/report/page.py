@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from utils.report.collect import RunFolder
+from utils.report.collect import RunOutputs
 from utils.report.curves import curves
 from utils.report.gallery_page import gallery
 from utils.report.markup import Markup, tag
@@ -21,7 +21,7 @@ SECTIONS = (
 )
 
 
-def headline(run: RunFolder) -> list[Markup]:
+def headline(run: RunOutputs) -> list[Markup]:
     """The mean IoU of every stage, and of when these results are."""
     tiles = [
         tag("li", tag("span", stage.name), tag("strong", f"{100 * stage.scores['Mean IoU']:.1f} %"))
@@ -35,7 +35,7 @@ def headline(run: RunFolder) -> list[Markup]:
     return [*parts, tag("ul", tiles, class_="tiles")] if tiles else parts
 
 
-def page(run: RunFolder) -> Markup:
+def page(run: RunOutputs) -> Markup:
     """The whole document."""
     title = f"MDBA report: {run.root.resolve().name}"
     written = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.newest()))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from utils.report.charts import bar_chart, dot_chart, signs
-from utils.report.collect import RunFolder
+from utils.report.collect import RunOutputs
 from utils.report.markup import Markup, figure, table, tag
 
 # What the demo's programs are part of, in the order in which they run.
@@ -48,7 +48,7 @@ def plain(value: object) -> str:
     return ", ".join(map(plain, value)) if isinstance(value, list) else str(value)
 
 
-def what_was_run(run: RunFolder) -> list[Markup]:
+def what_was_run(run: RunOutputs) -> list[Markup]:
     parts = []
     commands = [(c["command"], duration(c["seconds"])) for c in run.commands()]
     if not commands and isinstance(run.made.get("command"), str):
@@ -69,11 +69,11 @@ def what_was_run(run: RunFolder) -> list[Markup]:
         parts += [tag("h3", "Options of stage 1's training"), facts(run.options)]
     elif not commands:
         parts.append(missing("How the training was run is not noted: there is no snapshots/run.json.",
-                             run.mend("python train.py")))  # fmt: skip
+                             run.hint("python train.py")))  # fmt: skip
     return parts
 
 
-def time_spent(run: RunFolder) -> list[Markup]:
+def time_spent(run: RunOutputs) -> list[Markup]:
     seconds = run.summary.get("seconds")
     if not isinstance(seconds, dict) or not seconds:
         return [tag("p", "Times are recorded by `make demo` alone.")]
@@ -89,7 +89,7 @@ def time_spent(run: RunFolder) -> list[Markup]:
                 table("The same as a table.", head, rows), class_="beside")]  # fmt: skip
 
 
-def scores(run: RunFolder) -> list[Markup]:
+def scores(run: RunOutputs) -> list[Markup]:
     stages = [stage for stage in run.stages if stage.scores]
     parts = [missing(f"No scores of {s.name}.", s.made_by) for s in run.stages if not s.scores]
     if not stages:
@@ -120,13 +120,13 @@ def scores(run: RunFolder) -> list[Markup]:
     return [tag("div", table(text, head, rows, class_="scores"), chart, class_="beside"), *parts]
 
 
-def label_scores(run: RunFolder) -> list[Markup]:
+def label_scores(run: RunOutputs) -> list[Markup]:
     parts = []
     for kind, rows in run.label_scores.items():
         if not rows:
             command = (f"python evaluate_labels.py --truth-dir T --data-list {kind}_list.txt --score-path"
                        f" scores/labels_{kind}_list.json pseudo=pseudo_labels")  # fmt: skip
-            parts.append(missing(f"No scores of the {kind} images' labels.", run.mend(command)))
+            parts.append(missing(f"No scores of the {kind} images' labels.", run.hint(command)))
             continue
         head = ("labels", "mIoU %", "labelled %", "error %")
         lines = [(name, *(percent(row.get(key)) for key in ("Mean IoU", "labelled", "error")))
@@ -137,7 +137,7 @@ def label_scores(run: RunFolder) -> list[Markup]:
     return [tag("div", parts, class_="beside")]
 
 
-def confusion(run: RunFolder) -> list[Markup]:
+def confusion(run: RunOutputs) -> list[Markup]:
     found = [stage for stage in run.stages if stage.confusion]
     if not found:
         return [missing("No confusion matrix beside the scores.", run.stages[0].made_by)]

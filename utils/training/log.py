@@ -126,7 +126,7 @@ def mean_figures(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
         if value.ndim == 0:
             gathered.setdefault(name, []).append(value)
     means = torch.stack([torch.stack(values).mean() for values in gathered.values()])
-    return dict(zip(gathered, (distributed.total(means) / distributed.world_size()).tolist()))
+    return dict(zip(gathered, (distributed.all_reduce_sum(means) / distributed.world_size()).tolist()))
 
 
 def show(name: str, value: float) -> str:

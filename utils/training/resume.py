@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from networks.checkpoint import read_checkpoint, save
-from utils.core.distributed import any_process, is_main, wait_for_all, world_size
+from utils.core.distributed import any_process, barrier, is_main, world_size
 from utils.core.errors import InputError
 from utils.core.files import atomic_write
 
@@ -25,7 +25,7 @@ FREE_OPTIONS = frozenset(
 )  # fmt: skip
 
 
-class Run:
+class TrainState:
     """The state of a training run: networks, optimisers, and small values (iteration, best score) beside them."""
 
     def __init__(
@@ -139,7 +139,7 @@ class StopSignal:
 
     def leave(self, iteration: int) -> None:
         """Exit with the signal's status, once all processes have saved what they save."""
-        wait_for_all()
+        barrier()
         if is_main():
             print(
                 f"stopped after {iteration} iterations; the same command goes on from there (without --no-resume)",
@@ -148,7 +148,7 @@ class StopSignal:
         raise SystemExit(128 + (self.number or signal.SIGTERM))
 
 
-def set_aside(paths: Iterable[Path], start: str | Path | None) -> None:
+def back_up(paths: Iterable[Path], start: str | Path | None) -> None:
     """Rename what an earlier run left, so that it cannot pass for the new run's: F.pth becomes F.old.pth.
 
     Args:

@@ -9,7 +9,15 @@ from torch import nn
 
 from datasets.checks import check_lists, require_files, warn
 from datasets.lists import Entry
-from datasets.loaders import GT, Cls, Complex, DataConfig, Images, Simple, Whole
+from datasets.loaders import (
+    ClsDataset,
+    ComplexDataset,
+    DataConfig,
+    EvalDataset,
+    GTDataset,
+    ImageDataset,
+    SimpleDataset,
+)
 from datasets.sampling import generator
 from networks.checkpoint import load_matching, load_strict, read_state, save
 from networks.deeplab import DeepLab, build_deeplab
@@ -21,10 +29,12 @@ from utils.core.errors import InputError
 from utils.iteration import Iteration, Method
 from utils.training.optim import build_adam, build_sgd, poly_lr, set_lr
 from utils.training.options import build_method, needed_lists, read_needed_list
-from utils.training.resume import Run
+from utils.training.resume import TrainState
 
 
-def build_data(args: argparse.Namespace, names: list[str]) -> tuple[dict[str, Images], Whole | None]:
+def build_data(
+    args: argparse.Namespace, names: list[str]
+) -> tuple[dict[str, ImageDataset], EvalDataset | None]:
     """The training images by purpose, only those that the method uses, and the validation images.
 
     Raises:
@@ -41,16 +51,20 @@ def build_data(args: argparse.Namespace, names: list[str]) -> tuple[dict[str, Im
         images, args.pseudo_label_dir, args.input_size, args.random_scale, args.random_mirror, args.num_classes,
         args.ignore_label, args.random_seed,
     )  # fmt: skip
-    loaders = {"simple_list": (Simple, GT), "complex_list": (Complex,), "train_cls": (Cls,)}
+    loaders = {
+        "simple_list": (SimpleDataset, GTDataset),
+        "complex_list": (ComplexDataset,),
+        "train_cls": (ClsDataset,),
+    }
     train = {
         loader.purpose: loader(lists[name], config)
         for name, kinds in loaders.items()
         for loader in kinds
-        if name in lists and not (args.no_c2s and loader is GT)
+        if name in lists and not (args.no_c2s and loader is GTDataset)
     }
     val = None
     if "val" in lists:
-        val = Whole(lists["val"], replace(config, label_dir=args.data_dir / "SegmentationClassAug"))
+        val = EvalDataset(lists["val"], replace(config, label_dir=args.data_dir / "SegmentationClassAug"))
     for dataset in (*train.values(), val):
         if dataset is not None:
             require_files(dataset.files(), dataset.origin)
@@ -67,7 +81,7 @@ def read_lists(args: argparse.Namespace, names: list[str]) -> dict[str, list[Ent
     return lists
 
 
-class Training:
+class Trainer:
     """Networks, optimisers and the state of a run, on their device and in all processes alike."""
 
     def __init__(
@@ -87,7 +101,7 @@ class Training:
         self.best_path = args.snapshot_dir / "VOC_best.pth"
         networks = [network for network in (G, D) if network is not None]
         state = [*self.optimizers, self.precision.scaler]
-        self.run = Run(args.snapshot_dir / "last.pth", networks, state, vars(args))
+        self.run = TrainState(args.snapshot_dir / "last.pth", networks, state, vars(args))
         wrapped = [wrap(network, args) for network in networks]
         method = build_method(args, device)
         self.iteration = Iteration(wrapped[0], wrapped[1] if D is not None else None, method, self.precision)
@@ -132,14 +146,14 @@ class Training:
                 save(self.D.state_dict(), self.args.snapshot_dir / "VOC_best_D.pth")
 
 
-def build_training(args: argparse.Namespace, device: torch.device) -> Training:
+def build_trainer(args: argparse.Namespace, device: torch.device) -> Trainer:
     """Everything that --help's groups optimisation, method, weights and machine ask for."""
     set_up_device(args, device)
     networks = (
         None if network is None else prepare(network, args, device).train()
         for network in build_networks(args)
     )
-    return Training(*networks, args, device)
+    return Trainer(*networks, args, device)
 
 
 def build_networks(args: argparse.Namespace) -> tuple[DeepLab, nn.Module | None]:

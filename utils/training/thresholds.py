@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from utils.core.distributed import is_main, total
+from utils.core.distributed import all_reduce_sum, is_main
 from utils.denoising import foreground_iou
 from utils.evaluation.inference import full_size
 
@@ -37,7 +37,7 @@ def measure_iou_thresholds(
         sums[classes[id_]] += float(foreground_iou(logits, label.to(device)[None], ignore_label))
         counts[classes[id_]] += 1
     G.train()
-    sums, counts = total(sums).tolist(), total(counts).tolist()
+    sums, counts = all_reduce_sum(sums).tolist(), all_reduce_sum(counts).tolist()
     return [floor_to_tenth(s / n) if n else 0.0 for s, n in zip(sums, counts)]
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from datasets.loaders import Images, Whole, whole_loader
+from datasets.loaders import EvalDataset, ImageDataset, eval_loader
 from datasets.transforms import read_image
 from utils.core import distributed
 from utils.core.files import save_image
@@ -19,7 +19,7 @@ from utils.evaluation.scoring import score_images
 from utils.evaluation.visualize import contact_sheet
 from utils.training.log import TrainLog
 from utils.training.resume import append
-from utils.training.setup import Training
+from utils.training.setup import Trainer
 from utils.training.thresholds import measure_iou_thresholds
 
 SHOWN = 8  # images of a contact sheet
@@ -29,17 +29,17 @@ SHOWN = 8  # images of a contact sheet
 class Validation:
     """The images that it takes, and where it tells what it found."""
 
-    val: Whole | None  # None: --no-val
-    simple: Images
+    val: EvalDataset | None  # None: --no-val
+    simple: ImageDataset
     names: list[str]
     args: argparse.Namespace
     device: torch.device
     log: TrainLog
     file: IO[str]  # val.jsonl
 
-    def __call__(self, i: int, t: Training) -> None:
+    def __call__(self, i: int, t: Trainer) -> None:
         """Scores, a contact sheet, and the weights on disk if they are the best so far, or if nothing tells."""
-        distributed.share_buffers(t.G)
+        distributed.broadcast_buffers(t.G)
         if self.val is not None:
             t.scores = self.score(t.G)
             append(self.file, {"i": i, **t.scores})
@@ -65,9 +65,9 @@ class Validation:
 
     def draw(self, G: nn.Module) -> Image.Image:
         """The first simple images: image, pseudo label, and what the network makes of it by now."""
-        shown = Whole(self.simple.entries[:SHOWN], self.simple.config)
+        shown = EvalDataset(self.simple.entries[:SHOWN], self.simple.config)
         G.eval()
-        found = infer(G, whole_loader(shown, 0), self.device, self.args.scales)
+        found = infer(G, eval_loader(shown, 0), self.device, self.args.scales)
         rows = [
             (read_image(shown.image_path(entry))[..., ::-1], label.cpu().numpy(), prediction.cpu().numpy())
             for entry, (_, _, prediction, label) in zip(shown.entries, found)
@@ -79,13 +79,13 @@ class Validation:
 
 
 def auto_thresholds(
-    G: nn.Module, simple: Images, args: argparse.Namespace, device: torch.device
+    G: nn.Module, simple: ImageDataset, args: argparse.Namespace, device: torch.device
 ) -> list[float]:
     """T_class, measured on the simple images with the network as it is."""
-    distributed.share_buffers(G)
+    distributed.broadcast_buffers(G)
     classes = {entry.id: entry.classes[0] for entry in simple.entries}
-    images = Whole(simple.entries, simple.config).part(distributed.rank(), distributed.world_size())
-    loader = whole_loader(images, args.num_workers, pin=device.type == "cuda")
+    images = EvalDataset(simple.entries, simple.config).part(distributed.rank(), distributed.world_size())
+    loader = eval_loader(images, args.num_workers, pin=device.type == "cuda")
     measured = measure_iou_thresholds(G, loader, classes, args.num_classes, args.ignore_label)
     if distributed.is_main():
         tqdm.write(f"IoU thresholds, measured: {','.join(f'{t:.1f}' for t in measured)}")

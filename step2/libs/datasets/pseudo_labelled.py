@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from datasets import transforms as T
-from datasets.loaders import DataConfig, Images, Whole
+from datasets.loaders import DataConfig, EvalDataset, ImageDataset
 from datasets.sampling import generator
 
 
@@ -24,7 +24,7 @@ def to_network(image: np.ndarray, mean_bgr: Sequence[float]) -> np.ndarray:
     return (image.astype(np.float64) - np.array(mean_bgr)).transpose(2, 0, 1).astype(np.float32)
 
 
-class PseudoLabelled(Images):
+class PseudoLabelDataset(ImageDataset):
     """Training images with their pseudo labels: 3 x H x W floats, H x W uint8."""
 
     purpose = "stage 2"
@@ -53,7 +53,7 @@ def scale(image: np.ndarray, label: np.ndarray, factor: float) -> T.Pair:
     )
 
 
-class WholeBGR(Whole):
+class EvalDatasetBGR(EvalDataset):
     """Whole images for inference: ID, 1 x 3 x H x W floats, H x W uint8."""
 
     config: Stage2Config
