@@ -16,7 +16,7 @@ from datasets.labels import read_label
 from datasets.lists import Entry, image_path, unique
 from datasets.sampling import Stream, generator
 from datasets.voc import IGNORE_LABEL
-from utils.core.errors import InputError
+from utils.core.errors import InputError, hide_lost_connections
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,7 @@ def _init_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the processes are the parallelism
     # Signals to the training's group are for the training, which ends its iteration first and its workers then.
     os.setpgrp()
+    hide_lost_connections()
 
 
 def train_loader(

@@ -4,7 +4,9 @@ import errno
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from types import TracebackType
 
 from tqdm import tqdm
 
@@ -31,6 +33,7 @@ FAULTS = {
     "NCCL": "another of the processes has ended, or NCCL itself failed",
     HOST_FULL: f"out of memory: {LESS}, and with fewer loading processes",
 }
+LOST_CONNECTION = (EOFError, ConnectionError)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 STAYS = "what is finished stays, the same command goes on from there"
 
@@ -41,6 +44,7 @@ def run_script(main: Callable[[], None]) -> None:
     Exit status 2 for a bad input or a full disk, 1 for memory that ran out or a process that was killed, 130 for
     Ctrl-C. Files are whole in any case, and a training goes on from its last saved state.
     """
+    hide_lost_connections()
     try:
         main()
     except InputError as error:
@@ -68,11 +72,33 @@ def run_script(main: Callable[[], None]) -> None:
         raise SystemExit(130) from None
 
 
+def hide_lost_connections() -> None:
+    """Let no thread of this process print a traceback about a connection that another process has closed.
+
+    That is what multiprocessing's threads meet when a data loading process is killed while it hands over a batch; the
+    main thread reports the cause. Its `resource_sharer` calls `sys.excepthook` from a thread of its own.
+    """
+    if getattr(sys.excepthook, "hides_lost_connections", False):
+        return
+    shown, shown_in_thread = sys.excepthook, threading.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, LOST_CONNECTION):
+            shown(kind, error, trace)
+
+    def thread_hook(args: threading.ExceptHookArgs) -> None:
+        if not isinstance(args.exc_value, LOST_CONNECTION):
+            shown_in_thread(args)
+
+    hook.hides_lost_connections = True
+    sys.excepthook, threading.excepthook = hook, thread_hook
+
+
 def _hint(error: Exception, said: str) -> str | None:
     """What happened and what to do about it, None where it is no fault of the machine."""
     if isinstance(error, MemoryError):
         said = HOST_FULL  # Python's own says nothing
-    if isinstance(error, EOFError | ConnectionError):
+    if isinstance(error, LOST_CONNECTION):
         return KILLED  # while it was handing over a batch
     return next((text for word, text in FAULTS.items() if word in said), None)
 
