@@ -73,7 +73,7 @@ class ASPP(nn.Module):
 
 
 def sum_of_dilated(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
-    """The sum of dilated 3x3 convolutions of the same features, B x outputs x H x W in float32.
+    """The sum of dilated 3x3 convolutions of the same features, B x outputs x H x W, in float32 at least.
 
     One by one they run far below a CPU's rate, being of many channels and few outputs. So every tap of every
     convolution becomes an output of a single 1x1 convolution, and what the taps give is then moved to its place
@@ -89,7 +89,8 @@ def sum_of_dilated(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
                 # Not as a sum of the biases: torch.compile would let their gradients share memory.
                 biases.append(conv.bias if i == j == 1 else torch.zeros_like(conv.bias))
                 moves.append((right, -right, down, -down))
-    products = F.conv2d(x, torch.cat(taps)[..., None, None], torch.cat(biases)).float()
+    products = F.conv2d(x, torch.cat(taps)[..., None, None], torch.cat(biases))
+    products = products.to(torch.promote_types(products.dtype, torch.float32))
     parts = products.split(len(taps[0]), 1)
     return sum(F.pad(part, move) for part, move in zip(parts, moves))
 

@@ -5,15 +5,15 @@ import io
 import json
 import os
 
-# The networks of the tests are too small for threads; and the numbers of a run depend on their count, so that it
-# must be one for all processes. Before torch is loaded.
-os.environ["OMP_NUM_THREADS"] = "1"
+# The networks of the tests are too small for threads. The numbers of a run depend on their count, so it is the same
+# in all processes. Set before torch is loaded.
+os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
 
 import runpy
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
@@ -21,10 +21,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from datasets.openmoji.dataset import make_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
+DEADLINE = 1800  # seconds; ends a test that hangs, and nothing that is merely slow
+Values = torch.Tensor | np.ndarray | float | Sequence[float]
 REFERENCE = Path(os.environ.get("MDBA_REFERENCE", ROOT / "tests" / "reference"))
 
 
@@ -68,17 +71,41 @@ def normal_images(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).normal(0, 60, shape).astype(np.float32))
 
 
+def assert_close(ours: Values, theirs: Values, tolerance: float, what: str = "", slack: float = 0.0) -> None:
+    """The largest absolute difference is at most `tolerance` times the largest absolute value, plus `slack`.
+
+    With MDBA_SPREADS, how much of that the difference takes up is appended to that file: `make test-cpus` shows how
+    far rounding alone spreads the numbers from one kind of CPU to another.
+    """
+    ours, theirs = (np.asarray(values, dtype=np.float64) for values in (ours, theirs))
+    assert ours.shape == theirs.shape, what
+    difference = np.abs(ours - theirs).max()
+    allowed = tolerance * np.abs(theirs).max() + slack
+    if path := os.environ.get("MDBA_SPREADS"):
+        test = os.environ["PYTEST_CURRENT_TEST"].split(" ")[0].removeprefix("tests/")
+        record = {"test": test, "what": what, "difference": difference, "allowed": allowed}
+        with open(path, "a") as file:
+            file.write(json.dumps(record) + "\n")
+    assert difference <= allowed, f"{what} differs by {difference:.2g}, allowed is {allowed:.2g}"
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Networks and tensors in float64, where rounding cannot be taken for a difference."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 def assert_logits_close(ours: torch.Tensor | np.ndarray, theirs: np.ndarray) -> None:
-    ours = np.asarray(ours)
-    assert ours.shape == theirs.shape
-    assert np.abs(ours - theirs).max() <= 1e-3 * np.abs(theirs).max()
+    assert_close(ours, theirs, 1e-3, "logits")
 
 
 @pytest.fixture(autouse=True)
 def _torch_as_it_was() -> Iterator[None]:
     """Scripts run in this process; what they set must not reach the next test."""
     yield
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.use_deterministic_algorithms(False)
 
 
@@ -87,6 +114,34 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of three classes and a few small images in VOC's layout; tests do not change it."""
     root = tmp_path_factory.mktemp("tiny") / "data"
     make_dataset(root, ("bird", "car", "cat"), simple=12, complex_=8, val=4, size=(64, 80), seed=5)
+    return root
+
+
+@pytest.fixture(scope="session")
+def textured_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `tiny_data`, but noise in lossless files: the same pixels with every version of the libraries."""
+    root, rng = tmp_path_factory.mktemp("textured") / "data", np.random.default_rng(5)
+    lists = {"simple_list": 12, "complex_list": 8, "val": 4}
+    for folder in ("JPEGImages", "SegmentationClassAug", "sal2gt", "lists"):
+        (root / folder).mkdir(parents=True)
+    entries: dict[str, list[str]] = {}
+    for name, count in lists.items():
+        for n in range(count):
+            classes = [n % 3] if name == "simple_list" else [n % 3, (n + 1) % 3]
+            image, label = rng.integers(0, 256, (64, 80, 3), np.uint8), np.zeros((64, 80), np.uint8)
+            for k, c in enumerate(classes):
+                top, left = 5 + 30 * k + n, 8 + 20 * k + n
+                box = slice(top, top + 16), slice(left, left + 24)
+                image[box] = image[box] // 4 + np.array((190, 20, 100), np.uint8) * (c + 1) % 192
+                label[box] = c + 1
+            label[: 2 * n] = 255  # more in some images than in others
+            Image.fromarray(image).save(root / f"JPEGImages/{name}_{n}.png")
+            folder = "SegmentationClassAug" if name == "val" else "sal2gt"
+            Image.fromarray(label).save(root / f"{folder}/{name}_{n}.png")
+            entries.setdefault(name, []).append(" ".join(map(str, (f"{name}_{n}", *classes))))
+    entries["train_cls"] = entries["simple_list"] + entries["complex_list"]
+    for name, lines in entries.items():
+        (root / f"lists/{name}.txt").write_text("\n".join(lines) + "\n")
     return root
 
 
@@ -110,7 +165,7 @@ def run_script(script: str, *args: object, cwd: Path = ROOT, status: int = 0, pr
     words = [str(ROOT / script), *map(str, args)]
     if process:
         ended = subprocess.run(
-            [sys.executable, *words], cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+            [sys.executable, *words], cwd=cwd, capture_output=True, text=True, timeout=DEADLINE, check=False
         )
         done = Done(ended.returncode, ended.stdout, ended.stderr)
     else:

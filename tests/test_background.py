@@ -1,7 +1,9 @@
 """Writing beside the main thread: all of it is done, errors come out, memory is bounded."""
 
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import pytest
 
@@ -17,22 +19,29 @@ def test_everything_is_done_at_the_end() -> None:
 
 
 def test_no_more_than_asked_for_wait() -> None:
-    gate, begun = threading.Event(), []
+    gate, begun, called = threading.Event(), threading.Event(), []
 
     def work() -> None:
-        begun.append(1)
-        gate.wait(5)
+        begun.set()
+        gate.wait()
 
     with Background(threads=1, ahead=2) as later:
-        later(work)
-        later(work)
-        third = threading.Thread(target=later, args=(work,))
-        third.start()
-        third.join(0.1)
-        assert third.is_alive() and len(begun) == 1  # it waits for the first
+
+        def call() -> None:
+            for n in range(3):
+                later(work)
+                called.append(n)
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        begun.wait()
+        while len(called) < 2:
+            time.sleep(0.001)
+        caller.join(0.05)  # time for the third call to return, if it did not wait for the first
+        assert called == [0, 1] and len(later.pending) <= 2
         gate.set()
-        third.join(5)
-    assert len(begun) == 3
+        caller.join()
+    assert called == [0, 1, 2]
 
 
 def fail() -> None:
@@ -57,11 +66,16 @@ def test_an_error_comes_out_and_ends_the_work() -> None:
 def test_an_error_in_the_block_drops_what_has_not_begun() -> None:
     gate, done = threading.Event(), []
 
+    def open_gate(waiting: Future) -> None:
+        while not waiting.cancelled():
+            time.sleep(0.001)
+        gate.set()
+
     def stopped() -> None:
         with Background(threads=1) as later:
-            later(gate.wait, 5)
+            later(gate.wait)
             later(done.append, 1)
-            threading.Timer(0.2, gate.set).start()
+            threading.Thread(target=open_gate, args=(later.pending[1],)).start()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -104,7 +104,7 @@ def test_what_broke_into_the_writing_is_told(tmp_path: Path, reason: BaseExcepti
 
 def test_code_is_refused_and_not_run(tmp_path: Path) -> None:
     torch.save({"conv1.weight": Touch(tmp_path / "ran")}, tmp_path / "evil.pth")
-    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Touch(tmp_path / "ran")))
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Touch(tmp_path / "ran"), protocol=2))
     for name in ("evil.pth", "plain.pth"):
         with pytest.raises(InputError, match=f"{name} holds something else than tensors; it was not run"):
             read_state(tmp_path / name)

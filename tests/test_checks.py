@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import error_line, run_script
+from conftest import assert_close, error_line, run_script
 from PIL import ExifTags, Image
 
 from datasets.checks import check_lists, image_size
 from datasets.lists import Entry, image_path
-from datasets.transforms import read_image
+from datasets.transforms import MEAN_BGR, read_image
 from networks.deeplab import Arch, DeepLab, build_deeplab
 from networks.imagenet import IMAGENET_MEAN, IMAGENET_STD, fold_normalisation, imagenet_state
 from utils.core.errors import InputError
@@ -166,20 +166,20 @@ def test_flooring_survives_rounding() -> None:
     assert [floor_to_tenth(x) for x in (0.69, 0.7, 0.1 + 0.2, 0.999, 1.0)] == [0.6, 0.7, 0.3, 0.9, 1.0]
 
 
-def test_folded_stem_sees_what_torchvision_fed() -> None:
+def test_folded_stem_sees_what_torchvision_fed(float64: None) -> None:
     torch.manual_seed(0)
     network = DeepLab(4, Arch((1, 1, 1, 1), 8, True)).eval()
     torch.nn.init.normal_(network.conv1.weight, 0, 0.2)
     torch.nn.init.normal_(network.bn1.running_mean)
-    rgb = torch.randint(0, 256, (1, 3, 40, 40)).float()
+    rgb = torch.randint(0, 256, (1, 3, 40, 40)).double()
     theirs = (rgb / 255 - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[
         :, None, None
     ]
     expected = network.bn1(network.conv1(theirs))
     network.load_state_dict(fold_normalisation(network.state_dict()))
-    ours = rgb - torch.tensor([122.67891434, 116.66876762, 104.00698793])[:, None, None]
+    ours = rgb - torch.from_numpy(MEAN_BGR[::-1].copy())[:, None, None]
     inside = (slice(None), slice(None), slice(2, -2), slice(2, -2))
-    assert torch.allclose(network.bn1(network.conv1(ours))[inside], expected[inside], atol=1e-4)
+    assert_close(network.bn1(network.conv1(ours)).detach()[inside], expected.detach()[inside], 1e-6, "stem")
 
 
 def test_imagenet_weights_come_from_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:

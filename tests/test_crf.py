@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import reference_npz
+from conftest import assert_close, reference_npz
 
 from utils.core.errors import InputError
 from utils.crf import dense_crf as dense_crf_module
@@ -58,7 +58,7 @@ def test_published_numbers(backend: str, suffix: str, params: CRFParams) -> None
     q = dense_crf(case["image"], probabilities, params, backend, prune=None).numpy()
     assert q.dtype == np.float32
     assert (q.argmax(0) == case[f"result{suffix}"]).mean() >= 0.999
-    assert np.abs(q[:, ::15, ::18] - case[f"probe{suffix}"]).max() <= 1e-3
+    assert_close(q[:, ::15, ::18], case[f"probe{suffix}"], 0, "probabilities", slack=1e-3)
 
 
 @pytest.mark.parametrize("prune", [None, 0.05])
@@ -72,7 +72,7 @@ def test_backends_agree(kind: str, height: int, width: int, params: CRFParams, p
     image, probabilities = make_image(kind, height, width), make_probabilities(1, 9, height, width, 5)
     ours, theirs = (dense_crf(image, probabilities, params, b, prune=prune) for b in ("torch", "pydensecrf"))
     assert agreement(ours, theirs) >= 0.9999
-    assert (ours - theirs).abs().max() <= 1e-3
+    assert_close(ours, theirs, 0, "probabilities", slack=1e-3)
 
 
 @each_backend

@@ -135,11 +135,11 @@ def test_stream_covers_the_list_before_it_repeats() -> None:
     assert all(list(itertools.islice(other, 5)) != batches for other in others)
 
 
-def test_same_batches_with_0_1_and_3_workers(tiny_data: Path) -> None:
+def test_same_batches_with_0_1_and_2_workers(tiny_data: Path) -> None:
     dataset = SimpleDataset(
         entries(tiny_data, "simple_list.txt"), config(tiny_data, random_scale=True, random_mirror=True)
     )
-    runs = [list(itertools.islice(train_loader(dataset, 5, n), 6)) for n in (0, 1, 3)]
+    runs = [list(itertools.islice(train_loader(dataset, 5, n), 6)) for n in (0, 1, 2)]
     for batches in zip(*runs):
         for tensors in zip(*batches):
             assert all(torch.equal(tensors[0], other) for other in tensors[1:])

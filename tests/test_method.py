@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, assert_close
 
 from networks.deeplab import Arch, DeepLab, build_deeplab
 from networks.discriminator import Discriminator
@@ -32,7 +32,7 @@ def tiny_batches(seed: int = 0, batch: int = 3) -> Batches:
     images = [60 * torch.randn(batch, 3, 33, 41, generator=g) for _ in range(4)]
     labels = [torch.randint(0, 4, (batch, 33, 41), generator=g, dtype=torch.uint8) for _ in range(2)]
     classes = torch.randint(0, 3, (batch,), generator=g)
-    cls = torch.randint(0, 2, (batch, 3), generator=g).float()
+    cls = torch.randint(0, 2, (batch, 3), generator=g).to(images[0].dtype)
     return Batches(
         images[0], (images[1], cls), (images[2], labels[0], classes), (images[3], labels[1], classes)
     )
@@ -107,7 +107,7 @@ def test_one_hot_leaves_ignored_pixels_zero() -> None:
     assert one_hot(labels, 3)[0, :, 0].T.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
 
 
-def test_iter_size_shares_add_up_to_the_mean() -> None:
+def test_iter_size_shares_add_up_to_the_mean(float64: None) -> None:
     """Two halves of the gradient of the same batch are its gradient."""
     G, D = tiny_networks()
     iteration = Iteration(G, D, tiny_method())
@@ -118,7 +118,7 @@ def test_iter_size_shares_add_up_to_the_mean() -> None:
     for _ in range(2):
         iteration(2, tiny_batches(), share=0.5)
     for a, b in zip(whole, gradients(G, D)):
-        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6 * a.abs().max())
+        assert_close(b, a, 1e-9, "gradient")
 
 
 @pytest.mark.parametrize("mixed", [False, True])
@@ -139,7 +139,7 @@ def test_unused_forwards_run_without_gradient(i: int, mixed: bool) -> None:
     assert not any(value.requires_grad for value in losses.values())
 
 
-def test_discriminator_gets_gradient_from_its_own_loss_alone() -> None:
+def test_discriminator_gets_gradient_from_its_own_loss_alone(float64: None) -> None:
     G, D = tiny_networks()
     Iteration(G, D, tiny_method())(2, tiny_batches())
     with_adversarial = gradients(D)
@@ -147,7 +147,7 @@ def test_discriminator_gets_gradient_from_its_own_loss_alone() -> None:
     G2, _ = tiny_networks()
     Iteration(G2, D, tiny_method(lambda_adv=0.0))(2, tiny_batches())
     for a, b in zip(with_adversarial, gradients(D)):
-        assert torch.allclose(a, b, rtol=1e-5, atol=1e-8)
+        assert_close(b, a, 1e-9, "gradient")
 
 
 def test_parts_left_out() -> None:
@@ -164,7 +164,7 @@ def test_parts_left_out() -> None:
     assert len(calls) == 1  # nobody looks at the unmixed predictions
 
 
-def test_repeated_steps_are_full_steps_one_after_the_other() -> None:
+def test_repeated_steps_are_full_steps_one_after_the_other(float64: None) -> None:
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(4))
     other = torch.nn.Parameter(weight.detach().clone())
@@ -182,7 +182,8 @@ def test_repeated_steps_are_full_steps_one_after_the_other() -> None:
         g = other.grad + 0.01 * q
         buf_q = g if buf_q is None else 0.9 * buf_q + g
         q = q - 0.1 * buf_q
-    assert torch.allclose(weight, p, rtol=1e-5) and torch.allclose(other, q, rtol=1e-5)
+    assert_close(weight.detach(), p, 1e-12, "three steps")
+    assert_close(other.detach(), q, 1e-12, "one step")
     assert len(optimizer.param_groups) == 2
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import assert_close
 
 from networks.deeplab import ARCHS, ASPP, build_deeplab
 
@@ -18,17 +19,17 @@ def test_mini_is_small_and_trains_its_batch_norm() -> None:
 
 
 @pytest.mark.parametrize("side", [5, 41])  # smaller than the dilations and larger
-def test_head_sums_its_convolutions(side: int) -> None:
+def test_head_sums_its_convolutions(side: int, float64: None) -> None:
     torch.manual_seed(0)
     head, x = ASPP(16, 3), torch.randn(2, 16, side, side, requires_grad=True)
     plain, found = sum(conv(x) for conv in head.conv2d_list), head(x)
-    assert torch.allclose(found, plain, atol=1e-6)
+    assert_close(found.detach(), plain.detach(), 1e-12, "logits")
     weight, inputs = torch.randn_like(plain), [x, *head.parameters()]
     gradients = torch.autograd.grad((plain * weight).sum(), inputs)
     for _ in range(2):  # the second time on top of the first's gradients
         (head(x) * weight).sum().backward()
     for tensor, gradient in zip(inputs, gradients):
-        assert torch.allclose(tensor.grad, 2 * gradient, rtol=1e-4, atol=1e-4)
+        assert_close(tensor.grad, 2 * gradient, 1e-12, "gradient")
 
 
 def test_head_sums_in_float32() -> None:

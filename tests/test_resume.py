@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, data_options, error_line, run_script
+from conftest import DEADLINE, ROOT, data_options, error_line, run_script
 
 from networks.checkpoint import read_checkpoint, read_state
 from utils.training.resume import open_log
@@ -39,12 +39,22 @@ def step2_options(data: Path, out: Path) -> list[object]:
     ]  # fmt: skip
 
 
-def start(script: str, options: list[object]) -> subprocess.Popen:
-    # A session of its own: a signal to the group reaches the workers, too, as Ctrl-C in a terminal does.
+def start(script: str, options: list[object], action: str | None = None) -> subprocess.Popen:
+    """Run a script in a session of its own, so that a signal to its group reaches its loading processes too.
+
+    Args:
+        action: what at_first_save.py does to it after its first saved state.
+    """
+    command = (
+        [str(ROOT / script)] if action is None else [str(ROOT / "tests/at_first_save.py"), action, script]
+    )
     return subprocess.Popen(
-        [sys.executable, str(ROOT / script), *map(str, options)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, *command, *map(str, options)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
@@ -82,12 +92,10 @@ def check_same_end(ours: Path, theirs: Path) -> None:
 def test_a_stopped_run_ends_as_the_uninterrupted(
     number: int, uninterrupted: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
-    options = train_options(tiny_data, tmp_path, "--num-workers", 1)
-    process = start("train.py", options)
-    wait_for(tmp_path / "last.pth", process)
     # Ctrl-C goes to the whole group, `kill` to the process alone.
-    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
-    stderr = process.communicate(timeout=60)[1]
+    options = train_options(tiny_data, tmp_path, "--num-workers", 1)
+    process = start("train.py", options, signal.Signals(number).name)
+    stderr = process.communicate(timeout=DEADLINE)[1]
     assert process.returncode == 128 + number, stderr
     assert "the same command goes on" in stderr and "Traceback" not in stderr
     assert 0 < read_checkpoint(tmp_path / "last.pth")["iteration"] < STEPS
@@ -152,10 +160,9 @@ def test_stage_2_goes_on_to_the_same_end(tiny_data: Path, tmp_path: Path) -> Non
             tmp_path / name / "models/voc12/deeplabv2_mini_msc",
         )
         if name == "stopped":
-            process = start("step2/main.py", options)
-            wait_for(models / "simple_list/last.pth", process)
-            os.killpg(process.pid, signal.SIGINT)
-            assert process.wait(timeout=60) == 130
+            process = start("step2/main.py", options, "SIGINT")
+            stderr = process.communicate(timeout=DEADLINE)[1]
+            assert process.returncode == 130, stderr
             assert not (models / "simple_list/checkpoint_final.pth").exists()
         run_script("step2/main.py", *options)
         ends.append(models / "simple_list")

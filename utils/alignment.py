@@ -84,4 +84,5 @@ def one_hot(labels: Tensor, num_classes: int, ignore_label: int = IGNORE_LABEL) 
     ignored = (labels == ignore_label)[:, None]
     index = labels.long()[:, None].masked_fill(ignored, 0)
     shape = (len(labels), num_classes, *labels.shape[1:])
-    return torch.zeros(shape, device=labels.device).scatter_(1, index, (~ignored).float())
+    maps = torch.zeros(shape, device=labels.device)
+    return maps.scatter_(1, index, (~ignored).to(maps.dtype))
