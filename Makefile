@@ -4,13 +4,14 @@ VENV := .venv
 JOBS ?= 2
 PY := $(VENV)/bin/python
 
-.PHONY: help install demo demo-plain test test-slow lint clean
+.PHONY: help install demo demo-plain test test-slow test-cpus lint clean
 
 help:
 	@echo "make demo        the whole of it on a small embedded data set, in minutes on 2 CPU cores"
 	@echo "make demo-plain  the same run without the method, for comparison"
 	@echo "make test        style checks and tests"
 	@echo "make test-slow   the tests that take minutes"
+	@echo "make test-cpus   the tests as other CPUs, numbers of threads and newer libraries run them"
 	@echo "make install     the environment alone ($(VENV))"
 
 install: $(VENV)/installed
@@ -38,5 +39,9 @@ test: lint
 test-slow: install
 	$(PY) -m pytest -m slow
 
+# The suite as other CPUs and newer libraries run it; CPUS names some of the environments of tests/cpus.py.
+test-cpus: install
+	$(PY) tests/cpus.py --jobs $(JOBS) $(CPUS)
+
 clean:
-	rm -rf $(VENV) demo demo-plain .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest demo demo-plain .pytest_cache .ruff_cache
