@@ -16,7 +16,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*")
 COMMAND = re.compile(r"(?:-m (\w+\.\w+)|([\w./]+\.py))([^&;#]*)")
 # What the commands write, by .gitignore, and examples of a user's own folders.
 IGNORED = (ROOT / ".gitignore").read_text().splitlines()
-GENERATED = [line.strip("/") for line in IGNORED if line[0] != "!"]
+GENERATED = [line.strip("/") for line in IGNORED if line and line[0] != "!"]
 GENERATED += ["own", "holidays", "sheets"]
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
