@@ -1,10 +1,10 @@
-"""Time and agreement of the CRF's backends, with and without the unlikely classes.
+"""Time and agreement of the CRF's backends, with and without pruning of unlikely classes.
 
     python benchmarks/crf.py [--images DIR] [--count 20] [--classes 5 21] [--device cuda]
 
-Each image, and one of pure noise, goes through every backend in turn, so that all of them meet the same load.
-Times are medians over the images. Speed-up and agreement (of the worst image) are against pydensecrf without
-pruning, or torch without pruning where pydensecrf is not installed; the noise has columns of its own.
+All backends process one image before the next one, so that they see the same load; the last image is pure noise.
+Times are medians over the images. Speed-up and agreement (of the worst image) are relative to pydensecrf without
+pruning, or to torch without pruning if pydensecrf is not installed; the noise has columns of its own.
 Probabilities are synthetic: softmax of smooth random logits that favour the background and two classes.
 """
 
@@ -12,7 +12,7 @@ import argparse
 import importlib.util
 import statistics
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,82 +22,57 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import make_image, make_parser, set_up
+from benchmarks.common import make_parser, set_up, table, timed
+from benchmarks.data import Size, make_image, make_probabilities
 from utils.core.cli import positive_int as positive
 from utils.core.errors import InputError, run_script
 from utils.crf.dense_crf import PRUNE, dense_crf
 
 
 class Run(NamedTuple):
-    """One image through one backend: seconds, share of equal labels, greatest difference of a probability."""
+    """One image with one backend."""
 
     seconds: float
-    labels: float
-    difference: float
+    labels: float  # share of equal labels
+    difference: float  # greatest difference of a probability
 
 
-def parse_args() -> argparse.Namespace:
+Runs = dict[tuple[str, bool], list[Run]]  # by backend and pruning; the first is the reference
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__)
-    add = parser.add_argument
-    add("--images", type=Path, help="folder of .jpg images (synthetic ones, unless given)")
-    add("--count", type=positive, default=20, help="number of images besides the noise")
+    add, size = parser.add_argument, (375, 500)
+    add("--images", type=Path, help="folder of .jpg images (default: synthetic images)")
+    add("--count", type=positive, default=20, help="number of images in addition to the noise")
     add(
-        "--size",
-        type=positive,
-        nargs=2,
-        default=(375, 500),
-        metavar=("HEIGHT", "WIDTH"),
-        help="of an image",
+        "--size", type=positive, nargs=2, default=size, metavar=("HEIGHT", "WIDTH"), help="size of the images"
     )
-    add("--classes", type=positive, nargs="+", default=[5, 21], help="numbers of classes to time")
-    add("--favour", type=float, default=8, help="what the favoured classes' logits are raised by")
-    add("--prune", type=float, default=PRUNE, help="bound for likely classes")
-    return parser.parse_args()
+    add("--classes", type=positive, nargs="+", default=[5, 21], help="numbers of classes")
+    add("--favour", type=float, default=8, help="added to the logits of the favoured classes")
+    add("--prune", type=float, default=PRUNE, help="probability below which a class is pruned")
+    args = parser.parse_args(argv)
+    if min(args.classes) < 2 or min(args.size) < 64:
+        raise InputError("--classes must be 2 or more, --size 64 or more")
+    return args
 
 
-def load_images(folder: Path, count: int, size: tuple[int, int]) -> list[np.ndarray]:
-    """The first `count` images of a folder, BGR, resized to `size` (height, width)."""
+def load_images(folder: Path, count: int, size: Size) -> list[np.ndarray]:
+    """The first `count` images of a folder, BGR, resized."""
     paths = sorted(folder.glob("*.jpg"))[:count]
     if len(paths) < count:
-        raise InputError(f"{folder}: {len(paths)} .jpg files, {count} wanted; give --count")
+        raise InputError(f"{folder} has {len(paths)} .jpg files, not {count}: set --count")
     images = [cv2.imread(str(path)) for path in paths]
     for path, image in zip(paths, images):
         if image is None:
-            raise InputError(f"{path}: not an image that can be read")
+            raise InputError(f"{path} is not a readable image: remove it from the folder")
     return [cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA) for image in images]
 
 
-def make_probabilities(
-    rng: np.random.Generator, classes: int, size: tuple[int, int], favour: float
-) -> torch.Tensor:
-    """CxHxW: softmax of upsampled random logits; background and two classes are raised by `favour`."""
-    logits = rng.normal(0, 2, (1, classes, 12, 16)).astype(np.float32)
-    logits[:, [0, *rng.choice(np.arange(1, classes), min(2, classes - 1), replace=False)]] += favour
-    logits = torch.nn.functional.interpolate(
-        torch.from_numpy(logits), size, mode="bilinear", align_corners=True
-    )
-    return logits.softmax(1)[0]
-
-
-def timed(
-    image: np.ndarray, probabilities: torch.Tensor, backend: str, device: str, prune: float | None
-) -> tuple[torch.Tensor, float]:
-    """Marginals on the CPU and the seconds that it took to have them on `device`."""
-    probabilities = probabilities.to(device)
-    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    synchronize()
-    start = time.perf_counter()
-    marginals = dense_crf(image, probabilities, backend=backend, prune=prune)
-    synchronize()
-    return marginals.cpu(), time.perf_counter() - start
-
-
-def measure(
-    images: list[np.ndarray], classes: int, args: argparse.Namespace
-) -> dict[tuple[str, bool], list[Run]]:
-    """Runs by (backend, pruned?), one an image; the first key is what the others are compared with."""
+def measure(images: list[np.ndarray], classes: int, args: argparse.Namespace) -> Runs:
+    """The runs of all images with every backend."""
     backends = ["torch"] if importlib.util.find_spec("pydensecrf") is None else ["pydensecrf", "torch"]
-    runs = {(backend, pruned): [] for backend in backends for pruned in (False, True)}
+    runs: Runs = {(backend, pruned): [] for backend in backends for pruned in (False, True)}
     rng = np.random.default_rng(classes)
     kept = []
     for image in images:
@@ -105,43 +80,45 @@ def measure(
         kept.append(int((probabilities.amax((1, 2)) >= args.prune).sum()))
         reference = None
         for (backend, pruned), found in runs.items():
-            device = args.device if backend == "torch" else "cpu"
-            q, seconds = timed(image, probabilities, backend, device, args.prune if pruned else None)
+            device = torch.device(args.device if backend == "torch" else "cpu")
+            prune = args.prune if pruned else None
+            crf = partial(dense_crf, image, probabilities.to(device), backend=backend, prune=prune)
+            q, times = timed(crf, device)
+            q = q.cpu()
             reference = q if reference is None else reference
             labels = (q.argmax(0) == reference.argmax(0)).float().mean().item()
-            found.append(Run(seconds, labels, (q - reference).abs().max().item()))
+            found.append(Run(times.wall, labels, (q - reference).abs().max().item()))
     print(f"\n{classes} classes; pruning at {args.prune:g} keeps {statistics.mean(kept):.1f} on average")
     return runs
 
 
-def report(runs: dict[tuple[str, bool], list[Run]]) -> None:
-    base = statistics.median(run.seconds for run in next(iter(runs.values()))[:-1])
-    print("backend     pruned   s/image   speed-up   noise s   labels %  (noise)   max |dp|  (noise)")
-    for (backend, pruned), found in runs.items():
-        *usual, noise = found
+def report(runs: Runs) -> None:
+    rows, base = [], None
+    for (backend, pruned), (*usual, noise) in runs.items():
         seconds = statistics.median(run.seconds for run in usual)
-        worst, difference = min(run.labels for run in usual), max(run.difference for run in usual)
-        print(
-            f"{backend:<12}{'yes' if pruned else 'no':<6}{seconds:>10.3f}{base / seconds:>11.2f}"
-            f"{noise.seconds:>10.2f}{100 * worst:>11.4f}{100 * noise.labels:>10.4f}"
-            f"{difference:>10.5f}{noise.difference:>10.5f}"
-        )
+        base = base or seconds
+        row = {"backend": backend, "pruned": "yes" if pruned else "no", "s/image": f"{seconds:.3f}"}
+        row |= {"speed-up": f"{base / seconds:.2f}", "noise s": f"{noise.seconds:.2f}"}
+        row["labels %"] = f"{100 * min(run.labels for run in usual):.4f}"
+        row["(noise)"] = f"{100 * noise.labels:.4f}"
+        row["max |dp|"] = f"{max(run.difference for run in usual):.5f}"
+        row["(noise) "] = f"{noise.difference:.5f}"
+        rows.append(row)
+    print(table(rows))
 
 
-def main() -> None:
-    args = parse_args()
-    size, rng = tuple(args.size), np.random.default_rng(0)
-    if min(args.classes) < 2 or min(size) < 64:
-        raise InputError("--classes must be 2 or more, --size 64 or more")
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
     set_up(args)
+    size, rng = tuple(args.size), np.random.default_rng(0)
     if importlib.util.find_spec("pydensecrf") is None:
-        print("pydensecrf is not installed: torch alone")
+        print("pydensecrf is not installed: torch only")
     if args.images:
         images = load_images(args.images, args.count, size)
     else:
         images = [make_image(rng, size) for _ in range(args.count)]
     images.append(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
-    dense_crf(images[0], make_probabilities(rng, 2, size, 0), backend="torch", device=args.device)  # warm up
+    dense_crf(images[0], make_probabilities(rng, 2, size, 0), backend="torch", device=args.device)  # warm-up
     print(f"{args.count} images of {size[0]}x{size[1]}")
     for classes in args.classes:
         report(measure(images, classes, args))

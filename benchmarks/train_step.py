@@ -1,22 +1,22 @@
-"""Time, memory and numbers of a training iteration of stage 1, against straightforward research code.
+"""Time, memory and numerical differences of a training iteration of stage 1, compared with a plain implementation.
 
-    python benchmarks/train_step.py                                    on a GPU: ResNet-101, crop 321, batch 10
-    python benchmarks/train_step.py --device cpu --batch-size 2        on a CPU
+    python benchmarks/train_step.py                                    GPU: ResNet-101, crop 321, batch 10
+    python benchmarks/train_step.py --device cpu --batch-size 2        CPU
 
 A mode is `baseline` (benchmarks/baseline.py), or `ours` with any of +channels-last, +onednn, +bf16, +compile. The
-modes take turns; a turn is a process of its own, which does one iteration to compare its losses and gradients with
-the first mode's, then the warm-up, then the timed iterations, optimisers' steps included. Medians over all turns.
+modes take turns. Each turn is a new process: one iteration whose losses and gradients are compared with those of the
+first mode, then the warm-up, then the timed iterations, including the optimisers' steps. Reported are medians over
+all turns.
 
-Ratios are of wall-clock time on a GPU, on a CPU of the cores' time, which other programs hardly disturb.
-Operations are counted by torch (convolutions and matrix products) in the first mode; their share is of the matrix
-rate, measured here in the mode's number format (float32 on a GPU: TF32, as torch's convolutions have it). Peak
-memory: tensors on a GPU; on a CPU the resident set, less what it was before the networks. ONF keeps all images unless
---iou-threshold says otherwise: the most work.
+Ratios are of wall-clock time on a GPU, and of CPU time, which other programs hardly affect, on a CPU. torch counts
+the operations (convolutions and matrix products) of the first mode; their share is of the matrix rate, measured in
+the mode's number format (float32 on a GPU: TF32, as in torch's convolutions). Peak memory is that of the tensors on a
+GPU; on a CPU it is the resident set, minus its size before the networks. By default ONF keeps all images, which is
+the most work: see --iou-threshold.
 """
 
 import argparse
 import contextlib
-import statistics
 import sys
 import tempfile
 from functools import partial
@@ -29,28 +29,34 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.common import Times, alone, make_parser, matrix_rate, peak_bytes, set_up, table, timed
+from benchmarks.common import Times, alone, make_parser, matrix_rate, median, peak_bytes, set_up, table, timed
 from benchmarks.trainer import CASES, EXTRAS, Setting, Trainer, make_batches, make_mix, moved
 from networks.deeplab import ARCHS
+from utils.core.cli import count
 from utils.core.cli import positive_int as positive
 from utils.core.errors import InputError, run_script
+
+MODES = ["baseline", "ours", "ours+channels-last", "ours+channels-last+bf16"]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__)
-    add = parser.add_argument
-    add("--modes", nargs="+", metavar="MODE", type=mode, help="what is compared, the first with the others",
-        default=["baseline", "ours", "ours+channels-last", "ours+channels-last+bf16"])  # fmt: skip
+    add, warm_up = parser.add_argument, 3 if torch.cuda.is_available() else 0
+    add("--modes", nargs="+", metavar="MODE", type=mode, default=MODES, help="compared with the first one")
     add("--cases", nargs="+", choices=CASES, default=list(CASES), help="kinds of iteration")
     add("--arch", choices=ARCHS, default="resnet101", help="segmentation network")
     add("--crop", type=positive, default=321, help="side of the images, pixels")
-    add("--batch-size", type=positive, default=10, help="images of each of the four batches")
-    add("--num-classes", type=positive, default=21, help="labels, background included")
-    add("--iou-threshold", type=float, default=0.0, help="T_class of ONF, of all classes")
-    add("--turns", type=positive, default=2, help="processes of each mode, one after the other")
+    add("--batch-size", type=positive, default=10, help="images in each of the four batches")
+    add("--num-classes", type=positive, default=21, help="number of labels, including the background")
+    add("--iou-threshold", type=float, default=0.0, help="T_class of ONF, the same for all classes")
+    add("--turns", type=positive, default=2, help="processes of each mode")
     add("--iterations", type=positive, default=5, help="timed iterations of a turn")
-    add("--warm-up", type=int, default=3 if torch.cuda.is_available() else 0,
-        help="untimed ones before them, beside that whose numbers are compared")  # fmt: skip
+    add(
+        "--warm-up",
+        type=count,
+        default=warm_up,
+        help="iterations before the timed ones, after the compared one",
+    )
     args = parser.parse_args(argv)
     if args.crop < 32 or args.num_classes < 2:
         raise InputError("--crop must be 32 or more, --num-classes 2 or more")
@@ -60,12 +66,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def mode(value: str) -> str:
     """`baseline`, or `ours` and extras."""
     first, *extras = value.split("+")
-    if (
-        first not in ("baseline", "ours")
-        or not set(extras) <= set(EXTRAS)
-        or (first == "baseline" and extras)
-    ):
-        raise argparse.ArgumentTypeError(f"{value}: give baseline, or ours with any of +{', +'.join(EXTRAS)}")
+    if value != "baseline" and (first != "ours" or not set(extras) <= set(EXTRAS)):
+        raise argparse.ArgumentTypeError(f"{value}: use baseline, or ours with any of +{', +'.join(EXTRAS)}")
     return value
 
 
@@ -79,18 +81,17 @@ class Turn(NamedTuple):
     times: list[Times]  # of the iterations
     peak: int  # bytes
     operations: int
-    losses: dict[str, float]  # of the iteration that is compared
+    losses: dict[str, float]  # of the compared iteration
 
 
 def take_turn(mode: str, case: str, s: Setting, iterations: int, warm_up: int, gradients: Path) -> Turn:
-    """A mode's iterations, to be run in a process of its own; leaves the first one's gradients in a file."""
-    torch.set_num_threads(s.threads)
+    """Runs a mode in a process of its own; writes the gradients of the compared iteration to a file."""
     device = torch.device(s.device)
     before = peak_bytes(device)
     batches, mix, trainer = make_batches(s), make_mix(s), Trainer(mode, s)
     if device.type == "cuda":
         batches = moved(batches, Tensor.pin_memory)
-    # What is compiled escapes the counter, and does not go well with it.
+    # The counter does not see compiled code, and may break it.
     counter = None if trainer.compiled else FlopCounterMode(display=False)
     with counter or contextlib.nullcontext():
         losses = trainer.gradients(batches, case, mix)
@@ -98,7 +99,7 @@ def take_turn(mode: str, case: str, s: Setting, iterations: int, warm_up: int, g
     for optimizer in trainer.optimizers:
         optimizer.step()
     step = partial(trainer.step, batches, case, mix)
-    times = [timed(step, device) for _ in range(warm_up + iterations)][warm_up:]
+    times = [timed(step, device)[1] for _ in range(warm_up + iterations)][warm_up:]
     losses = {name: float(value) for name, value in losses.items() if name.startswith("loss")}
     return Turn(times, peak_bytes(device) - before, counter.get_total_flops() if counter else 0, losses)
 
@@ -114,61 +115,51 @@ def loss_difference(losses: dict[str, float], first: dict[str, float]) -> float:
 
 
 def gradient_difference(gradients: list[Tensor], first: list[Tensor]) -> float:
-    """Of all gradients, the norm of the difference over the norm."""
+    """Norm of the difference of all gradients, relative to the norm of the first."""
     pairs = [(a.double(), b.double()) for a, b in zip(gradients, first)]
     difference = sum(float((a - b).square().sum()) for a, b in pairs)
     return (difference / max(sum(float(b.square().sum()) for _, b in pairs), 1e-300)) ** 0.5
 
 
-def measure(
-    case: str, args: argparse.Namespace, s: Setting, rates: dict[torch.dtype, float], folder: Path
-) -> list[list]:
-    """A row for each mode."""
+def run_turns(case: str, args: argparse.Namespace, s: Setting, folder: Path) -> dict[str, Turn]:
+    """The turns of each mode as one: all times, and the rest of the first."""
     turns: dict[str, list[Turn]] = {mode: [] for mode in args.modes}
     for _ in range(args.turns):
-        for mode in args.modes:
+        for mode, found in turns.items():
             options = mode, case, s, args.iterations, args.warm_up, folder / f"{mode}.pt"
-            turns[mode].append(alone(take_turn, *options))
-    gradients = {mode: torch.load(folder / f"{mode}.pt", weights_only=True) for mode in args.modes}
-    first, device = args.modes[0], torch.device(s.device)
-    base, rows = None, []
-    for mode in args.modes:
-        t = Times(*map(statistics.median, zip(*(times for turn in turns[mode] for times in turn.times))))
-        base = base or (t.on(device), turns[mode][0].peak)
-        operations = turns[first][0].operations / t.on(device)
-        rows.append([
-            mode, t.wall, t.cpu, base[0] / t.on(device), 4 * s.batch_size / t.on(device),
-            f"{100 * operations / rates[dtype_of(mode)]:.0f}",
-            turns[mode][0].peak / 2**30, f"{100 * turns[mode][0].peak / max(1, base[1]):.0f}",
-            f"{loss_difference(turns[mode][0].losses, turns[first][0].losses):.1e}",
-            f"{gradient_difference(gradients[mode], gradients[first]):.1e}",
-        ])  # fmt: skip
-    print(f"\n{case}, {turns[first][0].operations / 1e12:.3g} TFLOP\n{table(HEAD, rows)}", flush=True)
+            found.append(alone(take_turn, *options))
+    return {
+        mode: found[0]._replace(times=[t for turn in found for t in turn.times])
+        for mode, found in turns.items()
+    }
+
+
+def measure(
+    case: str, args: argparse.Namespace, s: Setting, rates: dict[torch.dtype, float], folder: Path
+) -> list[dict]:
+    """One row per mode."""
+    turns, rows, first = run_turns(case, args, s, folder), [], args.modes[0]
+    gradients = {mode: torch.load(folder / f"{mode}.pt", weights_only=True) for mode in turns}
+    seconds = {mode: median(turn.times).on(torch.device(s.device)) for mode, turn in turns.items()}
+    for mode, turn in turns.items():
+        times = median(turn.times)
+        share = turns[first].operations / seconds[mode] / rates[dtype_of(mode)]
+        row = {"mode": mode, "wall s": times.wall, "CPU s": times.cpu}
+        row |= {"speed-up": seconds[first] / seconds[mode], "images/s": 4 * s.batch_size / seconds[mode]}
+        row |= {"% of rate": f"{100 * share:.0f}", "peak GiB": turn.peak / 2**30}
+        row["% of first"] = f"{100 * turn.peak / max(1, turns[first].peak):.0f}"
+        row["losses"] = f"{loss_difference(turn.losses, turns[first].losses):.1e}"
+        row["gradients"] = f"{gradient_difference(gradients[mode], gradients[first]):.1e}"
+        rows.append(row)
+    print(f"\n{case}, {turns[first].operations / 1e12:.3g} TFLOP\n{table(rows)}", flush=True)
     return rows
 
 
-HEAD = [
-    "mode",
-    "wall s",
-    "CPU s",
-    "speed-up",
-    "images/s",
-    "% of rate",
-    "peak GiB",
-    "% of it",
-    "losses",
-    "gradients",
-]
-
-
-def main(argv: list[str] | None = None) -> dict[str, list[list]]:
+def main(argv: list[str] | None = None) -> dict[str, list[dict]]:
     args = parse_args(argv)
     device = set_up(args)
-    s = Setting(args.arch, args.crop, args.batch_size, args.num_classes, args.iou_threshold, args.device,
-                args.threads)  # fmt: skip
-    print(
-        f"{s.arch}, crop {s.crop}, batch {s.batch_size} x 4, {s.num_classes} classes; differences: relative"
-    )
+    s = Setting(args.arch, args.crop, args.batch_size, args.num_classes, args.iou_threshold, args.device)
+    print(f"{s.arch}, crop {s.crop}, batch {s.batch_size} x 4, {s.num_classes} classes; relative differences")
     rates = {dtype: matrix_rate(dtype, device) for dtype in dict.fromkeys(map(dtype_of, args.modes))}
     for dtype, rate in rates.items():
         print(f"matrix rate, {dtype}: {rate / 1e12:.3g} TFLOP/s")

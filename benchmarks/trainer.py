@@ -1,7 +1,8 @@
-"""The modes that `train_step.py` compares: made-up inputs, and networks, optimisers and iteration of each mode."""
+"""The modes that train_step.py compares: synthetic batches, and the networks and the iteration of a mode."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,19 +11,20 @@ from torch import Tensor, nn
 from benchmarks.baseline import PlainASPP, PlainIteration
 from networks.deeplab import Bottleneck, DeepLab, build_deeplab
 from networks.discriminator import build_discriminator
-from utils.alignment import CutMix
+from utils.alignment import CutMix, cutmix_box
 from utils.core.device import Precision, keep_heap, send
+from utils.denoising import noise_threshold
 from utils.iteration import Batches, Iteration, Method
 from utils.training.optim import RepeatedSGD, build_adam, build_sgd
 
-CASES = {  # name: the iteration's number, with S2C?
+CASES = {  # name: the iteration's number, and whether it uses S2C
     "warm-up": (0, False),
     "warm-up+cutmix": (0, True),
     "denoising": (1000, False),
     "denoising+cutmix": (1000, True),
 }
 EXTRAS = ("channels-last", "onednn", "bf16", "compile")
-RATE = 1e-8  # of learning: full steps, but weights that stay where the comparison wants them
+LEARNING_RATE = 1e-8  # the optimisers do their full work, and the weights hardly change
 
 
 @dataclass(frozen=True)
@@ -35,20 +37,19 @@ class Setting:
     num_classes: int = 21
     iou_threshold: float = 0.0
     device: str = "cpu"
-    threads: int = 1
 
 
 def make_batches(s: Setting) -> Batches:
-    """Images of noise and labels of one box each, its border ignored, on the host as a loader gives them."""
+    """Random images and labels of one box each with an ignored border, on the host as from a loader."""
     rng = np.random.default_rng(0)
-    shape = (s.batch_size, s.crop, s.crop)
 
     def images() -> Tensor:
         noise = rng.normal(0, 60, (s.batch_size, 3, s.crop, s.crop)).astype(np.float32)
         return torch.from_numpy(noise)
 
     def labelled() -> tuple[Tensor, Tensor, Tensor]:
-        classes, labels = rng.integers(s.num_classes - 1, size=s.batch_size), np.zeros(shape, np.uint8)
+        classes = rng.integers(s.num_classes - 1, size=s.batch_size)
+        labels = np.zeros((s.batch_size, s.crop, s.crop), np.uint8)
         for label, c in zip(labels, classes):
             top, left = rng.integers(0, s.crop // 3, 2)
             bottom, right = rng.integers(s.crop // 2, s.crop, 2)
@@ -60,17 +61,45 @@ def make_batches(s: Setting) -> Batches:
     return Batches(images(), (images(), present), labelled(), labelled())
 
 
+def moved(batches: Batches, move: Callable[[Tensor], Tensor]) -> Batches:
+    """The batches with `move` applied to every tensor."""
+
+    def one(value: Tensor | tuple) -> Tensor | tuple:
+        return tuple(map(one, value)) if isinstance(value, tuple) else move(value)
+
+    return Batches(*map(one, vars(batches).values()))
+
+
 def make_mix(s: Setting) -> CutMix:
     """A box of half the area in the middle."""
     order = np.random.default_rng(1).permutation(s.batch_size)
     return CutMix(0.5, s.crop // 2, s.crop // 2, tuple(map(int, order)))
 
 
-def damped(G: DeepLab) -> DeepLab:
-    """The network with weak residual branches, as trained ones have them.
+def make_method(s: Setting) -> Method:
+    """The constants; PND's threshold is near the loss of untrained networks, so that it drops some pixels."""
+    thresholds = torch.full((s.num_classes - 1,), s.iou_threshold, device=s.device)
+    loss = float(np.log(s.num_classes))
+    return Method(thresholds, torch.tensor([11], device=s.device), high_T=loss, low_T=loss)
 
-    A ResNet-101 as it is initialised makes 5 % of difference between the gradients of float32 and of float64:
-    there nothing could be compared.
+
+def plain_iteration(G: nn.Module, D: nn.Module, m: Method) -> Callable:
+    """The baseline, called as utils.iteration.Iteration is."""
+    schedule = partial(noise_threshold, start=m.denoise_from, end=m.denoise_until, high=m.high_T, low=m.low_T)
+    iteration = PlainIteration(G, D, m.iou_thresholds, m.exempt, schedule, m.lambda_adv, m.ignore_label)
+
+    def call(i: int, b: Batches, mix: CutMix | None = None) -> dict[str, float]:
+        box = mix and (cutmix_box(b.complex.shape[2:], mix.lam, mix.cx, mix.cy), mix.permutation)
+        return iteration(i, (b.complex, b.cls, b.simple, b.gt), box)
+
+    return call
+
+
+def damped(G: DeepLab) -> DeepLab:
+    """The network with weak residual branches, as after training.
+
+    With the initial weights of ResNet-101, the gradients of float32 and float64 differ by 5 %: too much to compare
+    modes.
     """
     for module in G.modules():
         if isinstance(module, Bottleneck):
@@ -79,9 +108,9 @@ def damped(G: DeepLab) -> DeepLab:
 
 
 def use_onednn(G: DeepLab) -> None:
-    """An experiment for one CPU thread: torch leaves 1x1 convolutions to oneDNN there only where they are dilated.
+    """Experiment for one CPU thread, where torch uses oneDNN for 1x1 convolutions only if they are dilated.
 
-    Dilation means nothing to a kernel of one pixel, so the numbers stay.
+    Dilation has no effect on a kernel of one pixel.
     """
     for module in G.modules():
         if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
@@ -89,10 +118,10 @@ def use_onednn(G: DeepLab) -> None:
 
 
 class Trainer:
-    """Networks, optimisers and the iteration of one mode."""
+    """Networks, optimisers and the iteration of one mode; measure each mode in a process of its own."""
 
     def __init__(self, mode: str, s: Setting) -> None:
-        extras, self.plain, device = mode.split("+")[1:], mode == "baseline", torch.device(s.device)
+        extras, device, method = mode.split("+")[1:], torch.device(s.device), make_method(s)
         order = torch.channels_last if "channels-last" in extras else torch.contiguous_format
         self.device, self.compiled = device, "compile" in extras
         self.G = damped(build_deeplab(s.arch, s.num_classes, seed=0)).to(device, memory_format=order).train()
@@ -100,26 +129,22 @@ class Trainer:
             use_onednn(self.G)
         self.D = build_discriminator(s.num_classes, self.G.arch.width, seed=1)
         self.D = self.D.to(device, memory_format=order).train()
-        thresholds = torch.full((s.num_classes - 1,), s.iou_threshold, device=device)
-        # PND's threshold is near the loss of untrained networks, so that it has something to decide.
-        loss = float(np.log(s.num_classes))
-        exempt = torch.tensor([11], device=device)
-        method = Method(iou_thresholds=thresholds, exempt=exempt, high_T=loss, low_T=loss)
-        self.optimizers = [build_sgd(self.G, RATE), build_adam(self.D, RATE)]
-        if self.plain:
+        self.optimizers = [build_sgd(self.G, LEARNING_RATE), build_adam(self.D, LEARNING_RATE)]
+        if mode == "baseline":
             groups = [{**group, "fused": None} for group in self.optimizers[0].param_groups]
-            self.optimizers = [RepeatedSGD(groups), torch.optim.Adam(self.D.parameters(), RATE, (0.9, 0.99))]
+            adam = torch.optim.Adam(self.D.parameters(), LEARNING_RATE, (0.9, 0.99))
+            self.optimizers = [RepeatedSGD(groups), adam]
             self.G.layer5.__class__ = PlainASPP
-            self.iteration = PlainIteration(self.G, self.D, method)
+            self.iteration = plain_iteration(self.G, self.D, method)
         else:
             if device.type == "cpu":
-                keep_heap()  # for good: a measurement of a mode needs a process of its own
+                keep_heap()  # cannot be undone in this process
             G, D = (torch.compile(n) if self.compiled else n for n in (self.G, self.D))
             precision = Precision("bf16" if "bf16" in extras else None, device)
             self.iteration = Iteration(G, D, method, precision)
 
     def gradients(self, batches: Batches, case: str, mix: CutMix) -> dict[str, Tensor | float]:
-        """One iteration without the optimisers' steps; the losses."""
+        """Runs an iteration without the optimisers' steps; returns the losses."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         i, mixed = CASES[case]
@@ -127,16 +152,7 @@ class Trainer:
         return self.iteration(i, batches, mix if mixed else None)
 
     def step(self, batches: Batches, case: str, mix: CutMix) -> None:
-        """One whole iteration; baseline and ours take the batches to the device alike."""
+        """Runs a whole iteration, copying the batches to the device in every mode."""
         self.gradients(batches, case, mix)
         for optimizer in self.optimizers:
             optimizer.step()
-
-
-def moved(batches: Batches, move: Callable[[Tensor], Tensor]) -> Batches:
-    """Batches with every tensor replaced by what `move` makes of it."""
-
-    def one(value: Tensor | tuple) -> Tensor | tuple:
-        return tuple(map(one, value)) if isinstance(value, tuple) else move(value)
-
-    return Batches(*map(one, vars(batches).values()))

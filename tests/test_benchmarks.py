@@ -4,19 +4,34 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import error_line
+from conftest import ROOT, error_line
+from test_layout import imports
 
-from benchmarks import evaluate, growth, loading, train_step
+from benchmarks import crf, evaluate, growth, loading, train_step
+from benchmarks.data import make_data
 from benchmarks.trainer import Setting, Trainer, make_batches, make_mix
 from datasets.loaders import DataConfig
 
+SHARED = {
+    "common": set(),
+    "data": set(),
+    "baseline": set(),
+    "trainer": {"baseline"},
+}  # and what each may import
 SMALL = ["--device", "cpu", "--arch", "mini", "--crop", "65", "--batch-size", "2", "--iterations", "1"]
-LOSSES, GRADIENTS = train_step.HEAD.index("losses"), train_step.HEAD.index("gradients")
 
 
 def here(function: Callable, *args: object) -> object:
-    """Takes the place of `alone`: this process will do."""
+    """Replaces `alone`: calls the function in this process."""
     return function(*args)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").rglob("*.py")), ids=lambda path: path.stem)
+def test_scripts_do_not_import_each_other(path: Path) -> None:
+    own = {"ablation"} if path.parent.name == "ablation" else set()
+    allowed = SHARED.get(path.stem, set(SHARED)) | own
+    modules = {module.split(".")[1] for module in imports(path) if module.startswith("benchmarks.")}
+    assert modules <= allowed
 
 
 def test_modes_of_the_iteration_agree(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,8 +42,8 @@ def test_modes_of_the_iteration_agree(capsys: pytest.CaptureFixture, monkeypatch
     results = train_step.main([*SMALL, "--cases", *cases, "--modes", *modes, "--turns", "1"])
     assert list(results) == cases
     for rows in results.values():
-        assert [row[0] for row in rows] == modes
-        assert all(float(row[LOSSES]) < 1e-4 and float(row[GRADIENTS]) < 1e-2 for row in rows)
+        assert [row["mode"] for row in rows] == modes
+        assert all(float(row["losses"]) < 1e-4 and float(row["gradients"]) < 1e-2 for row in rows)
     assert "TFLOP" in capsys.readouterr().out
 
 
@@ -58,15 +73,15 @@ def test_bf16_is_close() -> None:
 @pytest.mark.parametrize("mirror", [False, True])
 def test_network_sees_the_same_bits(tmp_path: Path, scale: bool, mirror: bool) -> None:
     # Larger than the crop, smaller along either side or both, odd and even.
-    entries = loading.make_data(tmp_path, [(75, 101), (33, 120), (120, 33), (37, 41), (48, 56)])
+    entries = make_data(tmp_path, [(75, 101), (33, 120), (120, 33), (37, 41), (48, 56)])
     config = DataConfig(tmp_path / "JPEGImages", tmp_path / "labels", (48, 56), scale, mirror)
     for before, now in zip(loading.BEFORE, loading.NOW):
         assert loading.same_items(before(entries, config), now(entries, config), 60)
 
 
 def test_loading(capsys: pytest.CaptureFixture) -> None:
-    small = ["--images", "4", "--size", "50", "60", "--crop", "48", "--batch-size", "2", "--iterations", "1"]
-    loading.main([*small, "--rounds", "1", "--workers", "0", "1", "--random-scale", "--random-mirror"])
+    small = "--images 4 --size 50 60 --crop 48 --batch-size 2 --iterations 1 --rounds 1 --workers 0 1"
+    loading.main([*small.split(), "--random-scale", "--random-mirror"])
     assert "items are the same" in capsys.readouterr().out
 
 
@@ -85,10 +100,15 @@ def test_evaluation(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPat
         "1",
         "--no-memory",
     ]
-    ways = [row[0] for row in evaluate.main(small)]
+    ways = [row["way"] for row in evaluate.main(small)]
     assert ways == ["one after the other", "reading ahead", "evaluate.py"]
     evaluate.main([*small, "--stand-in", "1"])
-    assert "logits differ by 0.0e+00 at most" in capsys.readouterr().out
+    assert "logits differ by at most 0.0e+00" in capsys.readouterr().out
+
+
+def test_crf(capsys: pytest.CaptureFixture) -> None:
+    crf.main(["--device", "cpu", "--count", "1", "--size", "64", "80", "--classes", "3"])
+    assert "100.0000" in capsys.readouterr().out
 
 
 def test_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,10 +116,12 @@ def test_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (growth, evaluate):
         monkeypatch.setattr(module, "alone", here)
     monkeypatch.setattr(growth, "USUAL", growth.USUAL | {"crop": 33, "images": 2, "image side": 40})
-    small = {
-        "train": {"batch size": (1, 2)}, "loading": {"crop": (33, 48)}, "evaluation": {"images": (1, 2)},
-        "crf": {"classes": (3, 5)},
-    }  # fmt: skip
+    small = [
+        ("train", "batch size", [1, 2]),
+        ("loading", "crop", [33, 48]),
+        ("evaluation", "images", [1, 2]),
+        ("crf", "classes", [3, 5]),
+    ]
     monkeypatch.setattr(growth, "RANGES", small)
     growth.main(["--device", "cpu", "--out", str(tmp_path)])
     assert {path.stem for path in tmp_path.iterdir()} == {"crf", "evaluation", "loading", "train"}
