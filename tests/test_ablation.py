@@ -1,4 +1,4 @@
-"""The ablation: rows and runs, the probe's numbers on cases made by hand, a tiny experiment from end to end."""
+"""The ablation: rows and runs, the probe's numbers on small examples, a tiny experiment from end to end."""
 
 import json
 from pathlib import Path
@@ -7,43 +7,42 @@ import pytest
 import torch
 from conftest import data_options, error_line
 
-from benchmarks import ablation
-from benchmarks.ablation_probe import Probe, filter_quality, onf_quality, pnd_quality
-from benchmarks.ablation_report import differences, lost_classes, mious, percent
-from benchmarks.ablation_scores import split_val
+from benchmarks.ablation import plan, run
+from benchmarks.ablation.plan import PARTS, SETTINGS, Run, Setting, in_order, parts_of
+from benchmarks.ablation.probe import Probe, filter_quality, onf_quality, pnd_quality
+from benchmarks.ablation.report import percent
+from benchmarks.ablation.results import differences, lost_classes, mious
+from benchmarks.ablation.run import parse_args
+from benchmarks.ablation.scores import split_val
 from networks.checkpoint import read_state
 from train import train
 from utils.core.errors import InputError
 from utils.iteration import Method
 from utils.training.options import parse_args as parse_train_args
 
-TINY = ablation.Setting(
-    ("bird", "car"), 8, 4, 6, 48, 4,
-    "--arch mini --restore-from none --input-size 40 --batch-size 2 --num-steps 4 --denoise-from 1"
+TINY = Setting(
+    classes=("bird", "car"),
+    simple=8,
+    complex=4,
+    val=6,
+    size=48,
+    probe_images=4,
+    options="--arch mini --restore-from none --input-size 40 --batch-size 2 --num-steps 4 --denoise-from 1"
     " --iou-thresholds 0.1 --save-pred-every 2 --num-workers 0",
-)  # fmt: skip
+)
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ablation.SETTINGS, "tiny", TINY)
+    monkeypatch.setitem(SETTINGS, "tiny", TINY)
 
 
-def arguments(out: Path, *more: str):
-    words = [
-        "--setting",
-        "tiny",
-        "--seeds",
-        "3",
-        "--out",
+def words(out: Path, *more: str) -> list[str]:
+    return [
+        *["--setting", "tiny", "--seeds", "3", "--device", "cpu", "--n-jobs", "1", "--out"],
         str(out),
-        "--device",
-        "cpu",
-        "--n-jobs",
-        "1",
         *more,
     ]
-    return ablation.parse_args(words)
 
 
 def stop(*_: object) -> None:
@@ -75,40 +74,35 @@ def test_onf_quality_by_hand() -> None:
 
 
 def test_rows_name_the_parts_and_same_parts_run_once(tiny: None, tmp_path: Path) -> None:
-    assert ablation.parts_of("plain") == () and ablation.parts_of("full") == ablation.PARTS
-    assert ablation.parts_of("pnd+onf") == ("onf", "pnd") and ablation.parts_of("full-cls-s2c") == (
-        "onf",
-        "pnd",
-        "c2s",
-    )
+    assert parts_of("plain") == () and parts_of("full") == PARTS
+    assert parts_of("pnd+onf") == ("onf", "pnd") and parts_of("full-cls-s2c") == ("onf", "pnd", "c2s")
     for wrong in ("onf+crf", "full-crf", "Full", ""):
         with pytest.raises(InputError, match="the parts are cls, onf, pnd, s2c, c2s"):
-            ablation.parts_of(wrong)
-    planned = ablation.plan(arguments(tmp_path))
-    runs = ablation.in_order(planned)
-    assert len(planned) == 11 and len(runs) == 10  # full less C2S is the row before the full method
-    assert [run.parts for run in runs[:2]] == [(), ablation.PARTS]
-    both = {*runs, *ablation.in_order(ablation.plan(arguments(tmp_path, "--sweep")))}
+            parts_of(wrong)
+    planned = plan.plan(parse_args(words(tmp_path)))
+    runs = in_order(planned)
+    assert len(planned) == 11 and len(runs) == 10  # full without C2S is the row before the full method
+    assert [run.parts for run in runs[:2]] == [(), PARTS]
+    both = {*runs, *in_order(plan.plan(parse_args(words(tmp_path, "--sweep"))))}
     assert len({run.key for run in both}) == 10 + 6  # the sweep shares plain and full at the ablation's noise
 
 
 def test_parts_reach_the_training(tiny: None, tmp_path: Path) -> None:
-    run = ablation.Run(TINY, ("onf", "c2s"), 3, options="--high-T 2")
-    args = run.train_args(tmp_path, "cpu")
-    assert (args.no_cls, args.no_onf, args.no_pnd, args.no_s2c, args.no_c2s) == (
-        True,
-        False,
-        True,
-        True,
-        False,
-    )
+    one = Run(TINY, ("onf", "c2s"), 3, options="--high-T 2")
+    args = one.train_args(tmp_path, "cpu")
+    assert [part for part in PARTS if getattr(args, f"no_{part}")] == ["cls", "pnd", "s2c"]
     assert args.high_T == 2 and args.random_seed == 3 and args.no_val
-    assert ablation.Run(TINY, ("onf", "c2s"), 3).key != run.key
+    assert Run(TINY, ("onf", "c2s"), 3).key != one.key
+
+
+def test_keys_stay() -> None:
+    """Finished runs are found by their key, whatever changes in the program."""
+    assert Run(SETTINGS["small"], PARTS, 20).key == "f4da24f3"
 
 
 def test_settings_are_options_of_train() -> None:
-    for name, setting in ablation.SETTINGS.items():
-        args = ablation.Run(setting, ablation.PARTS, 0).train_args(Path("out"), "cpu")
+    for name, setting in SETTINGS.items():
+        args = Run(setting, PARTS, 0).train_args(Path("out"), "cpu")
         assert args.num_classes == len(setting.classes) + 1, name
         assert max(args.input_size) <= setting.size
 
@@ -116,33 +110,32 @@ def test_settings_are_options_of_train() -> None:
 def test_runs_are_not_run_again_and_noise_is_in_the_labels(
     tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    args = arguments(tmp_path, "--rows", "plain", "full-onf")
+    args = words(tmp_path, "--rows", "plain", "full-onf")
     with monkeypatch.context() as patch:
-        patch.setattr(ablation, "score", stop)
+        patch.setattr(run, "score", stop)
         with pytest.raises(KeyboardInterrupt):
-            ablation.main(args)
-    ablation.main(args)
-    assert "going on after 4 of 4 iterations" in capsys.readouterr().out  # the stopped run is not begun anew
+            run.main(args)
+    run.main(args)
+    assert "going on after 4 of 4 iterations" in capsys.readouterr().out  # the interrupted run is resumed
     text = (tmp_path / "runs.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     assert [line["parts"] for line in lines] == [[], ["cls", "pnd", "s2c", "c2s"]]
     for line in lines:
         assert set(line["raw"]["miou"]) == set(line["crf"]["miou"]) == {"simple", "multi", "all"}
         assert [look["i"] for look in line["probe"]] == [2, 3]
-        assert all(len(look["class_iou_network"]) == len(look["class_kept"]) == 2 for look in line["probe"])
         assert sum(sum(map(sum, counts)) for counts in line["raw"]["confusion"].values()) == 6 * 48 * 48
     assert {path.name for path in tmp_path.iterdir()} >= {"ablation.md", "ablation.png", "denoising.png"}
     assert "full less ONF" in (tmp_path / "ablation.md").read_text()
     assert not list((tmp_path / "running").iterdir())
 
-    do_run, ran = ablation.do_run, []
-    monkeypatch.setattr(ablation, "do_run", lambda run, args: ran.append(run) or do_run(run, args))
-    ablation.main(args)
+    do_run, ran = run.do_run, []
+    monkeypatch.setattr(run, "do_run", lambda one, args: ran.append(one) or do_run(one, args))
+    run.main(args)
     assert not ran and (tmp_path / "runs.jsonl").read_text() == text
-    monkeypatch.setattr(ablation, "SWEEP_NOISE", ((0.0, 0.0), ablation.NOISE))
-    ablation.main(arguments(tmp_path, "--sweep", "--rows", "plain"))
-    assert [run.noise for run in ran] == [(0.0, 0.0)]  # the other is done
-    clean, noisy = (ablation.read_runs(tmp_path / "runs.jsonl")[key] for key in (ran[0].key, lines[0]["key"]))
+    monkeypatch.setattr(plan, "SWEEP_NOISE", ((0.0, 0.0), plan.NOISE))
+    run.main(words(tmp_path, "--sweep", "--rows", "plain"))
+    assert [one.noise for one in ran] == [(0.0, 0.0)]  # the other is done
+    clean, noisy = (run.read_runs(tmp_path / "runs.jsonl")[key] for key in (ran[0].key, lines[0]["key"]))
     assert clean["label_iou"] > 0.99 > noisy["label_iou"] + 0.1
     assert (tmp_path / "sweep.png").exists()
 
@@ -150,12 +143,12 @@ def test_runs_are_not_run_again_and_noise_is_in_the_labels(
 def test_probe_changes_nothing(tiny_data: Path, tmp_path: Path) -> None:
     weights = []
     for name in ("with", "without"):
-        words = [
-            *data_options(tiny_data), "--list-dir", tiny_data / "lists", "--pseudo-label-dir", tiny_data / "sal2gt",
-            "--arch", "mini", "--restore-from", "none", "--input-size", 40, "--batch-size", 2, "--num-steps", 3,
-            "--denoise-from", 1, "--save-pred-every", 1, "--no-val", "--snapshot-dir", tmp_path / name,
-        ]  # fmt: skip
-        args = parse_train_args("", list(map(str, words)))
+        options = (
+            f"--list-dir {tiny_data}/lists --pseudo-label-dir {tiny_data}/sal2gt --arch mini --restore-from none"
+            " --input-size 40 --batch-size 2 --num-steps 3 --denoise-from 1 --save-pred-every 1 --no-val"
+            f" --snapshot-dir {tmp_path}/{name}"
+        )
+        args = parse_train_args("", [*data_options(tiny_data), *options.split()])
         probe = Probe(args, 4, tmp_path / "probe")
 
         def look(i: int, G: torch.nn.Module, method: Method, probe: Probe = probe) -> None:
@@ -192,11 +185,11 @@ def test_a_class_that_is_never_found_is_lost() -> None:
 
 
 def test_bad_input_is_one_line(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = "benchmarks/ablation.py"
-    assert "holds no finished run" in error_line(script, "--report-only", "--out", tmp_path)
+    script = "benchmarks/ablation/__main__.py"
+    assert "has no finished run" in error_line(script, "--report-only", "--out", tmp_path)
     assert "--rows onf+x" in error_line(script, "--rows", "onf+x", "--out", tmp_path)
     (tmp_path / "runs.jsonl").write_text('{"key": "a"}\n{"ke')
     assert "runs.jsonl is damaged" in error_line(script, "--out", tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="matplotlib is not installed: pip install"):
-        ablation.main(arguments(tmp_path))
+        run.main(words(tmp_path))
