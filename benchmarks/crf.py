@@ -100,9 +100,8 @@ def report(runs: Runs) -> None:
         row = {"backend": backend, "pruned": "yes" if pruned else "no", "s/image": f"{seconds:.3f}"}
         row |= {"speed-up": f"{base / seconds:.2f}", "noise s": f"{noise.seconds:.2f}"}
         row["labels %"] = f"{100 * min(run.labels for run in usual):.4f}"
-        row["(noise)"] = f"{100 * noise.labels:.4f}"
         row["max |dp|"] = f"{max(run.difference for run in usual):.5f}"
-        row["(noise) "] = f"{noise.difference:.5f}"
+        row |= {"noise labels %": f"{100 * noise.labels:.4f}", "noise |dp|": f"{noise.difference:.5f}"}
         rows.append(row)
     print(table(rows))
 

@@ -95,9 +95,8 @@ def loading_point(values: dict[str, int], s: Setting) -> Point:
     side, crop = values["image side"], values["crop"]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        files = alone(
-            make_data, root, [(side, side)] * 8
-        )  # in another process: it needs more memory than loading
+        # In another process, because it needs more memory than loading.
+        files = alone(make_data, root, [(side, side)] * 8)
         entries = [files[k % len(files)] for k in range(values["images"])]
         images = SimpleDataset(entries, DataConfig(root / "JPEGImages", root / "labels", (crop, crop)))
         batches = iter(train_loader(images, values["batch size"], 0))
@@ -129,8 +128,8 @@ POINTS = {"train": train_point, "loading": loading_point, "evaluation": evaluati
 
 
 def exponent(xs: list[int], ys: Sequence[float]) -> str:
-    """Of the power law through the last two points; empty for one point."""
-    return f"{math.log(ys[-1] / ys[-2]) / math.log(xs[-1] / xs[-2]):.2f}" if len(xs) > 1 else ""
+    """Of the power law through the last two points."""
+    return f"{math.log(ys[-1] / ys[-2]) / math.log(xs[-1] / xs[-2]):.2f}"
 
 
 Curves = dict[str, tuple[list[int], list[Point]]]  # by quantity: its values, and a point for each
@@ -146,7 +145,8 @@ def grow(subject: str, s: Setting, most: int) -> Curves:
         found[quantity] = values, points
         seconds, mebibytes = zip(*((time, size / 2**20) for time, size in points))
         cells = [*zip(values, seconds, mebibytes)]
-        cells.append(("exponent", exponent(values, seconds), exponent(values, mebibytes)))
+        if len(values) > 1:
+            cells.append(("exponent", exponent(values, seconds), exponent(values, mebibytes)))
         head = f"{subject}: {quantity}", UNITS[subject], "peak MiB"
         print(f"\n{table([dict(zip(head, row)) for row in cells])}", flush=True)
     return found

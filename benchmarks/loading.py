@@ -116,12 +116,12 @@ def measure_parts(before: ImageDataset, now: ImageDataset, batch_size: int) -> d
 
 def per_second(datasets: Sequence[ImageDataset], args: argparse.Namespace, workers: int) -> float:
     """Images per second of all loaders together, without the start of the workers."""
-    loaders = [iter(train_loader(dataset, args.batch_size, workers)) for dataset in datasets]
+    streams = [iter(train_loader(dataset, args.batch_size, workers)) for dataset in datasets]
 
     def load(iterations: int) -> None:
         for _ in range(iterations):
-            for loader in loaders:
-                next(loader)
+            for stream in streams:
+                next(stream)
 
     load(2 * max(workers, 1))  # what the workers prefetch before the clock starts
     _, times = timed(partial(load, args.iterations), CPU)

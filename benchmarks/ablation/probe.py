@@ -81,8 +81,8 @@ class Probe:
     def measure(self, i: int, G: nn.Module, method: Method) -> dict:
         """Decisions of ONF and PND with the present network, on whole images.
 
-        Before the denoising starts, PND uses its first threshold. `all`: PND on all images; `kept`: on those that
-        ONF keeps, as in training.
+        PND is measured on the images that ONF keeps, as in training; before the denoising starts, with its first
+        threshold.
         """
         found, ignore = [], method.ignore_label
         for id_, image, label in (self.images[k] for k in range(len(self.images))):
@@ -92,24 +92,20 @@ class Probe:
             loss = F.cross_entropy(p, labels.long(), ignore_index=ignore, reduction="none")
             network_iou = labelled_iou(p.argmax(1)[0].cpu().numpy(), truth)
             ious = float(foreground_iou(p, labels, ignore)), labelled_iou(label, truth), network_iou
-            found.append(
-                (ious, (loss.cpu().flatten(), labels.cpu().flatten(), torch.from_numpy(truth).flatten()))
-            )
+            pixels = loss.cpu(), labels.cpu(), torch.from_numpy(truth)
+            found.append((ious, [values.flatten() for values in pixels]))
         iou, label_iou, network_iou = torch.tensor([ious for ious, _ in found]).T
         classes = torch.tensor([entry.classes[0] for entry in self.images.entries])
         keep = online_noise_filter(iou, method.iou_thresholds.cpu()[classes])
         start = method.denoise_from
         T = noise_threshold(max(i, start), start, method.denoise_until, method.high_T, method.low_T)
-
-        def pnd(chosen: Tensor) -> Quality:
-            pixels = [pixels for (_, pixels), k in zip(found, chosen.tolist()) if k]
-            return pnd_quality(*map(torch.cat, zip(*pixels)), T, method.exempt.cpu(), ignore)
-
+        kept = [pixels for (_, pixels), k in zip(found, keep.tolist()) if k]
+        pnd = pnd_quality(*map(torch.cat, zip(*kept)), T, method.exempt.cpu(), ignore)
         return {
             "i": i,
             "denoise_from": start,
             "iou_labels": _mean(label_iou),
             "iou_network": _mean(network_iou),
             "onf": onf_quality(keep, label_iou),
-            "pnd": {"all": pnd(torch.ones_like(keep)), "kept": pnd(keep)},
+            "pnd": {"kept": pnd},
         }

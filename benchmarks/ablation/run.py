@@ -85,11 +85,8 @@ def do_run(run: Run, args: argparse.Namespace) -> dict:
     seconds = time.monotonic() - started  # after a resume: only of the rest
     return {
         "key": run.key,
+        **vars(run),
         "setting": args.setting,
-        "options": run.options,
-        "parts": run.parts,
-        "seed": run.seed,
-        "noise": run.noise,
         "label_iou": data["measured"]["mean_foreground_iou"],
         **score(train_args, args, folder),
         "probe": probe.results(),
