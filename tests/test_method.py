@@ -116,7 +116,7 @@ def test_iter_size_shares_add_up_to_the_mean(float64: None) -> None:
     for network in (G, D):
         network.zero_grad()
     for _ in range(2):
-        iteration(2, tiny_batches(), share=0.5)
+        iteration(2, tiny_batches(), loss_scale=0.5)
     for a, b in zip(whole, gradients(G, D)):
         assert_close(b, a, 1e-9, "gradient")
 
@@ -128,7 +128,7 @@ def test_unused_forwards_run_without_gradient(i: int, mixed: bool) -> None:
     calls = []
     G.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     mix = CutMix(0.5, 16, 20, (1, 2, 0)) if mixed else None
-    losses = Iteration(G, D, tiny_method())(i, tiny_batches(), mix)
+    losses = Iteration(G, D, tiny_method())(i, tiny_batches(), mix).tensors()
     simple = [False, True] if mixed else [True]
     gt = [False] if i >= 5 else []
     assert calls == [True, True, *simple, *gt]
@@ -154,7 +154,7 @@ def test_parts_left_out() -> None:
     G, _ = tiny_networks()
     batches = tiny_batches()
     batches.complex = batches.cls = batches.gt = None
-    losses = Iteration(G, None, tiny_method(onf=False, pnd=False, c2s=False, cls=False))(7, batches)
+    losses = Iteration(G, None, tiny_method(onf=False, pnd=False, c2s=False, cls=False))(7, batches).tensors()
     assert set(losses) == {"loss_seg", "kept", "dropped"}
     assert losses["kept"] == 3 and losses["dropped"] == 0
     calls = []

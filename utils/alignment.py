@@ -8,23 +8,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets.voc import IGNORE_LABEL
-from utils.core.device import send
 from utils.core.distributed import batch_mean
 
 
 class CutMix(NamedTuple):
-    """The draw of one CutMix: how much is left of an image, where the box's centre lies, who is pasted."""
+    """One draw of CutMix."""
 
-    lam: float
-    cx: int  # centre on axis 2 of the image batch
+    lam: float  # lambda: the share of an image that stays, before the box is clipped
+    cx: int  # centre of the box on axis 2 of the image batch
     cy: int  # centre on axis 3
-    permutation: tuple[int, ...]  # of the whole batch; after ONF, its entries below the images kept
+    permutation: tuple[
+        int, ...
+    ]  # which image is pasted; after ONF, the entries below the number of kept images
 
 
 def draw_cutmix(
     rng: np.random.Generator, batch: int, size: tuple[int, int], probability: float
 ) -> CutMix | None:
-    """The CutMix decision of one iteration: None, or a draw for `batch` images of `size` (axis 2, axis 3)."""
+    """With the given probability a draw for `batch` images of `size` (axis 2, axis 3), else None."""
     if rng.random() >= probability:
         return None
     lam = rng.beta(1, 1)
@@ -33,18 +34,16 @@ def draw_cutmix(
 
 
 def cutmix_box(size: tuple[int, int], lam: float, cx: int, cy: int) -> tuple[int, int, int, int]:
-    """Start on axis 2, start on axis 3, end on axis 2, end on axis 3 of the box, clipped to the image."""
+    """The box: start on axis 2, start on axis 3, end on axis 2, end on axis 3, clipped to the image."""
     ratio = np.sqrt(1.0 - lam)
     half_x, half_y = int(size[0] * ratio) // 2, int(size[1] * ratio) // 2
-    (x1, x2), (y1, y2) = (
-        np.clip([cx - half_x, cx + half_x], 0, size[0]),
-        np.clip([cy - half_y, cy + half_y], 0, size[1]),
-    )
+    x1, x2 = np.clip([cx - half_x, cx + half_x], 0, size[0])
+    y1, y2 = np.clip([cy - half_y, cy + half_y], 0, size[1])
     return int(x1), int(y1), int(x2), int(y2)
 
 
 def cutmix(images: Tensor, labels: Tensor, mix: CutMix) -> tuple[Tensor, Tensor]:
-    """S2C: paste one box of a permuted batch into the batch, image and label alike.
+    """S2C: paste one box from a permutation of the batch into the batch, in images and labels.
 
     Args:
         images: B x 3 x H x W.
@@ -52,10 +51,11 @@ def cutmix(images: Tensor, labels: Tensor, mix: CutMix) -> tuple[Tensor, Tensor]
         mix: a draw for at least B images.
 
     Returns:
-        The mixed images and labels; the arguments stay as they are.
+        The mixed images and labels; the arguments are not changed.
     """
     x1, y1, x2, y2 = cutmix_box(images.shape[2:], mix.lam, mix.cx, mix.cy)
-    source = send(torch.tensor([p for p in mix.permutation if p < len(images)]), images.device)
+    source = torch.tensor([p for p in mix.permutation if p < len(images)])
+    source = source.to(images.device, non_blocking=images.is_cuda)
     images_mix, labels_mix = images.clone(), labels.clone()
     images_mix[:, :, x1:x2, y1:y2] = images[source, :, x1:x2, y1:y2]
     labels_mix[:, x1:x2, y1:y2] = labels[source, x1:x2, y1:y2]
@@ -63,15 +63,15 @@ def cutmix(images: Tensor, labels: Tensor, mix: CutMix) -> tuple[Tensor, Tensor]
 
 
 def domain_loss(logits: Tensor, domain: float, ignored: Tensor | None = None) -> Tensor:
-    """C2S: binary cross-entropy of D's logits toward a domain (1: label-like, 0: predicted).
+    """C2S: binary cross-entropy of the logits of D with a domain.
 
     Args:
-        logits: B x 1 x H x W, D's output resized to the crop.
-        domain: 0 or 1.
-        ignored: B x H x W booleans, pixels that do not count.
+        logits: B x 1 x H x W, the output of D resized to the crop.
+        domain: 1 (label map) or 0 (prediction).
+        ignored: B x H x W booleans, pixels that are left out.
 
     Returns:
-        One mean over all pixels of the whole batch that count, as `batch_mean` has it; 0 where none does.
+        The mean over the pixels of the whole batch that are not left out (see `batch_mean`); 0 if there is none.
     """
     loss = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, domain), reduction="none")[:, 0]
     if ignored is None:
@@ -80,7 +80,7 @@ def domain_loss(logits: Tensor, domain: float, ignored: Tensor | None = None) ->
 
 
 def one_hot(labels: Tensor, num_classes: int, ignore_label: int = IGNORE_LABEL) -> Tensor:
-    """B x H x W labels -> B x num_classes x H x W floats, all zero at ignored pixels; made on the device."""
+    """B x H x W labels -> B x num_classes x H x W floats on the same device; all zero at ignored pixels."""
     ignored = (labels == ignore_label)[:, None]
     index = labels.long()[:, None].masked_fill(ignored, 0)
     shape = (len(labels), num_classes, *labels.shape[1:])

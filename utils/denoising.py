@@ -7,23 +7,22 @@ from torch import Tensor
 from datasets.voc import IGNORE_LABEL
 from utils.core.distributed import all_reduce_sum, batch_mean
 
-# T_class of the published run, in VOC's order of classes; measured on VOC, so good for its 20 classes alone.
-VOC_IOU_THRESHOLDS = (
-    0.4, 0.5, 0.5, 0.5, 0.5, 0.6, 0.6, 0.6, 0.4, 0.6,
-    0.0, 0.7, 0.6, 0.5, 0.6, 0.4, 0.6, 0.4, 0.5, 0.4,
-)  # fmt: skip
+# T_class of the published run, aeroplane to tvmonitor. Measured on VOC, so valid for its 20 classes only.
+VOC_IOU_THRESHOLDS = tuple(
+    float(T)
+    for T in "0.4 0.5 0.5 0.5 0.5 0.6 0.6 0.6 0.4 0.6 0.0 0.7 0.6 0.5 0.6 0.4 0.6 0.4 0.5 0.4".split()
+)
 
 
 def foreground_iou(logits: Tensor, labels: Tensor, ignore_label: int = IGNORE_LABEL) -> Tensor:
-    """IoU of the predicted with the labelled foreground, image by image.
+    """IoU(F_p, F_l) of the predicted and the labelled foreground of each image.
 
     Args:
-        logits: B x C x H x W; a pixel is foreground where its argmax is not 0.
-        labels: B x H x W; foreground where 0 < label and it is not ignored. Ignored pixels still count
-            where they are predicted as foreground.
+        logits: B x C x H x W; F_p is where the argmax is not 0.
+        labels: B x H x W; F_l is where the label is neither 0 nor ignored. Ignored pixels count in F_p.
 
     Returns:
-        B values; areas are fractions of the image, so that the 1e-4 in the denominator is one too.
+        B values. Areas are fractions of the image, and so is the 1e-4 added to the denominator.
     """
     predicted = logits.argmax(1) != 0
     labelled = (labels > 0) & (labels != ignore_label)
@@ -33,16 +32,16 @@ def foreground_iou(logits: Tensor, labels: Tensor, ignore_label: int = IGNORE_LA
 
 
 def online_noise_filter(iou: Tensor, thresholds: Tensor) -> Tensor:
-    """ONF: keep the images whose IoU exceeds their class's threshold, else half of it, else all.
+    """ONF: keep the images with IoU > T_class; if there is none, those with IoU > T_class / 2, or else all.
 
-    Whether any does is asked of the whole batch, the other processes' images included.
+    "None" refers to the whole batch, over all processes.
 
     Args:
         iou: B foreground IoUs.
-        thresholds: B thresholds, T_class of each image's class.
+        thresholds: B values, T_class of the class of each image.
 
     Returns:
-        B booleans, at least one of the whole batch's true, on the device: nothing waits for them here.
+        B booleans on the same device, without synchronizing with it. At least one of the whole batch is true.
     """
     keep = iou > thresholds
     halved = iou > thresholds / 2
@@ -51,14 +50,14 @@ def online_noise_filter(iou: Tensor, thresholds: Tensor) -> Tensor:
 
 
 def noise_threshold(i: int, start: int, end: int, high: float, low: float) -> float | None:
-    """T(i) of PND: none before iteration `start`, then from `high` down to `low` at iteration `end`."""
+    """T(i) of PND: None before iteration `start`, then linear from `high` to `low` at iteration `end`."""
     if i < start:
         return None
     return high - min(1.0, (i - start) / max(1, end - start)) * (high - low)
 
 
 def noisy_pixels(loss: Tensor, labels: Tensor, threshold: float, exempt: Tensor | None = None) -> Tensor:
-    """PND's decision: true where the loss of a pixel exceeds the threshold and its label is not exempt."""
+    """PND: true where the loss of a pixel exceeds the threshold and its label is not exempt."""
     noisy = loss > threshold
     if exempt is not None and exempt.numel():
         noisy &= ~torch.isin(labels, exempt.to(labels.dtype))
@@ -72,17 +71,18 @@ def segmentation_loss(
     exempt: Tensor | None = None,
     ignore_label: int = IGNORE_LABEL,
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy, from the warm-up's end with PND: pixels whose loss exceeds the threshold count as zero.
+    """Cross-entropy; with PND, the loss of a pixel is set to zero where it exceeds the threshold.
 
     Args:
         logits: B x C x H x W.
         labels: B x H x W integers.
-        threshold: T(i), or None for the plain mean.
-        exempt: labels (values of `labels`) that are never dropped: the long-tail classes.
+        threshold: T(i); None: no PND.
+        exempt: labels that PND never drops (the long-tail classes).
+        ignore_label: label of pixels without a label.
 
     Returns:
-        The mean over *all* labelled pixels of the whole batch, dropped ones included (0 where none is
-        labelled), and the share of labelled pixels that were dropped; both as `batch_mean` has them.
+        The mean over *all* labelled pixels of the whole batch, dropped ones included (0 if no pixel is labelled), and
+        the share of labelled pixels that were dropped. See `batch_mean` for several processes.
     """
     loss = F.cross_entropy(logits, labels.long(), ignore_index=ignore_label, reduction="none")
     labelled = (labels != ignore_label).sum()

@@ -1,6 +1,7 @@
 """One training iteration of stage 1, as in Figure 2 of the paper: complex, classification, simple, discriminator."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -15,20 +16,27 @@ from utils.denoising import foreground_iou, noise_threshold, online_noise_filter
 
 @dataclass(frozen=True)
 class Method:
-    """The method's constants; the defaults are those of the published run on VOC."""
+    """The constants and the switches of the method; the defaults are those of the published run on VOC."""
 
-    iou_thresholds: Tensor  # T_class, one per foreground class
+    iou_thresholds: Tensor  # T_class of ONF, one per foreground class
     exempt: Tensor  # labels that PND never drops
-    denoise_from: int = 1000
-    denoise_until: int = 11000
+    denoise_from: int = 1000  # first iteration of ONF and PND
+    denoise_until: int = 11000  # iteration at which T(i) of PND reaches low_T
     high_T: float = 1.2
     low_T: float = 0.8
+    cutmix_probability: float = 0.5
     lambda_adv: float = 0.001
     ignore_label: int = IGNORE_LABEL
     onf: bool = True
     pnd: bool = True
+    s2c: bool = True
     c2s: bool = True
     cls: bool = True
+
+    def T(self, i: int) -> float | None:
+        """T(i) of PND; None during the warm-up and without PND."""
+        schedule = self.denoise_from, self.denoise_until, self.high_T, self.low_T
+        return noise_threshold(i, *schedule) if self.pnd else None
 
 
 @dataclass
@@ -41,18 +49,47 @@ class Batches:
     gt: tuple[Tensor, Tensor, Tensor] | None  # images, labels, classes; None without C2S
 
 
-def up(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Logits resized to the crop."""
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
+@dataclass
+class Figures:
+    """What an iteration computed: unweighted losses and what the denoising did; None where it did not take place.
+
+    The mean of a scalar over the processes is the value of the whole batch.
+    """
+
+    loss_adv_complex: Tensor | None = None
+    loss_cls: Tensor | None = None
+    iou_simple: Tensor | None = None  # B: foreground IoU of prediction and label
+    keep_simple: Tensor | None = None  # B booleans: ONF's decision
+    passed: Tensor | None = None  # images above their class's threshold
+    kept: Tensor | None = None  # images that ONF kept
+    dropped: Tensor | None = None  # share of the labelled pixels that PND dropped
+    loss_seg: Tensor | None = None
+    loss_adv_simple: Tensor | None = None
+    loss_D_pred: Tensor | None = None  # half of the loss on predictions
+    iou_gt: Tensor | None = None
+    keep_gt: Tensor | None = None
+    loss_D_gt: Tensor | None = None  # half of the loss on label maps
+    loss_D: Tensor | None = None
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """What was computed, by name, without gradient."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value.detach() for name, value in values.items() if value is not None}
 
 
 class Iteration:
-    """Adds one iteration's gradients to G's and D's; the caller steps both optimisers."""
+    """Adds the gradients of one iteration to those of G and D; the caller steps both optimizers.
+
+        L_G = L_cls + L_seg + lambda_adv * L_adv
+        L_D = BCE(D(p), 0) / 2 + BCE(D(y), 1) / 2
+
+    Each term is backpropagated as soon as it is known, so that one graph is held in memory at a time.
+    """
 
     def __init__(
         self, G: nn.Module, D: nn.Module | None, method: Method, precision: Precision | None = None
     ) -> None:
-        """Args: G, D: the networks, or what DistributedDataParallel or torch.compile made of them."""
+        """Args: G, D: the networks, possibly wrapped by DistributedDataParallel or compiled; D only for C2S."""
         self.G, self.D, self.method = G, D, method
         self.precision = precision or Precision()
 
@@ -61,143 +98,116 @@ class Iteration:
         i: int,
         batches: Batches,
         mix: CutMix | None = None,
-        share: float = 1.0,
-        last: bool = True,
-    ) -> dict[str, Tensor]:
-        """Run iteration i, with S2C where `mix` is a draw.
+        loss_scale: float = 1.0,
+        sync_gradients: bool = True,
+    ) -> Figures:
+        """Run iteration i.
 
         Args:
-            share: every loss is multiplied by it (1 / iter-size).
-            last: with several processes, whether their gradients are summed up now or in a later call.
-
-        Returns:
-            By name and without gradient, still on the device: the losses, unweighted (`loss_D` is the sum of
-            `loss_D_pred` and `loss_D_gt`, which include their half), ONF's `iou_simple`, `keep_simple` and
-            the same for `gt`, `kept` (images of the simple batch), `passed` (those of them above their class's
-            threshold) and `dropped` (share of its pixels). Scalars are such that their mean over the processes
-            is the whole batch's figure.
+            mix: a draw of CutMix; None: no S2C in this iteration.
+            loss_scale: factor of every loss; 1 / n where the gradients of n calls make one step.
+            sync_gradients: all-reduce the gradients of this and the calls before it; False: a later call does.
         """
-        out: dict[str, Tensor] = {}
-        # G's gradients are summed up over the processes in the last of its three backwards, the simple images'.
-        with no_sync(self.G):
-            p_complex = self._complex(batches, share, out)
-            self._classification(batches, share, out)
-        with no_sync(self.G, not last):
-            p_simple, labels = self._simple(i, batches, mix, share, out)
-        if self.method.c2s:
-            with no_sync(self.D, not last):
-                self._discriminator(i, batches, p_simple, labels, p_complex, share, out)
-        return {name: value.detach() for name, value in out.items()}
+        m, r = self.method, Figures()
+        denoise = i >= m.denoise_from
 
-    def _logits(self, images: Tensor) -> Tensor:
-        """G's logits in float32, resized to the images."""
+        def backward(loss: Tensor) -> None:
+            self.precision.backward(loss * loss_scale)
+
+        with no_sync(self.G):  # paragraph 3 all-reduces the gradients of all three
+            # 1. Complex images, C2S:  L_adv = BCE(D(p_c), 1), with D frozen.
+            if m.c2s:
+                p_c = self.predict(batches.complex)
+                r.loss_adv_complex = self.adversarial_loss(p_c)
+                backward(m.lambda_adv * r.loss_adv_complex)
+
+            # 2. All images:  L_cls = soft-margin loss of the mean logits, background left out, with the image labels.
+            if m.cls:
+                images, present = batches.cls
+                scores = self.precision.forward(self.G, images).mean((2, 3))[:, 1:]
+                r.loss_cls = F.multilabel_soft_margin_loss(scores, present)
+                backward(r.loss_cls)
+
+        # 3. Simple images.  ONF: keep an image if IoU(F_p, F_l) > T_class.  S2C: x, y = CutMix(x, y).
+        #    PND:  L_seg = mean over labelled pixels of l * [l <= T(i)], l the cross-entropy of a pixel.
+        with no_sync(self.G, not sync_gradients):
+            images, labels, classes = batches.simple
+            p_s, kept = None, len(images)
+            if mix is None or m.c2s or (m.onf and denoise):  # else nothing uses the unmixed predictions
+                with torch.set_grad_enabled(mix is None):
+                    p_s = self.predict(images)
+            if m.onf and denoise:
+                r.iou_simple, r.passed, r.keep_simple = self.filter_images(p_s, labels, classes)
+                images, labels, p_s, kept = self.keep_images(r.keep_simple, images, labels, p_s)
+            p, y = p_s, labels
+            if mix is not None:
+                images_mix, y = cutmix(images, labels, mix)
+                p = self.predict(images_mix)
+            r.loss_seg, r.dropped = segmentation_loss(p, y, m.T(i), m.exempt, m.ignore_label)
+            r.kept = torch.full((), float(kept * world_size()), device=labels.device)
+            if mix is None and m.c2s:  # L_adv = BCE(D(p_s), 1)
+                r.loss_adv_simple = self.adversarial_loss(p_s, labels == m.ignore_label)
+                backward(r.loss_seg + m.lambda_adv * r.loss_adv_simple)
+            else:
+                backward(r.loss_seg)
+
+        # 4. Discriminator, C2S:  L_D = BCE(D([p_s, p_c]), 0) / 2 + BCE(D(onehot(y)), 1) / 2, predictions detached.
+        if m.c2s:
+            with no_sync(self.D, not sync_gradients):
+                predictions = torch.cat([p_s.detach(), p_c.detach()]).softmax(1)
+                ignored = torch.cat([labels == m.ignore_label, torch.zeros_like(p_c[:, 0], dtype=torch.bool)])
+                r.loss_D_pred = domain_loss(self.discriminate(self.D, predictions), 0, ignored) / 2
+                images, labels, classes = batches.gt
+                if m.onf and denoise:
+                    with torch.no_grad():
+                        p_gt = self.predict(images)
+                    r.iou_gt, _, r.keep_gt = self.filter_images(p_gt, labels, classes)
+                    # Ignoring every pixel of an image drops it, without waiting for the device.
+                    labels = labels.masked_fill(~r.keep_gt[:, None, None], m.ignore_label)
+                label_maps = one_hot(labels, predictions.shape[1], m.ignore_label)
+                on_labels = self.discriminate(self.D, label_maps)
+                r.loss_D_gt = domain_loss(on_labels, 1, labels == m.ignore_label) / 2
+                r.loss_D = r.loss_D_pred + r.loss_D_gt
+                backward(r.loss_D)
+        return r
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Logits of G in float32, resized to the images."""
         return up(self.precision.forward(self.G, images), images.shape[2:])
 
-    def _complex(self, batches: Batches, share: float, out: dict) -> Tensor | None:
-        """C2S on complex images: their predictions should look like labels to D."""
-        if not self.method.c2s:
-            return None
-        images = batches.complex
-        p_complex = self._logits(images)
-        out["loss_adv_complex"] = self._adversarial_loss(p_complex)
-        self.precision.backward(out["loss_adv_complex"] * self.method.lambda_adv * share)
-        return p_complex.detach()
+    def discriminate(self, D: nn.Module, maps: Tensor) -> Tensor:
+        """Logits of D in float32, resized to its input maps."""
+        return up(self.precision.forward(D, maps), maps.shape[2:])
 
-    def _classification(self, batches: Batches, share: float, out: dict) -> None:
-        """Multi-label classification by the global average of the raw logits, background left out."""
-        if not self.method.cls:
-            return
-        images, classes = batches.cls
-        scores = self.precision.forward(self.G, images).mean((2, 3))[:, 1:]
-        out["loss_cls"] = F.multilabel_soft_margin_loss(scores, classes)
-        self.precision.backward(out["loss_cls"] * share)
-
-    def _simple(
-        self, i: int, batches: Batches, mix: CutMix | None, share: float, out: dict
-    ) -> tuple[Tensor, Tensor]:
-        """ONF -> S2C -> PND; returns the unmixed predictions that ONF kept, detached, and their labels."""
-        images, labels, classes = batches.simple
-        # With S2C only the mixed images carry a gradient; the plain ones serve ONF and D.
-        unmixed_used = self.method.c2s or (self.method.onf and i >= self.method.denoise_from)
-        p = None
-        if mix is None or unmixed_used:
-            with torch.set_grad_enabled(mix is None):
-                p = self._logits(images)
-        keep, number = self._filter(i, p, labels, classes, "simple", out), len(images)
-        if keep is not None:
-            kept = keep.nonzero()[:, 0]  # the one wait for the device
-            number = len(kept)
-            if not number:  # another process kept some: one image takes part with weight zero
-                kept, labels = kept.new_zeros(1), torch.full_like(labels, self.method.ignore_label)
-            images, labels, p = images[kept], labels[kept], p[kept]
-        out["kept"] = torch.full((), float(number * world_size()), device=images.device)
-
-        if mix is not None:
-            images_mix, labels_mix = cutmix(images, labels, mix)
-            p_seg, labels_seg = self._logits(images_mix), labels_mix
-        else:
-            p_seg, labels_seg = p, labels
-        m = self.method
-        T = noise_threshold(i, m.denoise_from, m.denoise_until, m.high_T, m.low_T) if m.pnd else None
-        loss, out["dropped"] = segmentation_loss(p_seg, labels_seg, T, m.exempt, m.ignore_label)
-        out["loss_seg"] = loss
-        if mix is None and m.c2s:
-            out["loss_adv_simple"] = self._adversarial_loss(p, labels == m.ignore_label)
-            loss = loss + m.lambda_adv * out["loss_adv_simple"]
-        self.precision.backward(loss * share)
-        return (None if p is None else p.detach()), labels
-
-    def _discriminator(
-        self,
-        i: int,
-        batches: Batches,
-        p_simple: Tensor,
-        labels: Tensor,
-        p_complex: Tensor,
-        share: float,
-        out: dict,
-    ) -> None:
-        """C2S, D's side: predictions toward 0, one-hot labels toward 1."""
-        ignore = self.method.ignore_label
-        ignored = torch.cat([labels == ignore, torch.zeros_like(p_complex[:, 0], dtype=torch.bool)])
-        probabilities = torch.cat([p_simple, p_complex]).softmax(1)
-        out["loss_D_pred"] = domain_loss(self._discriminate(self.D, probabilities), 0, ignored) / 2
-
-        images_gt, labels_gt, classes_gt = batches.gt
-        if self.method.onf and i >= self.method.denoise_from:
-            with torch.no_grad():
-                p_gt = self._logits(images_gt)
-            keep = self._filter(i, p_gt, labels_gt, classes_gt, "gt", out)
-            # Ignoring every pixel of a dropped image is dropping it, and spares a wait for the device.
-            labels_gt = labels_gt.masked_fill(~keep[:, None, None], ignore)
-        label_maps = one_hot(labels_gt, probabilities.shape[1], ignore)
-        out["loss_D_gt"] = domain_loss(self._discriminate(self.D, label_maps), 1, labels_gt == ignore) / 2
-        out["loss_D"] = out["loss_D_pred"] + out["loss_D_gt"]
-        self.precision.backward(out["loss_D"] * share)
-
-    def _filter(
-        self, i: int, p: Tensor | None, labels: Tensor, classes: Tensor, name: str, out: dict
-    ) -> Tensor | None:
-        """ONF's decision for a batch, None during the warm-up or without ONF."""
-        if not self.method.onf or i < self.method.denoise_from:
-            return None
-        out[f"iou_{name}"] = foreground_iou(p.detach(), labels, self.method.ignore_label)
-        thresholds = self.method.iou_thresholds[classes]
-        out[f"keep_{name}"] = keep = online_noise_filter(out[f"iou_{name}"], thresholds)
-        if name == "simple":
-            out["passed"] = (out["iou_simple"] > thresholds).sum().float() * world_size()
-        return keep
-
-    def _adversarial_loss(self, p: Tensor, ignored: Tensor | None = None) -> Tensor:
-        """The adversarial loss of predictions toward "label", with D frozen."""
-        D = unwrap(
-            self.D
-        )  # its gradients are none of this forward's business, nor is it of those who sum them up
+    def adversarial_loss(self, p: Tensor, ignored: Tensor | None = None) -> Tensor:
+        """BCE(D(softmax p), 1) with D frozen: its parameters get no gradient, and nothing is all-reduced."""
+        D = unwrap(self.D)
         D.requires_grad_(False)
-        loss = domain_loss(self._discriminate(D, p.softmax(1)), 1, ignored)
+        loss = domain_loss(self.discriminate(D, p.softmax(1)), 1, ignored)
         D.requires_grad_(True)
         return loss
 
-    def _discriminate(self, D: nn.Module, maps: Tensor) -> Tensor:
-        """D's logits in float32, resized to its input."""
-        return up(self.precision.forward(D, maps), maps.shape[2:])
+    def filter_images(self, p: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """ONF: B foreground IoUs, the number of images above their threshold, and B booleans: which to keep."""
+        iou = foreground_iou(p.detach(), labels, self.method.ignore_label)
+        thresholds = self.method.iou_thresholds[classes]
+        passed = (iou > thresholds).sum().float() * world_size()
+        return iou, passed, online_noise_filter(iou, thresholds)
+
+    def keep_images(
+        self, keep: Tensor, images: Tensor, labels: Tensor, p: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Images, labels and predictions that ONF keeps, and how many.
+
+        If the kept images are all in other processes, one image takes part with every pixel ignored.
+        """
+        index = keep.nonzero()[:, 0]  # the only wait for the device
+        number = len(index)
+        if not number:
+            index, labels = index.new_zeros(1), torch.full_like(labels, self.method.ignore_label)
+        return images[index], labels[index], p[index], number
+
+
+def up(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits resized to the crop."""
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)

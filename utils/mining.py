@@ -1,4 +1,4 @@
-"""Mining of pseudo labels: what contradicts the image-level labels is ignored (paper, section III-D)."""
+"""Mining of pseudo labels: ignore what contradicts the image-level labels (paper, section III-D)."""
 
 from collections.abc import Sequence
 
@@ -12,20 +12,21 @@ MIN_PIXELS = 20
 def mine(
     labels: np.ndarray, classes: Sequence[int], min_pixels: int = MIN_PIXELS, ignore_label: int = IGNORE_LABEL
 ) -> np.ndarray:
-    """Ignore the remains of classes that the image has but the labels hardly show, and the background with them.
+    """Ignore the pixels of classes of the image that are nearly missing from the labels, and then the background too.
 
     Args:
         labels: H x W uint8 pseudo labels.
-        classes: the image's 0-based classes; with a single one the labels stay as they are.
-        min_pixels: a class with fewer pixels counts as missing.
+        classes: 0-based classes of the image; the labels of an image of one class are not changed.
+        min_pixels: a class with fewer pixels is missing.
+        ignore_label: label of ignored pixels.
 
     Returns:
-        A new H x W map; mining it again changes nothing.
+        A new H x W map. The operation is idempotent.
     """
     mined = labels.copy()
     if len(set(classes)) < 2:
         return mined
     missing = [c + 1 for c in classes if np.count_nonzero(labels == c + 1) < min_pixels]
-    # Where a class was missed, any background pixel may be its own.
+    # If a class is missing, any background pixel may belong to it.
     mined[np.isin(labels, [0, *missing] if missing else [])] = ignore_label
     return mined
