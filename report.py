@@ -1,10 +1,10 @@
-"""A run as one page to read, print and send: what was run, time, scores, training curves, confusion, pictures.
+"""Report of a run as one page: commands, times, scores, training curves, confusion matrices and images.
 
-    python report.py --run demo      what `make demo` made (and ends with)
-    python report.py --run .         what the README's commands left in the project's folder
+    python report.py --run demo      the run of `make demo`, which ends with this command
+    python report.py --run .         a run with the README's commands in the project's folder
 
-Writes report.html to the run's folder: a single file that needs no network and no script. What the run has not made
-is left out, and a sentence says which command makes it. Places that differ from the usual ones are named by options.
+Writes report.html to the run's folder, a single file that needs no network and no script. Results that do not exist
+are left out, and the page names the command that creates them. Needs the packages jinja2 and matplotlib.
 """
 
 import argparse
@@ -14,24 +14,22 @@ from datasets.options import add_data_options
 from utils.core import cli
 from utils.core.errors import InputError, run_script
 from utils.core.files import atomic_write, save_image
-from utils.report.collect import RunOutputs
-from utils.report.gallery_page import gallery_sheet
-from utils.report.page import page
-from utils.report.places import add_place_options
+from utils.report.collect import RunOutputs, add_place_options
+from utils.report.gallery import gallery_sheet
+from utils.report.page import render
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
     add("--run", type=Path, default=Path("."), metavar="DIR", help="folder that the scripts wrote to")
-    add("--out", type=Path, metavar="FILE", help="the page (report.html in --run, unless given)")
-    add("--gallery", type=Path, metavar="FILE", help="write a PNG of a few rows of the gallery, too")
-    add("--max-images", type=cli.positive_int, default=1500, metavar="N",
-        help="images of a kind that are ranked for the gallery, spread over their list")  # fmt: skip
+    add("--out", type=Path, metavar="FILE", help="the page (default: report.html in --run)")
+    add("--gallery", type=Path, metavar="FILE", help="also write a PNG with a few rows of the gallery")
+    ranked = "number of images of a kind to rank for the gallery, evenly spaced in their list"
+    add("--max-images", type=cli.positive_int, default=1500, metavar="N", help=ranked)
     group = add_data_options(parser, images=False, num_classes=None, found_in="the results'")
-    group.add_argument(
-        "--data-list", type=Path, help="validation images (val.txt in --list-dir, unless given)"
-    )
+    listed = "validation images (default: val.txt in --list-dir)"
+    group.add_argument("--data-list", type=Path, help=listed)
     add_place_options(parser)
     return parser.parse_args(argv)
 
@@ -39,8 +37,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def report(args: argparse.Namespace) -> None:
     run = RunOutputs(args)
     out = args.out or args.run / "report.html"
+    page = render(run)
     with atomic_write(out) as file:
-        file.write(page(run).encode())
+        file.write(page.encode())
     print(f"report: {out} ({out.stat().st_size / 1e6:.1f} MB)")
     if args.gallery is not None:
         picture = gallery_sheet(run)

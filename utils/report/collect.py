@@ -1,206 +1,253 @@
-"""What a run has left: where its files lie, and what is in them as far as they are there and whole."""
+"""Locates and reads a run's outputs."""
 
 import argparse
 import json
-import math
-import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import torch
+import yaml
+
+from datasets.labels import read_label
 from datasets.lists import read_class_names
 from datasets.voc import VOC_CLASSES
 from utils.core.errors import InputError
+from utils.core.files import read_array
+from utils.evaluation.inference import full_size
 from utils.evaluation.metrics import COUNTS
-from utils.report.places import LabelMaps, find_place, label_maps
+
+# Option: its help and the default places below --run (true labels: below the data). The first that exists is used.
+PLACES = {
+    "data_dir": ("images, JPEGImages/ID.jpg", "dataset/VOC2012", "data"),
+    "list_dir": ("image lists", "dataset/voc_list", "data/lists"),
+    "saliency_label_dir": ("saliency labels of the simple images", "dataset/sal2gt", "data/sal2gt"),
+    "label_dir": ("true labels of the validation images, in --data-dir", "SegmentationClassAug"),
+    "truth_dir": ("true labels of the training images, in --data-dir", "truth", "SegmentationClassAug"),
+    "snapshot_dir": ("logs of train.py", "snapshots"),
+    "score_dir": ("scores of stage 1", "scores"),
+    "logit_dir": ("logits of the validation images", "logit_val"),
+    "crf_dir": ("label maps of the validation images after the CRF", "crf_val"),
+    "train_logit_dir": ("logits of the training images", "logit_train_aug"),
+    "train_crf_dir": ("pseudo labels before mining", "labels/crf"),
+    "pseudo_label_dir": ("pseudo labels for stage 2", "pseudo_labels"),
+    "step2_dir": ("outputs of stage 2", "step2/data"),
+}
+# The same folders in the options of train.py and evaluate.py, which are recorded with their results.
+RECORDED = {name: name for name in ("data_dir", "list_dir", "label_dir")} | {
+    "saliency_label_dir": "pseudo_label_dir"
+}
+
+
+def add_place_options(parser: argparse.ArgumentParser) -> None:
+    """Add an option for each of PLACES."""
+    group = parser.add_argument_group("folders, if not the default ones below --run")
+    for name, (text, *places) in PLACES.items():
+        option = f"--{name.replace('_', '-')}"
+        group.add_argument(option, type=Path, metavar="DIR", help=f"{text} (default: {' or '.join(places)})")
+
+
+@dataclass(frozen=True)
+class LabelMaps:
+    """The label maps of one step: palette PNGs, or logits to take the argmax of."""
+
+    title: str
+    folder: Path
+    num_classes: int
+    ignore_label: int
+    align_corners: bool = True  # how logits are resized to the image
+
+    def exists(self, id_: str) -> bool:
+        return any((self.folder / f"{id_}.{ending}").exists() for ending in ("png", "npy"))
+
+    def read(self, id_: str, size: tuple[int, int] | None = None) -> np.ndarray:
+        """H x W uint8 labels of an image of `size` (H, W). InputError if missing or damaged."""
+        path = self.folder / f"{id_}.npy"
+        if not path.exists():
+            return read_label(path.with_suffix(".png"), self.num_classes, size, self.ignore_label)
+        logits = torch.from_numpy(read_array(path, "evaluate the image again"))
+        if size is None or logits.ndim != 3 or len(logits) != self.num_classes:
+            raise InputError(f"{path}: not logits of {self.num_classes} classes for an image of known size")
+        return full_size(logits[None].float(), size, self.align_corners).argmax(1)[0].to(torch.uint8).numpy()
 
 
 class Stage(NamedTuple):
-    """One step's results on the validation images."""
+    """The results of one step on the validation images."""
 
     name: str
-    scores: dict | None
-    confusion: list[list[int]] | None
-    maps: LabelMaps | None
-    made_by: str  # the command that makes the scores
+    command: str  # makes the results
+    scores: dict  # empty if there are none
+    labels: list[str]  # names in the confusion matrix
+    matrix: list[list[int]]  # rows are true labels; empty if there is none
+    data_list: str | None  # name of the list of images
+    folder: Path | None  # label maps or logits
+
+    @property
+    def pixels(self) -> tuple[int, ...]:
+        """Scored pixels of each true label."""
+        return tuple(sum(row) for row in self.matrix)
+
+    @property
+    def size(self) -> int:
+        """Number of labels in the confusion matrix."""
+        return len(self.matrix)
 
 
 class RunOutputs:
-    """A run's files, read once; `problems` tells what could not be read."""
+    """The outputs of a run. `problems` lists the files that could not be read.
+
+    Args:
+        args: the parsed options of report.py.
+
+    Raises:
+        InputError: the run or a folder named by an option is missing, or there is nothing to report.
+    """
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.root, self.args, self.problems = args.run, args, []
+        self.root, self.args, self.problems, self.recorded = args.run, args, [], {}
+        self.newest = 0.0  # modification time of the newest file read, in seconds since the epoch
         if not self.root.is_dir():
             raise InputError(f"{self.root} not found: --run names the folder that the scripts wrote to")
-        self.options: dict = {}  # train.py's; other places may depend on them
-        self.snapshots = self.place("snapshot_dir")
-        self.made = self.read_json(self._in(self.snapshots, "run.json")) or {}
-        self.summary = self.read_json(self.root / "scores/summary.json") or {}
-        if isinstance(self.made.get("options"), dict):
-            self.options = self.made["options"]
-        self.log = self.read_lines(self._in(self.snapshots, "log.jsonl"), "i")
-        self.val_log = self.read_lines(self._in(self.snapshots, "val.jsonl"), "i")
-        self.step2 = self.place("step2_dir")
-        self.step2_log = self.read_lines(self._newest("models/*/*/*/log.jsonl"), "iteration")
-        scores = self.place("score_dir")
-        found = [self._scores(self._in(scores, f"scores{end}.json")) for end in ("", "_crf")]
-        found += [self._scores(self._newest(f"scores/*/*/*/scores{end}.json")) for end in ("", "_crf")]
+        snapshots = self.place("snapshot_dir") or self.root / "snapshots"
+        scores = self.place("score_dir") or self.root / "scores"
+        self.made = self.read_json(snapshots / "run.json")
+        self.summary = self.read_json(self.root / "scores/summary.json")
+        self.options: dict = self.made.get("options") or {}
+        self.recorded = (self.read_json(scores / "scores_run.json").get("options") or {}) | self.options
+        self.train_log = self.read_lines(snapshots / "log.jsonl")
+        self.val_log = self.read_lines(snapshots / "val.jsonl")
+        self.step2_log = self.read_lines(self._newest("models/*/*/*/log.jsonl"))
         self.label_scores = {
-            kind: self.read_json(self._in(scores, f"labels_{kind}_list.json"))
-            for kind in ("simple", "complex")
+            kind: self.read_json(scores / f"labels_{kind}_list.json") for kind in ("simple", "complex")
         }
-        self.num_classes, self.names = self._classes(found)
-        self.stages = [
-            Stage(name, scores, self._matrix(counts), maps, self.hint(command))
-            for (name, maps, command), (scores, counts) in zip(self._stages(), found)
-        ]
-        self._check_not_empty()
-
-    def hint(self, command: str) -> str:
-        """The command that makes what is missing: the demo's own for a demo."""
-        return "make demo" if self.summary else command
-
-    def place(self, name: str) -> Path | None:
-        """One of PLACES; None where it is missing."""
-        return find_place(name, self.args, self.options)
-
-    def read_json(self, path: Path | None) -> dict | None:
-        """A JSON object; None where there is none, which is noted if the file is there."""
-        if path is None or not path.exists():
-            return None
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            self.problems.append(f"{path} cannot be read: {error}")
-            return None
-        if not isinstance(value, dict):
-            self.problems.append(f"{path} holds no JSON object")
-            return None
-        return value
-
-    def read_lines(self, path: Path | None, key: str) -> list[dict]:
-        """The lines of a log with a number under `key`; others, such as one cut off, are left out."""
-        if path is None or not path.exists():
-            return []
-        lines = []
-        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            if isinstance(line, dict) and isinstance(line.get(key), int):
-                lines.append(line)
-        return lines
-
-    def denoising(self) -> tuple[int, bool] | None:
-        """The iteration from which ONF and PND run, and whether that is told (else: first seen in the log)."""
-        flags = {word for command in self.commands() for word in command["command"].split()}
-        if all(self.options.get(f"no_{part}") or f"--no-{part}" in flags for part in ("onf", "pnd")):
-            return None
-        start, steps = self.options.get("denoise_from"), self.options.get("num_steps")
-        if self.options and start is None and isinstance(steps, int):
-            start = steps // 12
-        if start is None:
-            start = next((n for c in self.commands() if (n := told(c["command"], "--denoise-from"))), None)
-        if isinstance(start, int | str):
-            return int(start), True
-        most = max((line["kept"] for line in self.log if "kept" in line), default=0)
-        seen = [n["i"] for n in self.log if n.get("dropped", 0) > 0 or n.get("kept", most) < most]
-        return (seen[0], False) if seen else None
-
-    def commands(self) -> list[dict]:
-        """The demo's command lines and their seconds, in the order in which they ran."""
-        found = self.summary.get("commands")
-        return [c for c in found if {"command", "seconds"} <= set(c)] if isinstance(found, list) else []
-
-    def newest(self) -> float:
-        """When the last of the results was written, in seconds since the epoch."""
-        folders = (
-            (self.snapshots, "*.json*"),
-            (self.place("score_dir"), "*.json"),
-            (self.step2, "*/*/*/*/*.json*"),
-        )
-        files = [file for folder, pattern in folders if folder is not None for file in folder.glob(pattern)]
-        return max((file.stat().st_mtime for file in files), default=self.root.stat().st_mtime)
-
-    def _in(self, folder: Path | None, name: str) -> Path | None:
-        return None if folder is None else folder / name
-
-    def _newest(self, pattern: str) -> Path | None:
-        """Of stage 2's configurations that have such a file, the one that wrote it last."""
-        paths = sorted(self.step2.glob(pattern)) if self.step2 is not None else []
-        return max(paths, key=lambda path: path.stat().st_mtime, default=None)
-
-    def _scores(self, path: Path | None) -> tuple[dict | None, dict | None]:
-        """Scores, and the counts behind them with the labels' names."""
-        scores = self.read_json(path)
-        if scores is not None and not (isinstance(scores.get("Class IoU"), dict) and "Mean IoU" in scores):
-            self.problems.append(f"{path} holds no scores")
-            scores = None
-        counts = None if path is None else path.with_name(path.name.replace("scores", "confusion", 1))
-        return scores, self.read_json(counts)
-
-    def _matrix(self, counts: dict | None) -> list[list[int]] | None:
-        """A confusion matrix of the run's labels; None where there is none of their number."""
-        rows, size = (counts or {}).get(COUNTS), self.num_classes
-        return rows if rows and len(rows) == size and all(len(row) == size for row in rows) else None
-
-    def _classes(self, found: list[tuple]) -> tuple[int, list[str]]:
-        """How many labels there are, and their names: as the options say, or the results."""
-        file, count = self.args.class_names, self.args.num_classes
-        labels = next((counts["labels"] for _, counts in found if counts and "labels" in counts), None)
-        if file is None and labels and count in (None, len(labels)):
-            return len(labels), [str(name) for name in labels]
-        counts = [len(scores["Class IoU"]) for scores, _ in found if scores]
-        if isinstance(trained_with := self.options.get("num_classes"), int):
-            counts.append(trained_with)
-        if file is None:
-            lists = self.place("list_dir")
-            places = [Path(self.options.get("class_names") or ""), (lists or Path()) / "class_names.txt"]
-            file = next((path for path in places if path.is_file()), None)
-        if file is not None and not counts and count is None:
-            count = 1 + sum(bool(line.strip()) for line in file.read_text(encoding="utf-8").splitlines())
-        count = count or next(iter(counts), len(VOC_CLASSES) + 1)
-        try:
-            return count, read_class_names(file, count)
-        except InputError as error:
-            if self.args.class_names is not None:
-                raise
-            self.problems.append(str(error))
-            return count, read_class_names(None, count)
-
-    def _stages(self) -> list[tuple[str, LabelMaps | None, str]]:
-        """Name, label maps and command of every stage."""
-        main = "cd step2 && python main.py {} --config-path configs/voc12.yaml"
-        step2 = self._newest("features/*/*/*/logit"), self._newest("features/*/*/*/crf")
-        predictions, logits, crf = (self.place(n) for n in ("prediction_dir", "logit_dir", "crf_dir"))
-        found = [
-            ("stage 1", predictions, logits, True, "python evaluate.py"),
-            ("stage 1 + CRF", crf, None, True, "python evaluate_crf.py"),
-            ("stage 2", None, step2[0], False, main.format("test")),
-            ("stage 2 + CRF", step2[1], None, False, main.format("crf")),
-        ]
-        return [(name, label_maps(name, pngs, npys, align), made) for name, pngs, npys, align, made in found]
-
-    def _check_not_empty(self) -> None:
-        """InputError where there is nothing to report."""
-        some = self.log or self.val_log or self.step2_log or any(s.scores or s.maps for s in self.stages)
-        if not some and not any(self.label_scores.values()) and self.place("pseudo_label_dir") is None:
+        self.stages = self._stages(scores)
+        self.names = self._class_names()
+        found = (self.train_log, self.val_log, self.step2_log, *self.label_scores.values())
+        if not any((*found, self.place("pseudo_label_dir"), *(s.scores or s.folder for s in self.stages))):
             raise InputError(
                 f"{self.root} holds nothing to report, neither logs nor scores nor label maps: run train.py or"
-                " evaluate.py, or name the places by the options"
+                " evaluate.py, or name the folders with the options"
             )
 
+    def place(self, name: str) -> Path | None:
+        """A folder of PLACES: from the option, the recorded options or the default layout. None if missing."""
+        given = getattr(self.args, name)
+        if given is not None:
+            if not given.is_dir():
+                raise InputError(f"--{name.replace('_', '-')} {given} not found: name an existing folder")
+            return given
+        base = self.place("data_dir") if name in ("label_dir", "truth_dir") else self.root
+        folders = [base / place for place in PLACES[name][1:]] if base else []
+        if recorded := self.recorded.get(RECORDED.get(name)):
+            folders.insert(0, Path(recorded))
+        return next((folder for folder in folders if folder.is_dir()), None)
 
-def told(command: str, option: str) -> str | None:
-    """The value of an option in a command line."""
-    words = shlex.split(command)
-    return words[words.index(option) + 1] if option in words[:-1] else None
+    def hint(self, command: str) -> str:
+        """The command that makes a missing output; `make demo` for a run of the demo."""
+        return "make demo" if self.summary else command
 
+    def _read(self, path: Path | None) -> str:
+        """The text of a file; empty if it is missing."""
+        if path is None or not path.is_file():
+            return ""
+        self.newest = max(self.newest, path.stat().st_mtime)
+        return path.read_text(encoding="utf-8", errors="replace")
 
-def series(lines: list[dict], key: str, x: str = "i") -> list[tuple[float, float]]:
-    """(iteration, value) of every line that has the value and has it finite."""
-    return [
-        (line[x], line[key])
-        for line in lines
-        if isinstance(line.get(key), int | float) and math.isfinite(line[key])
-    ]
+    def read_json(self, path: Path | None, *keys: str) -> dict:
+        """A JSON object; empty if the file is missing or, which is noted, damaged or without one of the keys."""
+        try:
+            value = json.loads(self._read(path) or "null")
+        except ValueError as error:
+            self.problems.append(f"{path} cannot be read: {error}")
+            return {}
+        if value is None or (isinstance(value, dict) and set(keys) <= set(value)):
+            return value or {}
+        self.problems.append(f"{path} cannot be read: no JSON object with {' and '.join(keys) or 'results'}")
+        return {}
+
+    def read_lines(self, path: Path | None) -> list[dict]:
+        """The lines of a log; incomplete ones are skipped."""
+        lines = []
+        for text in self._read(path).splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                continue
+        return [line for line in lines if isinstance(line, dict) and {"i", "iteration"} & set(line)]
+
+    def denoising(self) -> tuple[int, bool] | None:
+        """The first iteration with ONF and PND, and whether the options tell it (else: seen in the log)."""
+        if self.options.get("no_onf") and self.options.get("no_pnd"):
+            return None
+        start, steps = self.options.get("denoise_from"), self.options.get("num_steps")
+        if start is None and steps:
+            start = steps // 12
+        if start is not None:
+            return start, True
+        most = max((line.get("kept", 0) for line in self.train_log), default=0)
+        drops = (n["i"] for n in self.train_log if n.get("dropped", 0) > 0 or n.get("kept", most) < most)
+        first = next(drops, None)
+        return None if first is None else (first, False)
+
+    def comparable(self) -> bool:
+        """Whether all stages were scored on the same images, as far as the files tell."""
+        scored = [stage for stage in self.stages if stage.scores]
+        pixels = [stage.pixels for stage in scored if stage.matrix]
+        lists = {stage.data_list for stage in scored if stage.data_list}
+        return len(set(pixels)) < 2 and (len(pixels) == len(scored) or len(lists) < 2)
+
+    def label_maps(self, title: str, folder: Path | None, align_corners: bool = True) -> LabelMaps | None:
+        """The label maps of a folder; None without a folder."""
+        return folder and LabelMaps(title, folder, len(self.names), self.args.ignore_label, align_corners)
+
+    def _newest(self, pattern: str) -> Path | None:
+        """The output of stage 2 that was written last, among all configurations."""
+        step2 = self.place("step2_dir")
+        return max(step2.glob(pattern), key=lambda p: (p.stat().st_mtime, p), default=None) if step2 else None
+
+    def _stages(self, scores: Path) -> list[Stage]:
+        main = "cd step2 && python main.py {} --config-path configs/voc12.yaml"
+        stages = []
+        for name, command, end, folder in (
+            ("stage 1", "python evaluate.py", "", self.place("logit_dir")),
+            ("stage 1 + CRF", "python evaluate_crf.py", "_crf", self.place("crf_dir")),
+            ("stage 2", main.format("test"), "", self._newest("features/*/*/*/logit")),
+            ("stage 2 + CRF", main.format("crf"), "_crf", self._newest("features/*/*/*/crf")),
+        ):
+            file = f"scores{end}.json"
+            path = scores / file if name.startswith("stage 1") else self._newest(f"scores/*/*/*/{file}")
+            counts = self.read_json(path and path.with_name(f"confusion{end}.json"), "labels", COUNTS)
+            options = self.read_json(path and path.with_name(f"scores{end}_run.json")).get("options") or {}
+            data_list = options.get("data_list")
+            if "config" in options:  # of stage 2
+                data_list = yaml.safe_load(options["config"])["DATASET"]["SPLIT"]["VAL"]
+            values = (
+                self.read_json(path, "Mean IoU", "Class IoU"),
+                counts.get("labels", []),
+                counts.get(COUNTS, []),
+            )
+            stages.append(
+                Stage(name, self.hint(command), *values, data_list and Path(data_list).stem, folder)
+            )
+        return stages
+
+    def _class_names(self) -> list[str]:
+        """Names of all labels: from the options, the scores, the training, or VOC's."""
+        file, count = self.args.class_names, self.args.num_classes
+        labels = next((stage.labels for stage in self.stages if stage.labels), None)
+        if file is None and labels and count in (None, len(labels)):
+            return [str(name) for name in labels]
+        if file is None:
+            lists = self.place("list_dir") or self.root
+            files = [Path(self.recorded.get("class_names") or ""), lists / "class_names.txt"]
+            file = next((path for path in files if path.is_file()), None)
+        found = [len(stage.scores["Class IoU"]) for stage in self.stages if stage.scores]
+        count = count or (found or [self.recorded.get("num_classes", len(VOC_CLASSES) + 1)])[0]
+        try:
+            return read_class_names(file, count)
+        except InputError as error:
+            if self.args.class_names:
+                raise
+            self.problems.append(str(error))
+            return read_class_names(None, count)

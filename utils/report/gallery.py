@@ -1,7 +1,9 @@
-"""Images of a run with their label maps, the worst beside the best."""
+"""Images of a run with their label maps: the best, the middle and the worst."""
 
+import base64
 import contextlib
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -12,179 +14,160 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from datasets.labels import palette_image
 from datasets.lists import image_path, read_list
 from datasets.transforms import read_image
 from utils.core.errors import InputError
 from utils.evaluation.metrics import ConfusionMatrix
 from utils.evaluation.visualize import contact_sheet
-from utils.report.collect import RunOutputs
-from utils.report.places import LabelMaps, label_maps
+from utils.report.collect import LabelMaps, RunOutputs
+
+SIDE = 240  # pixels of the longer side of a picture in the page
+SHEET_ROWS = (4, 0, 3)  # the best, the middle, the worst
+
+Ranking = list[tuple[str, float | None]]  # (ID, mean IoU)
 
 
 class Cell(NamedTuple):
-    """One picture: an image (H x W x 3 RGB) or labels (H x W), with its own mean IoU where the truth is known."""
+    """One picture: an image (H x W x 3 RGB) or labels (H x W), with their scores if the truth is known."""
 
     title: str
     picture: np.ndarray
-    score: float | None = None
-
-
-class Row(NamedTuple):
-    """The pictures of one image, and the scores of the last of them."""
-
-    id: str
-    scores: dict | None
-    cells: list[Cell]
+    scores: dict | None = None
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of image: which there are, and where their pictures lie; the last of `columns` is what ranks them."""
+    """One kind of image and its label maps. The images are ranked by the last of `columns`."""
 
     name: str
     ids: Sequence[str]
-    images: Path | None
+    images: Path
     truth: LabelMaps | None
     columns: Sequence[LabelMaps]
-    num_classes: int
-    ignore_label: int
-
-    def labels(self, maps: LabelMaps, id_: str, size: tuple[int, int] | None = None) -> np.ndarray:
-        return maps.read(id_, self.num_classes, size, self.ignore_label)
 
     def score(self, truth: np.ndarray, found: np.ndarray) -> dict:
-        """Scores of one label map; the pixels that it ignores count as missed."""
-        confusion = ConfusionMatrix(self.num_classes + 1, self.ignore_label)
-        found = np.where(found == self.ignore_label, self.num_classes, found)
+        """Scores of one label map; pixels with the ignore label count as missed."""
+        maps = self.columns[-1]
+        confusion = ConfusionMatrix(maps.num_classes + 1, maps.ignore_label)
+        found = np.where(found == maps.ignore_label, maps.num_classes, found)
         confusion.update(torch.from_numpy(truth), torch.from_numpy(found))
         return confusion.scores()
 
-    def ranked(self, count: int) -> tuple[list[tuple[str, float | None]], int]:
-        """(ID, mean IoU), the best first, of at most `count` images spread over the list, and how many lack a label.
+    def ranked(self, count: int) -> Ranking:
+        """The best of at most `count` images, evenly spaced in the list, come first.
 
-        Without the truth the scores are None, and the order is the list's.
+        Images without a readable label map are left out. Without the truth, the scores are None and the order is
+        that of the list.
         """
-        ids = (
-            [self.ids[len(self.ids) * n // count] for n in range(count)]
-            if len(self.ids) > count
-            else self.ids
-        )
-        found, lacking = [], 0
+        count, found = min(count, len(self.ids)), []
+        ids = [self.ids[len(self.ids) * n // count] for n in range(count)]
         for id_ in tqdm(ids, desc=self.name, leave=False, unit="img"):
-            try:
-                if self.truth is None:
-                    if not self.columns[-1].path(id_).exists():
-                        raise InputError(f"{self.columns[-1].path(id_)} not found")
+            with contextlib.suppress(InputError):
+                if self.truth is not None:
+                    truth = self.truth.read(id_)
+                    labels = self.columns[-1].read(id_, truth.shape)
+                    found.append((id_, self.score(truth, labels)["Mean IoU"]))
+                elif self.columns[-1].exists(id_):
                     found.append((id_, None))
-                    continue
-                truth = self.labels(self.truth, id_)
-                labels = self.labels(self.columns[-1], id_, truth.shape)
-                found.append((id_, self.score(truth, labels)["Mean IoU"]))
-            except InputError:
-                lacking += 1
-        return sorted(found, key=lambda item: (-(item[1] or 0), item[0] if self.truth else "")), lacking
+        return sorted(found, key=lambda item: (-item[1], item[0])) if self.truth else found
 
-    def row(self, id_: str) -> Row:
-        """All pictures of an image that are there."""
-        cells, size, truth, scores = [], None, None, None
+    def cells(self, id_: str) -> list[Cell]:
+        """The pictures of an image that exist."""
+        cells, size, truth = [], None, None
         with contextlib.suppress(InputError):
-            image = read_image(image_path(self.images or Path(), id_))[:, :, ::-1]
-            cells.append(Cell("image", image))
-            size = image.shape[:2]
+            cells.append(Cell("image", read_image(image_path(self.images, id_))[:, :, ::-1]))
+            size = cells[0].picture.shape[:2]
         with contextlib.suppress(InputError):
             if self.truth is not None:
-                truth = self.labels(self.truth, id_, size)
+                truth = self.truth.read(id_, size)
                 cells.append(Cell("truth", truth))
                 size = truth.shape
         for maps in self.columns:
-            try:
-                labels = self.labels(maps, id_, size)
-                scores = None if truth is None else self.score(truth, labels)
-            except InputError:
-                continue
-            cells.append(Cell(maps.title, labels, scores and scores["Mean IoU"]))
-        return Row(id_, scores, cells)
+            with contextlib.suppress(InputError):
+                labels = maps.read(id_, size)
+                cells.append(Cell(maps.title, labels, None if truth is None else self.score(truth, labels)))
+        return cells
 
 
-def choose(
-    ranked: Sequence[tuple[str, float | None]], best: int, middle: int, worst: int
-) -> dict[str, list[str]]:
-    """IDs by group; all in one where there are no more than asked for, some of the list where nothing ranks them."""
-    ids = [id_ for id_, _ in ranked]
-    total = best + middle + worst
+def choose(ranked: Ranking, best: int, middle: int, worst: int) -> dict[str, list[str]]:
+    """IDs by group; a single group if there are few images, or if they have no scores."""
+    ids, total = [id_ for id_, _ in ranked], best + middle + worst
     if ranked and ranked[0][1] is None:
-        return {
-            "Some of them": [ids[len(ids) * n // total] for n in range(total)] if len(ids) > total else ids
-        }
+        step = max(1, len(ids) / total)
+        return {"A selection": [ids[int(n * step)] for n in range(min(total, len(ids)))]}
     if len(ids) <= total:
-        return {"All, the best first": ids}
+        return {"All, best first": ids}
     start = (len(ids) - middle) // 2
-    groups = {
-        "The best": ids[:best],
-        "In the middle": ids[start : start + middle],
-        "The worst, the last of all first": ids[-worst:][::-1],
-    }
+    groups = {"Best": ids[:best], "Middle": ids[start : start + middle], "Worst first": ids[-worst:][::-1]}
     return {title: group for title, group in groups.items() if group}
 
 
 def kinds(run: RunOutputs) -> list[Kind]:
-    """Validation images, simple and complex training images, as far as there are lists and label maps of them."""
-    lists, data = run.place("list_dir"), run.place("data_dir")
-    images = None if data is None else data / "JPEGImages"
-    train_logits = run.place("train_logit_dir")
+    """The validation, simple and complex training images that have a list and label maps."""
+    lists, data = run.place("list_dir") or run.root / "lists", run.place("data_dir") or run.root
+    stages = [run.label_maps(s.name, s.folder, s.name.startswith("stage 1")) for s in run.stages]
     steps = [
-        label_maps("saliency label", run.place("saliency_label_dir"), None),
-        label_maps("stage 1", None, train_logits),
-        label_maps("stage 1 + CRF", run.place("train_crf_dir"), None),
-        label_maps("pseudo label", run.place("pseudo_label_dir"), None),
+        run.label_maps("saliency label", run.place("saliency_label_dir")),
+        run.label_maps("stage 1", run.place("train_logit_dir")),
+        run.label_maps("stage 1 + CRF", run.place("train_crf_dir")),
+        run.label_maps("pseudo label", run.place("pseudo_label_dir")),
     ]
-    val_list = run.args.data_list or (lists and lists / "val.txt")
     found = []
-    for name, path, truth, columns in (
-        ("validation images", val_list, "label_dir", [stage.maps for stage in run.stages]),
-        ("simple training images", lists and lists / "simple_list.txt", "truth_dir", steps),
-        ("complex training images", lists and lists / "complex_list.txt", "truth_dir", steps[1:]),
+    for name, path, truth_dir, maps in (
+        ("validation images", run.args.data_list or lists / "val.txt", "label_dir", stages),
+        ("simple training images", lists / "simple_list.txt", "truth_dir", steps),
+        ("complex training images", lists / "complex_list.txt", "truth_dir", steps[1:]),
     ):
-        columns = [maps for maps in columns if maps is not None]
-        if not columns or path is None or not (path.is_file() or path == run.args.data_list):
+        columns = [column for column in maps if column is not None]
+        if not columns or not (path.is_file() or path == run.args.data_list):
             continue
         try:
-            ids = [entry.id for entry in read_list(path, run.num_classes, labelled=False)]
+            ids = [entry.id for entry in read_list(path, len(run.names), labelled=False)]
         except InputError as error:
             if path == run.args.data_list:
                 raise
             run.problems.append(str(error))
             continue
-        masks = label_maps("truth", run.place(truth), None)
-        if masks is not None and not any(masks.path(id_).exists() for id_ in ids):
-            masks = None
-        found.append(Kind(name, ids, images, masks, columns, run.num_classes, run.args.ignore_label))
+        truth = run.label_maps("truth", run.place(truth_dir))
+        known = truth is not None and any(truth.exists(id_) for id_ in ids)
+        found.append(Kind(name, ids, data / "JPEGImages", truth if known else None, columns))
     return found
 
 
-def small(picture: np.ndarray, side: int) -> np.ndarray:
-    """A picture no longer than `side`; labels keep their values."""
-    scale = side / max(picture.shape[:2])
-    if scale >= 1:
-        return picture
-    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-    way = Image.Resampling.NEAREST if picture.ndim == 2 else Image.Resampling.LANCZOS
-    return np.array(Image.fromarray(np.ascontiguousarray(picture)).resize(size, way))
+def data_uri(picture: np.ndarray) -> str:
+    """A small copy of a picture as a data URI: labels as palette PNG, an image as JPEG."""
+    file, labels = io.BytesIO(), picture.ndim == 2
+    image = palette_image(picture) if labels else Image.fromarray(np.ascontiguousarray(picture))
+    image.thumbnail((SIDE, SIDE), Image.Resampling.NEAREST if labels else Image.Resampling.LANCZOS)
+    image.save(file, "PNG" if labels else "JPEG", optimize=True, quality=82)
+    return f"data:image/{'png' if labels else 'jpeg'};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def sheet(halves: Mapping[str, Sequence[Row]], names: Sequence[str], side: int = 112) -> Image.Image:
-    """Kinds of images by name, side by side, in few colours: a picture for a README."""
+def contents(labels: np.ndarray, names: Sequence[str], ignore_label: int) -> str:
+    """The classes of a label map with their shares, for alternative texts: `cat 24 %, ignored 3 %`."""
+    pixels = np.bincount(labels.ravel(), minlength=256) / labels.size
+    shown = sorted(((pixels[n], name) for n, name in enumerate(names) if n and pixels[n]), reverse=True)
+    shown += [(pixels[ignore_label], "ignored")] * bool(pixels[ignore_label])
+    return ", ".join(f"{name} {100 * share:.0f} %" for share, name in shown) or "only background"
+
+
+def gallery_sheet(run: RunOutputs, side: int = 112) -> Image.Image | None:
+    """The best and the worst simple training images beside validation images; None if there are no label maps."""
+    halves = []
+    for kind in sorted(kinds(run), key=lambda kind: kind.name):
+        if kind.name.startswith(("simple", "validation")):
+            groups = choose(kind.ranked(run.args.max_images), *SHEET_ROWS)
+            cells = [kind.cells(id_) for ids in groups.values() for id_ in ids]
+            halves.append([{cell.title: cell.picture for cell in row} for row in cells])
+    if not any(halves):
+        return None
+    titles = [list(dict.fromkeys(title for row in rows for title in row)) for rows in halves]
     blank = np.full((side, side, 3), 255, np.uint8)
-    titles = [list(dict.fromkeys(c.title for row in half for c in row.cells)) for half in halves.values()]
-
-    def cells(row: Row, titles: Sequence[str]) -> list[np.ndarray]:
-        by_title = {cell.title: cell.picture for cell in row.cells}
-        return [by_title.get(title, blank) for title in titles]
-
-    rows = zip_longest(*halves.values(), fillvalue=Row("", None, []))
-    grid = [[picture for parts in zip(row, titles) for picture in cells(*parts)] for row in rows]
-    legend = [*((name, label) for label, name in enumerate(names) if label), ("ignored", 255)]
-    heads = [f"{half} {title}" if title == "image" else title
-             for half, row in zip(halves, titles) for title in row]  # fmt: skip
-    picture = contact_sheet(grid, heads, side, legend)
-    return picture.quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    grid = [
+        [row.get(title, blank) for row, columns in zip(rows, titles) for title in columns]
+        for rows in zip_longest(*halves, fillvalue={})
+    ]
+    legend = [*((name, label) for label, name in enumerate(run.names) if label), ("ignored", 255)]
+    sheet = contact_sheet(grid, [title for columns in titles for title in columns], side, legend)
+    return sheet.quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)

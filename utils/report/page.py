@@ -1,60 +1,79 @@
-"""The report as one page: it opens without a server, a network or a script."""
+"""Fills page.html.j2 with a run's outputs: one HTML file that needs no network and no script."""
 
+import importlib.util
 import time
 from pathlib import Path
 
+from datasets.voc import palette
+from utils.core.errors import InputError
+from utils.report import plots
 from utils.report.collect import RunOutputs
-from utils.report.curves import curves
-from utils.report.gallery_page import gallery
-from utils.report.markup import Markup, tag
-from utils.report.sections import confusion, label_scores, scores, time_spent, what_was_run
+from utils.report.gallery import choose, contents, data_uri, kinds
 
-STYLE = Path(__file__).with_name("report.css")
-SECTIONS = (
-    ("run", "What was run", what_was_run),
-    ("time", "Time", time_spent),
-    ("scores", "Scores", scores),
-    ("labels", "Quality of the training labels", label_scores),
-    ("curves", "Training", curves),
-    ("confusion", "Confusion", confusion),
-    ("gallery", "Gallery", gallery),
-)
-
-
-def headline(run: RunOutputs) -> list[Markup]:
-    """The mean IoU of every stage, and of when these results are."""
-    tiles = [
-        tag("li", tag("span", stage.name), tag("strong", f"{100 * stage.scores['Mean IoU']:.1f} %"))
-        for stage in run.stages
-        if stage.scores
-    ]
-    text = "Weakly supervised segmentation from image-level labels and saliency maps."
-    if tiles:
-        text += " Mean IoU on the validation images:"
-    parts = [tag("p", text)]
-    return [*parts, tag("ul", tiles, class_="tiles")] if tiles else parts
+FOLDER = Path(__file__).parent
+# Steps of a run and the demo's programs that belong to them.
+STEPS = {
+    "data set": ("datasets.openmoji",),
+    "stage 1, training": ("train.py",),
+    "stage 1, evaluation": ("evaluate.py",),
+    "stage 1, CRF": ("evaluate_crf.py",),
+    "pseudo labels": ("gen_label.py", "gen_label_crf.py", "gen_label_mining.py", "evaluate_labels.py"),
+    "stage 2, training": ("main.py train",),
+    "stage 2, evaluation": ("main.py test",),
+    "stage 2, CRF": ("main.py crf",),
+}
+VAL_ROWS, TRAIN_ROWS = (6, 4, 6), (4, 0, 4)  # images: the best, the middle, the worst
 
 
-def page(run: RunOutputs) -> Markup:
-    """The whole document."""
-    title = f"MDBA report: {run.root.resolve().name}"
-    written = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.newest()))
-    sections = [tag("section", tag("h2", name), build(run), id=id_) for id_, name, build in SECTIONS]
-    links = [tag("li", tag("a", name, href=f"#{id_}")) for id_, name, _ in SECTIONS]
-    problems = [tag("p", problem, class_="missing") for problem in run.problems]
-    body = tag(
-        "body",
-        tag("header", tag("h1", title), headline(run), problems),
-        tag("nav", tag("ul", links), aria_label="Contents"),
-        tag("main", sections),
-        tag("footer", tag("p", f"Results in {run.root}, the last of them written {written}. Made by ",
-                          tag("code", f"python report.py --run {run.root}"), ".")),
+def check_packages() -> None:
+    """Raise InputError if a package that only the report needs is missing."""
+    for package in ("jinja2", "matplotlib"):
+        if importlib.util.find_spec(package) is None:
+            raise InputError(f"the report needs {package}: pip install jinja2 matplotlib")
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """`41.3 s`, `4 min 14 s` or `7 h 05 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def plain(value: object) -> str:
+    """A value of a JSON file as text."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {plain(part)}" for key, part in value.items())
+    return ", ".join(map(plain, value)) if isinstance(value, list) else str(value)
+
+
+def render(run: RunOutputs) -> str:
+    """The page. InputError if jinja2 or matplotlib is missing."""
+    check_packages()
+    import jinja2
+
+    seconds = run.summary.get("seconds") or {}
+    steps = {step: sum(seconds.get(program, 0) for program in programs) for step, programs in STEPS.items()}
+    gallery = []
+    for kind in kinds(run):
+        ranked = kind.ranked(run.args.max_images)
+        groups = choose(ranked, *(VAL_ROWS if kind.name.startswith("val") else TRAIN_ROWS))
+        rows = {title: [(id_, kind.cells(id_)) for id_ in ids] for title, ids in groups.items()}
+        gallery.append((kind, min(run.args.max_images, len(kind.ids)), len(ranked), rows))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", title),
-        tag("style", Markup(STYLE.read_text(encoding="utf-8"))),
-    )
-    return Markup(f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n")
+    environment.filters |= {"percent": percent, "duration": duration, "plain": plain, "data_uri": data_uri}
+    return environment.get_template("page.html.j2").render(
+        run=run, plots=plots, gallery=gallery, contents=contents, palette=palette().tolist(),
+        steps={step: value for step, value in steps.items() if value},
+        written=time.strftime("%Y-%m-%d %H:%M", time.localtime(run.newest or run.root.stat().st_mtime)),
+        style=(FOLDER / "report.css").read_text(encoding="utf-8"),
+    )  # fmt: skip
