@@ -18,7 +18,8 @@ STYLE = Path(__file__).with_name("report.mplstyle")
 # matplotlib draws in placeholder colours, which become the variables of report.css.
 VARIABLES = ("--fg", "--muted", "--line", "--bg", "--s0", "--s1")
 COLOURS = FG, MUTED, LINE, BG, *SERIES = tuple(f"#{n:06}" for n in range(1, 7))
-MARKERS_UP_TO = 40  # points; longer lines are averaged to as many
+MARKERS_UP_TO = 40  # points; longer lines are averaged to MEANS points
+MEANS = 30
 RAW = 240  # points of the thin line behind the averages
 
 
@@ -92,11 +93,11 @@ def line_chart(title: str, unit: str, lines: dict[str, np.ndarray], mark: tuple[
             few = len(points) <= MARKERS_UP_TO
             if not few:
                 axes.plot(*binned(points, RAW).T, color=colour, linewidth=0.8, alpha=0.35)
-                points = binned(points, MARKERS_UP_TO, mark and mark[0])
+                points = binned(points, MEANS, mark and mark[0])
             marker = "o" if few else ""
             axes.plot(*points.T, style, color=colour, marker=marker, markersize=4, label=name)
         top = axis_top(np.concatenate([points[:, 1] for points in lines.values()]))
-        axes.set(xlim=(0, end), ylim=(0, 1.05 * top), xlabel="iteration", title=unit)
+        axes.set(xlim=(0, 1.03 * end), ylim=(0, 1.05 * top), xlabel="iteration", title=unit)
         axes.grid(visible=False, axis="x")
         axes.locator_params("x", nbins=5, integer=True)
         axes.locator_params("y", nbins=5, integer=unit.startswith("images"))
@@ -126,6 +127,7 @@ def bar_chart(title: str, rows: Sequence[tuple[str, float, str]]) -> str:
         bars = axes.barh(range(len(rows)), values, height=0.65, color=SERIES[0])
         axes.bar_label(bars, texts, padding=5)
         axes.set(xlim=(0, 1.4 * max(values) or 1), yticks=range(len(rows)), yticklabels=names)
+        axes.grid(visible=False)
         axes.xaxis.set_visible(False)
         axes.spines.bottom.set_visible(False)
         axes.invert_yaxis()
