@@ -1,4 +1,4 @@
-"""report.py: what a page holds, what it says where something is missing, and its parts."""
+"""report.py: the contents of the page, its hints for missing results, and its parts."""
 
 import json
 import shutil
@@ -12,10 +12,10 @@ from PIL import Image
 from report_run import NAMES, make_run
 
 from report import parse_args
-from utils.report.charts import make_axis, number, smoothed, thinned
+from utils.evaluation.metrics import COUNTS
+from utils.report import plots
 from utils.report.collect import RunOutputs
 from utils.report.gallery import choose
-from utils.report.markup import Markup, table, tag
 
 VOID = {"meta", "img"}
 
@@ -76,12 +76,12 @@ def test_page_holds_everything(run: Path) -> None:
     page = report(run)
     for text in (
         "python train.py --arch mini", "4 min 14 s", "stage 2, training", "1 h 06 min", "stage 2 + CRF", "+mining",
-        "0123abc", "<mini>", "begins at iteration 25,", "Kept images", "Dropped pixels", "Validation mIoU",
+        "0123abc", "<mini>", "begins at\niteration 25,", "Kept images", "Dropped pixels", "Validation mIoU",
         "Confusion matrix of stage 2 + CRF", "Confusion matrix of stage 1", "Simple training images",
         "saliency label", "pseudo label", *NAMES,
     ):  # fmt: skip
         assert text in page.text, text
-    assert "This command makes it" not in page.text
+    assert "This command creates it" not in page.text
     charts = [a for a in page.all("svg") if a.get("class") == "chart"]
     assert len(charts) == 10 and all(a["role"] == "img" and len(a["aria-label"]) > 20 for a in charts)
     images = page.all("img")
@@ -114,11 +114,11 @@ def test_same_run_same_page(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("gone", "sentence", "kept"),
     [
-        ("snapshots", "Not in a log of this run", "stage 2 + CRF"),
-        ("snapshots/run.json", "begins at iteration 120,", "Kept images"),
+        ("snapshots", "Not in the logs of this run", "stage 2 + CRF"),
+        ("snapshots/run.json", "first dropped image or pixel at\niteration 100,", "Kept images"),
         ("scores/scores.json", "No scores of stage 1.", "Confusion matrix of stage 2 + CRF"),
         ("scores", "No scores of the simple images' labels.", "Kept images"),
-        ("labels/val", "No label maps of stage 1 on", "stage 1 + CRF"),
+        ("logit_val", "No label maps of stage 1 on", "stage 1 + CRF"),
         ("step2", "No scores of stage 2.", "Confusion matrix of stage 1 + CRF"),
         ("pseudo_labels", "No pseudo labels for stage 2.", "stage 1 + CRF"),
         ("data", "No list of the validation images", "Confusion matrix of stage 2 + CRF"),
@@ -127,9 +127,6 @@ def test_same_run_same_page(run: Path, tmp_path: Path) -> None:
     ],
 )
 def test_missing_parts(own_run: Path, gone: str, sentence: str, kept: str) -> None:
-    summary = json.loads((own_run / "scores/summary.json").read_text())
-    summary["commands"][0]["command"] += " --denoise-from 120 --no-onf"
-    (own_run / "scores/summary.json").write_text(json.dumps(summary))
     path = own_run / gone
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     page = report(own_run)
@@ -146,35 +143,91 @@ def test_broken_files_are_named_and_left_out(own_run: Path) -> None:
     page = report(own_run)
     assert "class 99 is out of range" in page.text and "Simple training images" in page.text
     assert "scores_crf.json cannot be read" in page.text and "No scores of stage 1 + CRF." in page.text
-    assert "Left out for want of a readable label map: 1." in page.text
+    assert "Images without a readable label map: 1." in page.text
     assert "nan" not in page.text.lower().replace("nats", "")
 
 
 def test_layout_of_the_published_commands(own_run: Path, tmp_path: Path) -> None:
-    """The places of train.py, evaluate.py and so on: logits stand in for stage 1's label maps."""
+    """The default folders of train.py, evaluate.py and so on."""
     root = tmp_path / "project"
-    moves = {
-        "data": "dataset/VOC2012", "data/lists": "dataset/voc_list", "data/sal2gt": "dataset/sal2gt",
-        "labels/val_crf": "crf_val", "logit_train": "logit_train_aug", "step2": "step2/data",
-        "snapshots": "snapshots", "scores": "scores", "pseudo_labels": "pseudo_labels",
-    }  # fmt: skip
+    shutil.copytree(own_run, root, ignore=shutil.ignore_patterns("data", "labels", "summary.json"))
+    shutil.copytree(own_run / "step2/data", root / "step2/data")
+    moves = {"data": "VOC2012", "data/lists": "voc_list", "data/sal2gt": "sal2gt"}
     for old, new in moves.items():
-        shutil.copytree(own_run / old, root / new, dirs_exist_ok=True)
-    (root / "scores/summary.json").unlink()
-    for path in (own_run / "labels/val").glob("*.png"):
-        logits = np.eye(4, dtype=np.float32)[np.array(Image.open(path))].transpose(2, 0, 1)
-        (root / "logit_val").mkdir(exist_ok=True)
-        np.save(root / f"logit_val/{path.stem}.npy", logits)
+        shutil.copytree(own_run / old, root / "dataset" / new)
     page = report(root)
     assert "python train.py --arch mini" not in page.text and "python train.py --list-dir 'a b'" in page.text
-    assert "Times are recorded by `make demo` alone" in page.text
-    assert "This command makes it" not in page.text
+    assert "Only make demo records times" in page.text
+    assert "This command creates it" not in page.text
     count = len(page.all("img"))
-    assert count == 4 * 6 + 8 * 5 + 8 * 4  # labels before the mining are not kept
+    assert count == 4 * 6 + 8 * 5 + 8 * 4  # the labels before mining do not exist
     assert "stage 1 of val_" in page.all("img")[2]["alt"]
+    same = report(root, "--num-classes", 4, "--data-list", root / "dataset/voc_list/val.txt")
+    assert same.text == page.text
+
+
+def test_recorded_folders_are_used(own_run: Path, tmp_path: Path) -> None:
+    """Folders outside --run, from the recorded options of train.py and evaluate.py."""
+    page = report(own_run)
+    data = (own_run / "data").rename(tmp_path / "elsewhere")
+    assert len(report(own_run).all("img")) == 0
+    places = {
+        "data_dir": str(data),
+        "list_dir": str(data / "lists"),
+        "pseudo_label_dir": str(data / "sal2gt"),
+    }
+    made = json.loads((own_run / "snapshots/run.json").read_text())
+    (own_run / "snapshots/run.json").write_text(json.dumps(made | {"options": made["options"] | places}))
+    assert len(report(own_run).all("img")) == len(page.all("img"))
+
+
+def bold(run: Path) -> int:
+    return len([a for a in report(run).all("td") if a.get("class") == "best"])
+
+
+def test_scores_of_different_images_are_not_compared(own_run: Path) -> None:
+    assert bold(own_run) > 4 and "Not comparable" not in report(own_run).text
+    path = own_run / "scores/confusion_crf.json"
+    counts = json.loads(path.read_text())
+    total = sum(map(sum, counts[COUNTS]))
+    counts[COUNTS][1][2] += 5
+    path.write_text(json.dumps(counts))
+    text = report(own_run).text
+    assert bold(own_run) == 0 and text.count("Not comparable:") == 2 and "Bold:" not in text
+    assert f"stage 1: {total:,} pixels" in text and f"stage 1 + CRF: {total + 5:,} pixels" in text
+
+
+def test_scores_of_different_lists_are_not_compared(own_run: Path) -> None:
+    """The recorded lists decide if a confusion matrix is missing."""
+    (own_run / "scores/confusion.json").unlink()
+    (own_run / "scores/scores_run.json").write_text('{"options": {"data_list": "lists/half.txt"}}')
+    assert bold(own_run) > 4  # nothing is known about the other lists
+    config = "DATASET:\n  SPLIT:\n    VAL: val\n"
+    record = next(own_run.glob("step2/data/scores/*/*/*/scores.json")).with_name("scores_run.json")
+    record.write_text(json.dumps({"options": {"config": config}}))
+    text = report(own_run).text
     assert (
-        report(root, "--num-classes", 4, "--data-list", root / "dataset/voc_list/val.txt").text == page.text
+        bold(own_run) == 0 and "unknown number of pixels, list half;" in text and "pixels, list val;" in text
     )
+
+
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
+def test_missing_package(own_run: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    line = error_line("report.py", "--run", own_run)
+    assert package in line and "pip install jinja2 matplotlib" in line
+    assert not (own_run / "report.html").exists()
+
+
+def test_names_are_escaped(own_run: Path) -> None:
+    """In every place where a name of the user's appears: the page, the figures, the alternative texts."""
+    script, names = "<script>alert('1')</script>", own_run / "names.txt"
+    names.write_text(f'{script}\n$x$ --> & "\n{{{{ 7 * 7 }}}}\n')
+    for path in own_run.glob("snapshots/run.json"):
+        path.write_text(path.read_text().replace("<mini>", script))
+    page = report(own_run, "--class-names", names)
+    assert not page.all("script") and page.text.count(script) > 5 and "{{ 7 * 7 }}" in page.text
+    assert '$x$ --> & "' in page.text
 
 
 def test_where_denoising_begins(own_run: Path) -> None:
@@ -228,31 +281,39 @@ def test_choose() -> None:
     assert list(choose(ranked[:7], 2, 3, 2).values()) == [[id_ for id_, _ in ranked[:7]]]
     unknown = [(id_, None) for id_, _ in ranked]
     assert list(choose(unknown, 2, 0, 2).values()) == [["00", "10", "20", "30"]]
-    assert choose([], 2, 3, 2) == {"All, the best first": []}
+    assert choose([], 2, 3, 2) == {"All, best first": []}
 
 
 @pytest.mark.parametrize("high", [1e-9, 0.004, 0.31, 1, 7, 8.79, 100, 12000])
-@pytest.mark.parametrize("whole", [False, True])
-def test_axis(high: float, whole: bool) -> None:
-    axis = make_axis(0, high, whole=whole)
-    steps = np.diff(axis.ticks)
-    assert axis.low == 0 and axis.high >= high * 0.999 and 1 <= len(steps) <= 8
-    assert np.allclose(steps, steps[0]) and axis.ticks[-1] == pytest.approx(axis.high)
-    texts = [number(tick, steps[0]) for tick in axis.ticks]
-    assert len(set(texts)) == len(texts)  # no two ticks read the same
-    assert not whole or steps[0] >= 1
+@pytest.mark.parametrize("unit", ["nats", "images per batch"])
+def test_axis(high: float, unit: str) -> None:
+    lines = {"line": np.array([[10.0, 0.0], [12000.0, high]])}
+    texts = Page(plots.line_chart("title", unit, lines, None)).texts
+    ticks = [text for text in texts[texts.index("iteration") :] if re.fullmatch(r"[\d.]+", text)]
+    assert 2 <= len(ticks) <= 8 and len(set(ticks)) == len(ticks)  # no two ticks read the same
+    assert unit == "nats" or all(tick.isdigit() for tick in ticks)
 
 
 def test_lines_keep_their_means() -> None:
-    points = [(float(n), float(n % 7)) for n in range(1000)]
-    assert len(thinned(points, 240)) == 240 and thinned(points[:5], 240) == points[:5]
-    assert smoothed(points, 3)[500] == (500.0, 3.0)
-    steps = [(float(n), float(n >= 50)) for n in range(100)]
-    assert smoothed(steps, 9, edge=50) == steps  # nothing is seen before it begins
+    points = np.array([(float(n), float(n % 7)) for n in range(1000)])
+    means = plots.binned(points, 240)
+    assert len(means) == 240 and np.allclose(means[:, 1].mean(), 3, rtol=0.01)
+    steps = np.array([(float(n), float(n >= 50)) for n in range(100)])
+    means = plots.binned(steps, 30, edge=50)
+    assert set(means[:, 1]) == {0, 1} and 30 <= len(means) <= 31  # nothing is averaged across the edge
+    assert len(plots.binned(steps[:5], 30, edge=50)) <= 5
 
 
-def test_markup_escapes() -> None:
-    assert (
-        tag("p", "<&>", Markup("<b></b>"), None, class_='"') == '<p class="&quot;">&lt;&amp;&gt;<b></b></p>'
-    )
-    assert '<th scope="row">&lt;</th><td>1</td>' in table("c", ["a", "b"], [("<", 1)])
+def test_outliers_do_not_flatten_a_curve() -> None:
+    values = np.concatenate([[50.0], np.ones(99)])
+    assert plots.axis_top(values) == 1.25 and plots.axis_top(values[:20]) == 50
+    assert plots.axis_top(np.zeros(3)) == 1
+
+
+def test_figures_follow_the_page(run: Path) -> None:
+    """No colour of their own, no style for the rest of the page, and IDs that are unique on it."""
+    page = report(run)
+    assert not [a for a in page.all("path") if re.search("#[0-9a-f]{6}", a.get("style", ""))]
+    assert len(page.all("style")) == 1
+    ids = [a["id"] for _, a in page.seen if "id" in a]
+    assert len(ids) == len(set(ids))

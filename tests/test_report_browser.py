@@ -1,4 +1,4 @@
-"""The report in a real browser: on a phone and on a desk, light and dark, and printed."""
+"""The report in a browser: on a phone and a desktop, light, dark and printed."""
 
 import base64
 import shutil
@@ -20,7 +20,7 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 
-# What is wrong with the pictures: not loaded, without alternative text, without a caption.
+# Pictures that are not loaded, or without an alternative text or a caption.
 PICTURES = """
 return [...document.querySelectorAll('img, svg[role=img]')].filter(p => {
   const caption = p.closest('figure')?.querySelector(':scope > figcaption');
@@ -29,14 +29,14 @@ return [...document.querySelectorAll('img, svg[role=img]')].filter(p => {
   return !drawn || !text || !caption || !caption.innerText.trim();
 }).map(p => p.outerHTML.slice(0, 200));
 """
-# Elements that stick out of the window, but for what scrolls in a box of its own.
+# Elements that extend beyond the window, except for those that scroll.
 OVERFLOW = """
 const limit = document.documentElement.clientWidth + 0.5;
 return [...document.body.querySelectorAll('*')].filter(e =>
   !e.closest('.scroll > *') && !e.closest('svg *') && e.getBoundingClientRect().right > limit
 ).map(e => e.outerHTML.slice(0, 200));
 """
-# Texts of an svg that reach over its edge, or over one another.
+# Texts of a figure that extend beyond its edge or overlap.
 CHART_TEXTS = """
 const wrong = [];
 for (const svg of document.querySelectorAll('svg.chart')) {
@@ -51,7 +51,7 @@ for (const svg of document.querySelectorAll('svg.chart')) {
 }
 return wrong;
 """
-# Contrast of every text with what lies behind it, by WCAG's formula; translucent backgrounds are blended.
+# Texts with too little contrast by WCAG's formula. Translucent backgrounds are blended.
 CONTRAST = """
 const parse = c => { const v = c.match(/[\\d.]+/g).map(Number); return v.length > 3 ? v : [...v, 1]; };
 const over = (a, b) => [0, 1, 2].map(k => a[k] * a[3] + b[k] * (1 - a[3])).concat(1);

@@ -10,7 +10,7 @@ from utils.core.distributed import all_reduce_sum, batch_mean
 # T_class of the published run, aeroplane to tvmonitor. Measured on VOC, so valid for its 20 classes only.
 VOC_IOU_THRESHOLDS = tuple(
     float(T)
-    for T in "0.4 0.5 0.5 0.5 0.5 0.6 0.6 0.6 0.4 0.6 0.0 0.7 0.6 0.5 0.6 0.4 0.6 0.4 0.5 0.4".split()
+    for T in ["0.4", "0.5", "0.5", "0.5", "0.5", "0.6", "0.6", "0.6", "0.4", "0.6", "0.0", "0.7", "0.6", "0.5", "0.6", "0.4", "0.6", "0.4", "0.5", "0.4"]
 )
 
 

@@ -1,4 +1,4 @@
-"""Pictures for a person: palette masks, overlays, and rows of them side by side."""
+"""Overlays of label maps on images, and contact sheets of both."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from datasets.voc import palette
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, opacity: float = 0.6) -> np.ndarray:
-    """Labels painted over an H x W x 3 RGB picture, background left clear."""
+    """Paint labels over an H x W x 3 RGB image; the background stays as it is."""
     colours = palette()[labels].astype(np.float32)
     painted = image * (1 - opacity) + colours * opacity
     return np.where(labels[..., None] > 0, painted, image).astype(np.uint8)
@@ -21,13 +21,13 @@ def contact_sheet(
     side: int = 128,
     legend: Sequence[tuple[str, int]] = (),
 ) -> Image.Image:
-    """Pictures (H x W x 3 RGB or H x W labels) in a grid, a title over each column, a legend below.
+    """Arrange pictures (H x W x 3 RGB or H x W labels) in a grid, with column titles and a legend.
 
     Args:
-        rows: a row of pictures per image; each is fitted into side x side.
+        rows: one row of pictures per image, each scaled to fit side x side.
         titles: one per column.
-        side: pixels of a cell.
-        legend: (class name, label) pairs, shown in the labels' colours.
+        side: size of a cell in pixels.
+        legend: (class name, label) pairs, shown in the colours of the labels.
     """
     gap, head = 6, 22
     width = gap + (side + gap) * len(titles)

@@ -77,21 +77,20 @@ class Stage(NamedTuple):
 
     name: str
     command: str  # makes the results
-    scores: dict  # empty if there are none
-    labels: list[str]  # names in the confusion matrix
-    matrix: list[list[int]]  # rows are true labels; empty if there is none
+    scores: dict
+    counts: dict  # confusion.json
     data_list: str | None  # name of the list of images
     folder: Path | None  # label maps or logits
 
     @property
-    def pixels(self) -> tuple[int, ...]:
-        """Scored pixels of each true label."""
-        return tuple(sum(row) for row in self.matrix)
+    def matrix(self) -> list[list[int]]:
+        """The confusion matrix, true labels in rows; empty if unknown."""
+        return self.counts.get(COUNTS, [])
 
     @property
-    def size(self) -> int:
-        """Number of labels in the confusion matrix."""
-        return len(self.matrix)
+    def pixels(self) -> tuple[int, ...]:
+        """Scored pixels of each true label; empty if unknown."""
+        return tuple(map(sum, self.matrix))
 
 
 class RunOutputs:
@@ -106,7 +105,7 @@ class RunOutputs:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.root, self.args, self.problems, self.recorded = args.run, args, [], {}
-        self.newest = 0.0  # modification time of the newest file read, in seconds since the epoch
+        self.newest = 0.0  # modification time of the newest file read
         if not self.root.is_dir():
             raise InputError(f"{self.root} not found: --run names the folder that the scripts wrote to")
         snapshots = self.place("snapshot_dir") or self.root / "snapshots"
@@ -123,6 +122,7 @@ class RunOutputs:
         }
         self.stages = self._stages(scores)
         self.names = self._class_names()
+        self.confusions = [stage for stage in self.stages if len(stage.matrix) == len(self.names)]
         found = (self.train_log, self.val_log, self.step2_log, *self.label_scores.values())
         if not any((*found, self.place("pseudo_label_dir"), *(s.scores or s.folder for s in self.stages))):
             raise InputError(
@@ -168,32 +168,25 @@ class RunOutputs:
 
     def read_lines(self, path: Path | None) -> list[dict]:
         """The lines of a log; incomplete ones are skipped."""
-        lines = []
-        for text in self._read(path).splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:
-                continue
-        return [line for line in lines if isinstance(line, dict) and {"i", "iteration"} & set(line)]
+        lines = [json.loads(line) for line in self._read(path).splitlines() if line.endswith("}")]
+        return [line for line in lines if {"i", "iteration"} & set(line)]
 
     def denoising(self) -> tuple[int, bool] | None:
         """The first iteration with ONF and PND, and whether the options tell it (else: seen in the log)."""
-        if self.options.get("no_onf") and self.options.get("no_pnd"):
+        options, log = self.options, self.train_log
+        if options.get("no_onf") and options.get("no_pnd"):
             return None
-        start, steps = self.options.get("denoise_from"), self.options.get("num_steps")
-        if start is None and steps:
-            start = steps // 12
-        if start is not None:
-            return start, True
-        most = max((line.get("kept", 0) for line in self.train_log), default=0)
-        drops = (n["i"] for n in self.train_log if n.get("dropped", 0) > 0 or n.get("kept", most) < most)
-        first = next(drops, None)
-        return None if first is None else (first, False)
+        if options:
+            start = options.get("denoise_from")
+            return options["num_steps"] // 12 if start is None else start, True
+        most = max((line.get("kept", 0) for line in log), default=0)
+        drops = (line["i"] for line in log if line.get("dropped", 0) > 0 or line.get("kept", most) < most)
+        return next(((first, False) for first in drops), None)
 
     def comparable(self) -> bool:
         """Whether all stages were scored on the same images, as far as the files tell."""
         scored = [stage for stage in self.stages if stage.scores]
-        pixels = [stage.pixels for stage in scored if stage.matrix]
+        pixels = [stage.pixels for stage in scored if stage.pixels]
         lists = {stage.data_list for stage in scored if stage.data_list}
         return len(set(pixels)) < 2 and (len(pixels) == len(scored) or len(lists) < 2)
 
@@ -222,32 +215,18 @@ class RunOutputs:
             data_list = options.get("data_list")
             if "config" in options:  # of stage 2
                 data_list = yaml.safe_load(options["config"])["DATASET"]["SPLIT"]["VAL"]
-            values = (
-                self.read_json(path, "Mean IoU", "Class IoU"),
-                counts.get("labels", []),
-                counts.get(COUNTS, []),
-            )
-            stages.append(
-                Stage(name, self.hint(command), *values, data_list and Path(data_list).stem, folder)
-            )
+            list_name = data_list and Path(data_list).stem
+            found = self.read_json(path, "Mean IoU", "Class IoU")
+            stages.append(Stage(name, self.hint(command), found, counts, list_name, folder))
         return stages
 
     def _class_names(self) -> list[str]:
         """Names of all labels: from the options, the scores, the training, or VOC's."""
         file, count = self.args.class_names, self.args.num_classes
-        labels = next((stage.labels for stage in self.stages if stage.labels), None)
-        if file is None and labels and count in (None, len(labels)):
-            return [str(name) for name in labels]
-        if file is None:
-            lists = self.place("list_dir") or self.root
-            files = [Path(self.recorded.get("class_names") or ""), lists / "class_names.txt"]
-            file = next((path for path in files if path.is_file()), None)
-        found = [len(stage.scores["Class IoU"]) for stage in self.stages if stage.scores]
-        count = count or (found or [self.recorded.get("num_classes", len(VOC_CLASSES) + 1)])[0]
-        try:
-            return read_class_names(file, count)
-        except InputError as error:
-            if self.args.class_names:
-                raise
-            self.problems.append(str(error))
-            return read_class_names(None, count)
+        labels = next((stage.counts["labels"] for stage in self.stages if stage.counts), [])
+        if labels and file is None and count in (None, len(labels)):
+            return labels
+        recorded = Path(self.recorded.get("class_names") or "")
+        file = file or (recorded if recorded.is_file() else None)
+        count = count or len(labels) or self.recorded.get("num_classes", len(VOC_CLASSES) + 1)
+        return read_class_names(file, count)

@@ -44,15 +44,6 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def plain(value: object) -> str:
-    """A value of a JSON file as text."""
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "–"}[value]
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {plain(part)}" for key, part in value.items())
-    return ", ".join(map(plain, value)) if isinstance(value, list) else str(value)
-
-
 def render(run: RunOutputs) -> str:
     """The page. InputError if jinja2 or matplotlib is missing."""
     check_packages()
@@ -67,13 +58,14 @@ def render(run: RunOutputs) -> str:
         rows = {title: [(id_, kind.cells(id_)) for id_ in ids] for title, ids in groups.items()}
         gallery.append((kind, min(run.args.max_images, len(kind.ids)), len(ranked), rows))
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"percent": percent, "duration": duration, "plain": plain, "data_uri": data_uri}
+        loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": percent, "duration": duration, "data_uri": data_uri}
+    environment.globals |= {"plots": plots, "contents": contents, "palette": palette().tolist()}
     return environment.get_template("page.html.j2").render(
-        run=run, plots=plots, gallery=gallery, contents=contents, palette=palette().tolist(),
+        run=run,
+        gallery=gallery,
         steps={step: value for step, value in steps.items() if value},
-        written=time.strftime("%Y-%m-%d %H:%M", time.localtime(run.newest or run.root.stat().st_mtime)),
+        written=time.strftime("%Y-%m-%d %H:%M", time.localtime(run.newest or None)),
         style=(FOLDER / "report.css").read_text(encoding="utf-8"),
-    )  # fmt: skip
+    )

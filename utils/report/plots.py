@@ -96,11 +96,12 @@ def line_chart(title: str, unit: str, lines: dict[str, np.ndarray], mark: tuple[
                 points = binned(points, MEANS, mark and mark[0])
             marker = "o" if few else ""
             axes.plot(*points.T, style, color=colour, marker=marker, markersize=4, label=name)
-        top = axis_top(np.concatenate([points[:, 1] for points in lines.values()]))
+        whole = unit.startswith("images")
+        top = max(axis_top(np.concatenate([points[:, 1] for points in lines.values()])), whole)
         axes.set(xlim=(0, 1.03 * end), ylim=(0, 1.05 * top), xlabel="iteration", title=unit)
         axes.grid(visible=False, axis="x")
         axes.locator_params("x", nbins=5, integer=True)
-        axes.locator_params("y", nbins=5, integer=unit.startswith("images"))
+        axes.locator_params("y", nbins=5, integer=whole)
         axes.xaxis.set_major_formatter("{x:,.0f}")
         if len(lines) > 1:
             axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderpad=0.2)
