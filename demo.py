@@ -86,8 +86,8 @@ class Demo:
             "--snapshot-dir",
             self.out / "snapshots",
         )
-        options = (*places, *network, "--random-mirror", *schedule, *thresholds)
-        options += (*(PLAIN if self.args.plain else ()), *run, "--channels-last", "--num-workers", 0)
+        method = (*schedule, *thresholds, *(PLAIN if self.args.plain else ()))
+        options = (*places, *network, "--random-mirror", *method, *run, "--channels-last", "--num-workers", 0)
         self.run("train.py", *self.images, *self.names, *options)
 
     def evaluate(self) -> None:

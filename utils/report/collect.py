@@ -104,7 +104,9 @@ class RunOutputs:
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.root, self.args, self.problems, self.recorded = args.run, args, [], {}
+        self.root, self.args = args.run, args
+        self.problems: list[str] = []
+        self.recorded: dict = {}
         self.newest = 0.0  # modification time of the newest file read
         if not self.root.is_dir():
             raise InputError(f"{self.root} not found: --run names the folder that the scripts wrote to")
@@ -192,7 +194,9 @@ class RunOutputs:
 
     def label_maps(self, title: str, folder: Path | None, align_corners: bool = True) -> LabelMaps | None:
         """The label maps of a folder; None without a folder."""
-        return folder and LabelMaps(title, folder, len(self.names), self.args.ignore_label, align_corners)
+        if folder is None:
+            return None
+        return LabelMaps(title, folder, len(self.names), self.args.ignore_label, align_corners)
 
     def _newest(self, pattern: str) -> Path | None:
         """The output of stage 2 that was written last, among all configurations."""
@@ -223,7 +227,7 @@ class RunOutputs:
     def _class_names(self) -> list[str]:
         """Names of all labels: from the options, the scores, the training, or VOC's."""
         file, count = self.args.class_names, self.args.num_classes
-        labels = next((stage.counts["labels"] for stage in self.stages if stage.counts), [])
+        labels: list[str] = next((stage.counts["labels"] for stage in self.stages if stage.counts), [])
         if labels and file is None and count in (None, len(labels)):
             return labels
         recorded = Path(self.recorded.get("class_names") or "")

@@ -70,7 +70,7 @@ class Kind:
                     found.append((id_, self.score(truth, labels)["Mean IoU"]))
                 elif self.columns[-1].exists(id_):
                     found.append((id_, None))
-        return sorted(found, key=lambda item: (-item[1], item[0])) if self.truth else found
+        return sorted(found, key=lambda item: (-(item[1] or 0), item[0])) if self.truth else found
 
     def cells(self, id_: str) -> list[Cell]:
         """The pictures of an image that exist."""
@@ -159,7 +159,8 @@ def gallery_sheet(run: RunOutputs, side: int = 112) -> Image.Image | None:
         if kind.name.startswith(("simple", "validation")):
             groups = choose(kind.ranked(run.args.max_images), *SHEET_ROWS)
             cells = [kind.cells(id_) for ids in groups.values() for id_ in ids]
-            halves.append([{cell.title: cell.picture for cell in row} for row in cells])
+            image = f"{kind.name.split()[0]} image"
+            halves.append([{c.title.replace("image", image): c.picture for c in row} for row in cells])
     if not any(halves):
         return None
     titles = [list(dict.fromkeys(title for row in rows for title in row)) for rows in halves]

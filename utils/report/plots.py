@@ -49,15 +49,15 @@ def draw(description: str, height: float, plot: Callable[["Axes"], None]) -> str
     rest = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", rest)
     for colour, variable in zip(COLOURS, VARIABLES):
         rest = rest.replace(colour, f"var({variable})")
-    text, view = html.escape(description), re.search(r'viewBox="[^"]*"', start)[0]
+    text, view = html.escape(description), re.findall(r'viewBox="[^"]*"', start)[0]
     return f'<svg class="chart" role="img" aria-label="{text}" {view}><title>{text}</title>{rest}'
 
 
 def binned(points: np.ndarray, count: int, edge: float | None = None) -> np.ndarray:
     """At most `count` of the N x 2 points, each the mean of its neighbours on the same side of x = `edge`."""
     sides = np.split(points, [] if edge is None else [np.searchsorted(points[:, 0], edge)])
-    parts = [part for side in sides for part in np.array_split(side, -(-len(side) * count // len(points)))]
-    return np.array([part.mean(0) for part in parts if len(part)])
+    parts = [np.array_split(side, -(-len(side) * count // len(points))) for side in sides if len(side)]
+    return np.array([part.mean(0) for side in parts for part in side if len(part)])
 
 
 def axis_top(values: np.ndarray) -> float:
@@ -108,9 +108,9 @@ def line_chart(title: str, unit: str, lines: dict[str, np.ndarray], mark: tuple[
         if mark is not None and 0 <= mark[0] <= end:
             axes.axvline(mark[0], color=MUTED, linestyle="--", linewidth=1)
             side = "left" if mark[0] < 0.6 * end else "right"
-            place = {"transform": axes.get_xaxis_transform(), "ha": side, "va": "top"}
-            box = {"facecolor": BG, "edgecolor": "none", "alpha": 0.8, "pad": 0}
-            axes.text(mark[0], 1, f" {mark[1]} ", color=MUTED, size=10, bbox=box, **place)
+            text = axes.text(mark[0], 1, f" {mark[1]} ", color=MUTED, size=10, ha=side, va="top")
+            text.set(transform=axes.get_xaxis_transform())
+            text.set_bbox({"facecolor": BG, "edgecolor": "none", "alpha": 0.8, "pad": 0})
 
     parts = [
         f"{name}: {y[0]:.3g} at iteration {x[0]:,.0f}, {y[-1]:.3g} at {x[-1]:,.0f},"
