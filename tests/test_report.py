@@ -1,7 +1,9 @@
 """report.py: the contents of the page, its hints for missing results, and its parts."""
 
 import json
+import re
 import shutil
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 

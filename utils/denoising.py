@@ -8,10 +8,7 @@ from datasets.voc import IGNORE_LABEL
 from utils.core.distributed import all_reduce_sum, batch_mean
 
 # T_class of the published run, aeroplane to tvmonitor. Measured on VOC, so valid for its 20 classes only.
-VOC_IOU_THRESHOLDS = tuple(
-    float(T)
-    for T in ["0.4", "0.5", "0.5", "0.5", "0.5", "0.6", "0.6", "0.6", "0.4", "0.6", "0.0", "0.7", "0.6", "0.5", "0.6", "0.4", "0.6", "0.4", "0.5", "0.4"]
-)
+VOC_IOU_THRESHOLDS = tuple(n / 10 for n in (4, 5, 5, 5, 5, 6, 6, 6, 4, 6, 0, 7, 6, 5, 6, 4, 6, 4, 5, 4))
 
 
 def foreground_iou(logits: Tensor, labels: Tensor, ignore_label: int = IGNORE_LABEL) -> Tensor:
