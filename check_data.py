@@ -57,7 +57,7 @@ def find(args: argparse.Namespace) -> Iterator[checks.Finding]:
 def main(args: argparse.Namespace) -> None:
     findings = list(find(args))
     for finding in findings:
-        print(f"{finding.level:<8} {finding.count:>7}  {finding.text}; first: {finding.first}")
+        print(f"{finding.level:<8} {finding.number:>7}  {finding.text}; first: {finding.first}")
     errors = sum(finding.level == "error" for finding in findings)
     if errors:
         raise InputError(f"{errors} kinds of error in the data (table above): training would go wrong")

@@ -1,23 +1,23 @@
-"""From the official archives to what training reads: the label folder and the lists.
+"""Prepare PASCAL VOC 2012 and SBD for training: create the label directory and the image lists.
 
     python prepare_voc.py --devkit VOCdevkit/VOC2012 --sbd benchmark_RELEASE
     python prepare_voc.py --download
 
-Makes SegmentationClassAug/ID.png under --devkit (or --out): VOC's own masks where VOC has them, SBD's elsewhere, with
-255 for VOC's cream-coloured borders. And in --list-dir:
+Creates SegmentationClassAug/ID.png in --devkit (or --out), with VOC's masks where available and SBD's otherwise.
+VOC's cream-coloured borders have the label 255. Also writes to --list-dir:
 
-    train_aug.txt    VOC's segmentation training images and SBD's, without VOC's validation images, sorted
-    train_cls.txt    the same with their classes: every object of Annotations/ID.xml, difficult ones included
-    val.txt          VOC's segmentation validation images
-    simple_list.txt  of train_cls, those with one class and a pseudo label with foreground in --sal2gt
-    complex_list.txt all others
+    train_aug.txt     segmentation training images of VOC and of SBD, without VOC's validation images, sorted
+    train_cls.txt     the same with their classes: all objects in Annotations/ID.xml, difficult ones included
+    val.txt           VOC's segmentation validation images
+    simple_list.txt   images of train_cls with one class, and a pseudo label with foreground in --sal2gt
+    complex_list.txt  all other images of train_cls
 
-The last two wait for the pseudo labels: run gen_sal2gt.py, then this script again. Run again, it makes what is
-missing and touches no mask that is there; without --sbd, masks that are there already count as SBD's. Reading SBD's
-masks needs scipy, --download (3.5 GB) torchvision.
+The last two need the pseudo labels: run gen_sal2gt.py, then this script again. When rerun, the script creates what is
+missing and leaves existing masks unchanged; without --sbd, existing masks count as SBD's. SBD's masks need scipy, and
+--download (3.5 GB) needs torchvision.
 
-VOC's masks are hard-linked where the file system allows it: replace such a file, never write into it, or VOC's own
-mask changes with it. (Every script here replaces.)
+VOC's masks are hard-linked if the file system supports it. Replace such files instead of modifying them in place, or
+the originals change too. (All scripts here replace files.)
 """
 
 import argparse
@@ -28,13 +28,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from datasets import voc_sbd
-from datasets.labels import save_labels
+from datasets.images import image_size
+from datasets.labels import save_labels, validate_labels
 from datasets.lists import Entry, read_list
 from datasets.splits import write_list, write_split
 from datasets.voc_sbd import SBD_ARCHIVE, VOC_ARCHIVE
 from utils.core import cli
 from utils.core.errors import InputError, run_script
-from utils.core.files import atomic_write
+from utils.core.files import atomic_write, error_reason
 
 PUBLISHED = {"train_cls": 10_582, "simple": 6_681, "complex": 3_901, "val": 1_449}
 
@@ -42,50 +43,58 @@ PUBLISHED = {"train_cls": 10_582, "simple": 6_681, "complex": 3_901, "val": 1_44
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
-    add("--devkit", type=Path, default=Path("dataset/VOC2012"), help="folder VOC2012, or VOCdevkit around it")
-    add("--sbd", type=Path, help="folder benchmark_RELEASE, its dataset, or the one around it")
-    add("--out", type=Path, help="folder of the masks (SegmentationClassAug in --devkit, unless given)")
-    add("--list-dir", type=Path, default=Path("dataset/voc_list"), help="folder of the lists")
+    add(
+        "--devkit",
+        type=Path,
+        default=Path("dataset/VOC2012"),
+        help="directory VOC2012, or its parent VOCdevkit",
+    )
+    add("--sbd", type=Path, help="directory benchmark_RELEASE, its parent, or its subdirectory dataset")
+    add("--out", type=Path, help="directory of the masks (default: SegmentationClassAug in --devkit)")
+    add("--list-dir", type=Path, default=Path("dataset/voc_list"), help="directory of the lists")
     add("--sal2gt", type=Path, default=Path("dataset/sal2gt"), help="pseudo labels, ID.png")
     add(
-        "--download", action="store_true", help="fetch what is missing to --devkit, and --sbd (SBD beside it)"
+        "--download",
+        action="store_true",
+        help="download what is missing to --devkit and --sbd (default: SBD)",
     )
     return parser.parse_args(argv)
 
 
 def first_folder(candidates: Iterable[Path], inside: str) -> Path | None:
+    """The first candidate that has the subdirectory `inside`; None if none has."""
     return next((folder for folder in candidates if (folder / inside).is_dir()), None)
 
 
 def find_devkit(path: Path) -> Path | None:
-    """The folder VOC2012 at or below a path; None where it has no lists."""
+    """The directory VOC2012 at or below `path`; None if there is none with lists."""
     return first_folder((path, path / "VOC2012", path / "VOCdevkit" / "VOC2012"), "ImageSets/Segmentation")
 
 
 def find_sbd(path: Path) -> Path | None:
-    """SBD's folder with cls/ at or below a path."""
+    """SBD's directory with cls/ at or below `path`; None if there is none."""
     return first_folder((path, path / "dataset", path / "benchmark_RELEASE" / "dataset"), "cls")
 
 
 def download(devkit: Path, sbd: Path) -> None:
-    """Fetch VOC 2012 to `devkit` and SBD to `sbd` through torchvision, each unless it is there.
+    """Download VOC 2012 to `devkit` and SBD to `sbd` with torchvision, unless they exist.
 
     Raises:
         InputError: torchvision cannot be imported, or a download fails.
     """
     try:
         from torchvision.datasets import SBDataset, VOCSegmentation
-    except (ImportError, RuntimeError) as error:  # RuntimeError: built for another torch
+    except (ImportError, RuntimeError) as error:  # RuntimeError: built for another version of torch
         raise InputError(
-            f"--download needs torchvision, which cannot be imported ({voc_sbd.reason(error)}): install it, or fetch"
-            f" {VOC_ARCHIVE} and SBD's {SBD_ARCHIVE} and give --devkit and --sbd"
+            f"--download needs torchvision, which cannot be imported ({error_reason(error)}): install it, or"
+            f" download {VOC_ARCHIVE} and SBD's {SBD_ARCHIVE} and use --devkit and --sbd"
         ) from None
     if find_sbd(sbd) is None:
-        voc_sbd.load_scipy()  # SBDataset wants it too: say so before gigabytes are fetched
+        voc_sbd.load_scipy()  # SBDataset needs it: fail before downloading gigabytes
     if find_devkit(devkit) is None:
         if devkit.exists():
             raise InputError(
-                f"{devkit} holds something other than VOC 2012: name another --devkit to download to"
+                f"{devkit} contains something other than VOC 2012: choose another --devkit to download to"
             )
         fetch(VOC_ARCHIVE, lambda: VOCSegmentation(devkit.parent, "2012", "trainval", download=True))
         if find_devkit(devkit) is None:
@@ -95,96 +104,103 @@ def download(devkit: Path, sbd: Path) -> None:
 
 
 def fetch(archive: str, start: Callable[[], object]) -> None:
+    """Run a download; any failure becomes an InputError."""
     try:
         start()
-    except Exception as error:  # network, disk, archive, checksum: each library has its own
+    except Exception as error:  # network, disk, archive or checksum: many types of exception
         raise InputError(
-            f"{archive} could not be downloaded ({voc_sbd.reason(error)}): fetch and unpack it yourself"
+            f"{archive} could not be downloaded ({error_reason(error)}): download and unpack it manually"
         ) from None
 
 
 def voc_ids(devkit: Path, name: str) -> list[str]:
+    """The images of one of VOC's segmentation lists."""
     path = devkit / "ImageSets" / "Segmentation" / f"{name}.txt"
     if not path.is_file():
-        raise InputError(f"{path} not found: unpack {VOC_ARCHIVE} again")
+        raise InputError(f"{path} not found{voc_sbd.UNPACK_VOC}")
     return [entry.id for entry in read_list(path, voc_sbd.NUM_CLASSES, labelled=False)]
 
 
 def sbd_ids(sbd: Path) -> list[str]:
-    """All images of SBD: those of its two lists, or, where one is missing, all that have a mask."""
+    """All images of SBD: those in its two lists or, if one is missing, those with a mask."""
     lists = [sbd / "train.txt", sbd / "val.txt"]
     if all(path.is_file() for path in lists):
         return [entry.id for path in lists for entry in read_list(path, voc_sbd.NUM_CLASSES, labelled=False)]
     return visible(sbd / "cls", ".mat")
 
 
-def visible(folder: Path, ending: str) -> list[str]:
-    return [path.stem for path in folder.glob(f"*{ending}") if not path.name.startswith(".")]
+def visible(folder: Path, suffix: str) -> list[str]:
+    """Stems of the files in a directory that have the suffix and are not hidden."""
+    return [path.stem for path in folder.glob(f"*{suffix}") if not path.name.startswith(".")]
 
 
 def link_or_copy(source: Path, target: Path) -> None:
+    """Hard-link a file, or copy it if that is not possible."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source.resolve(), target)
-    except OSError:  # another file system, or one without links
+    except OSError:  # on another file system, or links are not supported
         with atomic_write(target) as file:
             file.write(source.read_bytes())
 
 
-def make_mask(source: Path, target: Path, image: Path, loadmat: Callable | None) -> None:
-    """One mask from VOC's .png or, by scipy's `loadmat`, from SBD's .mat; it must have its image's size."""
-    size = voc_sbd.image_size(image)
+def make_mask(source: Path, target: Path, image: Path) -> None:
+    """Create one mask from VOC's .png or SBD's .mat, which must have the size of its image."""
+    size = image_size(image, voc_sbd.UNPACK_VOC)
     if source.suffix == ".mat":
-        save_labels(target, voc_sbd.checked(voc_sbd.sbd_mask(source, loadmat), size, source))
-        return
-    labels, as_it_is = voc_sbd.voc_mask(source)
-    labels = voc_sbd.checked(labels, size, source)
-    if as_it_is:
+        labels, unchanged = voc_sbd.sbd_mask(source), False
+    else:
+        labels, unchanged = voc_sbd.voc_mask(source)
+    labels = validate_labels(labels, source, voc_sbd.NUM_CLASSES, size)
+    if unchanged:
         link_or_copy(source, target)
     else:
         save_labels(target, labels)
 
 
 def make_masks(sources: dict[str, Path], devkit: Path, out: Path) -> None:
-    """Make the masks that are missing in `out`, from the file given for each image."""
+    """Create the masks that are missing in `out` from the source file of each image."""
     todo = {id_: path for id_, path in sources.items() if not (out / f"{id_}.png").exists()}
     missing = [path for path in todo.values() if not path.exists()]
     if missing:
         archive = SBD_ARCHIVE if missing[0].suffix == ".mat" else VOC_ARCHIVE
-        raise InputError(f"{missing[0]} not found, first of {len(missing)} missing: unpack {archive} again")
+        raise InputError(
+            f"{missing[0]} not found, the first of {len(missing)} missing masks: unpack {archive} again"
+        )
     of_sbd = sum(path.suffix == ".mat" for path in todo.values())
-    loadmat = voc_sbd.load_scipy() if of_sbd else None
+    if of_sbd:
+        voc_sbd.load_scipy()  # fail before the first mask is created
     with tqdm(todo.items(), desc="masks", unit="img") as bar:
         for id_, source in bar:
-            make_mask(source, out / f"{id_}.png", devkit / "JPEGImages" / f"{id_}.jpg", loadmat)
+            make_mask(source, out / f"{id_}.png", devkit / "JPEGImages" / f"{id_}.jpg")
     print(
-        f"{out}: {len(todo) - of_sbd:,} masks of VOC and {of_sbd:,} of SBD made,"
-        f" {len(sources) - len(todo):,} were there"
+        f"{out}: {len(todo) - of_sbd:,} masks of VOC and {of_sbd:,} of SBD created,"
+        f" {len(sources) - len(todo):,} already existed"
     )
 
 
 def mask_sources(
     images: Sequence[str], segmented: set[str], devkit: Path, sbd: Path | None
 ) -> dict[str, Path]:
-    """The file of each image's mask: VOC's, which every image of its `segmented` has, else SBD's."""
+    """The source file of each image's mask: VOC's for the images in `segmented`, else SBD's."""
     sources = {id_: devkit / "SegmentationClass" / f"{id_}.png" for id_ in images}
-    if sbd is not None:  # without it, the only images of SBD are those whose masks are made
+    if sbd is not None:  # without it, the masks of all of SBD's images already exist
         other = [id_ for id_, path in sources.items() if id_ not in segmented and not path.exists()]
         sources |= {id_: sbd / "cls" / f"{id_}.mat" for id_ in other}
     return sources
 
 
 def find_folders(args: argparse.Namespace) -> tuple[Path, Path | None]:
-    """The folders VOC2012, and SBD's with cls/ or None.
+    """The directories of VOC 2012 and, if --sbd is given, of SBD.
 
     Raises:
-        InputError: --devkit or --sbd is not there, or is something else.
+        InputError: --devkit or --sbd does not exist or has other contents.
     """
     devkit, sbd = find_devkit(args.devkit), None
     if devkit is None:
         wrong = "has no ImageSets/Segmentation" if args.devkit.exists() else "not found"
         raise InputError(
-            f"{args.devkit} {wrong}: unpack {VOC_ARCHIVE} and name its VOC2012, or use --download"
+            f"{args.devkit} {wrong}: unpack {VOC_ARCHIVE} and pass its VOC2012, or use --download"
         )
     if args.sbd is not None:
         sbd = find_sbd(args.sbd)
@@ -202,11 +218,11 @@ def prepare(args: argparse.Namespace) -> None:
     devkit, sbd = find_folders(args)
     out = args.out or devkit / "SegmentationClassAug"
     if out.resolve() == (devkit / "SegmentationClass").resolve():
-        raise InputError(f"--out {out} holds VOC's own masks: name another folder")
+        raise InputError(f"--out {out} contains VOC's own masks: choose another directory")
     train, val = voc_ids(devkit, "train"), voc_ids(devkit, "val")
     more = sbd_ids(sbd) if sbd else visible(out, ".png")
     images = sorted({*train, *more} - {*val})
-    # `with`: a bar must be closed before an error's line is printed.
+    # As a context manager, the bar is closed before an error message is printed.
     with tqdm(images, desc="classes", unit="img") as bar:
         entries = [Entry(id_, voc_sbd.image_classes(devkit / "Annotations" / f"{id_}.xml")) for id_ in bar]
     make_masks(mask_sources([*images, *val], {*train, *val}, devkit, sbd), devkit, out)
@@ -219,13 +235,14 @@ def prepare(args: argparse.Namespace) -> None:
         counts |= {"simple": len(simple), "complex": len(complex_)}
     else:
         print(
-            f"{args.sal2gt} has no pseudo labels yet, so simple_list.txt and complex_list.txt are not written: make"
-            " them from saliency maps with gen_sal2gt.py, then run prepare_voc.py again"
+            f"{args.sal2gt} has no pseudo labels yet, so simple_list.txt and complex_list.txt are not written: create"
+            " pseudo labels from saliency maps with gen_sal2gt.py, then run prepare_voc.py again"
         )
     print_counts(counts)
 
 
 def print_counts(counts: dict[str, int]) -> None:
+    """Print the lengths of the lists next to the published ones."""
     print(f"{'list':10}{'images':>10}{'published':>12}")
     for name, published in PUBLISHED.items():
         found = f"{counts[name]:,}" if name in counts else "-"

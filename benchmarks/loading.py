@@ -27,6 +27,7 @@ from benchmarks.common import make_parser, set_up, table, take_turns, timed
 from benchmarks.data import make_data
 from datasets import loaders
 from datasets import transforms as T
+from datasets.images import read_image
 from datasets.labels import read_label
 from datasets.loaders import DataConfig, ImageDataset, train_loader
 from utils.core.cli import count
@@ -98,7 +99,7 @@ def measure_parts(before: ImageDataset, now: ImageDataset, batch_size: int) -> d
     entries = itertools.cycle(now.entries)
     batch = [now[next(keys)] for _ in range(batch_size)]
     functions = {
-        "decode": lambda: T.read_image(now.image_path(next(entries))),
+        "decode": lambda: read_image(now.image_path(next(entries))),
         "label": lambda: read_label(now.label_path(next(entries)), now.config.num_classes),
         "before": lambda: before[next(keys)],
         "now": lambda: now[next(keys)],

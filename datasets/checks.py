@@ -1,4 +1,4 @@
-"""What can be wrong with a data set, found before training finds it."""
+"""Checks of lists, images and labels, so that errors in a data set are found before training."""
 
 import sys
 from collections import Counter
@@ -7,32 +7,31 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from datasets.images import image_size, is_truncated
 from datasets.labels import read_label
 from datasets.lists import Entry, image_path
-from datasets.transforms import is_cut_short, is_turned
 from utils.core.distributed import is_main
 from utils.core.errors import InputError
 
 
 class Finding(NamedTuple):
-    """One kind of problem: how bad, what, how often, and where first."""
+    """One kind of problem."""
 
-    level: str  # "error": training would go wrong; "warning": look at it
+    level: str  # "error": training would fail or be worthless; "warning": worth a look
     text: str
-    count: int
-    first: str
+    number: int  # of occurrences
+    first: str  # the first occurrence
 
 
 def collect(level: str, text: str, where: Sequence[str]) -> Iterator[Finding]:
-    """One finding of everything in `where`; none if it is empty."""
+    """Yield one finding for all occurrences in `where`, nothing if there are none."""
     if where:
         yield Finding(level, text, len(where), where[0])
 
 
 def check_start(data_list: Path, entries: Sequence[Entry], files: Sequence[Path], hint: str = "") -> None:
-    """What every script looks at before it starts: a warning about duplicates in its list, no missing file.
+    """The checks at the start of every script: warn about duplicates in the list, require its files.
 
     Raises:
         InputError: as `require_files`.
@@ -43,7 +42,7 @@ def check_start(data_list: Path, entries: Sequence[Entry], files: Sequence[Path]
 
 
 def require_files(files: Sequence[Path], hint: str = "") -> None:
-    """Raise InputError where a listed file does not exist: the first, and how many."""
+    """Raise InputError if files are missing; the message names the first one and the number."""
     missing = [path for path in files if not path.exists()]
     if missing:
         raise InputError(
@@ -52,21 +51,21 @@ def require_files(files: Sequence[Path], hint: str = "") -> None:
 
 
 def warn(where: str, finding: Finding) -> None:
-    """One line on stderr, from the first process."""
+    """Print a finding as one line on stderr, in the main process only."""
     if is_main():
-        print(f"warning: {where}: {finding.text} ({finding.count}, first {finding.first})", file=sys.stderr)
+        print(f"warning: {where}: {finding.text} ({finding.number}, first {finding.first})", file=sys.stderr)
 
 
 def _duplicates(name: str, ids: Sequence[str]) -> Iterator[Finding]:
-    twice = [id_ for id_, count in Counter(ids).items() if count > 1]
-    return collect("warning", f"{name}: listed more than once", twice)
+    repeated = [id_ for id_, number in Counter(ids).items() if number > 1]
+    return collect("warning", f"{name}: listed more than once", repeated)
 
 
 def check_lists(lists: Mapping[str, Sequence[Entry]], names: Sequence[str]) -> Iterator[Finding]:
-    """Duplicates, overlaps and classes without images; quick, for every start of a training.
+    """Find duplicates, overlaps and classes without images. Fast enough for every start of a training.
 
     Args:
-        lists: by file name, without `.txt`; those of train_cls, simple_list, complex_list and val that there are.
+        lists: any of train_cls, simple_list, complex_list and val, by name.
         names: names of all labels, background first.
     """
     ids = {name: [entry.id for entry in entries] for name, entries in lists.items()}
@@ -75,7 +74,7 @@ def check_lists(lists: Mapping[str, Sequence[Entry]], names: Sequence[str]) -> I
     val = set(ids.get("val", ()))
     for name in ("train_cls", "simple_list", "complex_list"):
         both = [id_ for id_ in ids.get(name, ()) if id_ in val]
-        yield from collect("error", f"{name}: is in val as well, which makes its scores worthless", both)
+        yield from collect("error", f"{name}: also in val, which makes the scores worthless", both)
     both = sorted(set(ids.get("simple_list", ())) & set(ids.get("complex_list", ())))
     yield from collect("error", "in simple_list and complex_list", both)
     several = [entry.id for entry in lists.get("simple_list", ()) if len(set(entry.classes)) > 1]
@@ -88,16 +87,16 @@ def check_lists(lists: Mapping[str, Sequence[Entry]], names: Sequence[str]) -> I
 
 
 def check_images(entries: Sequence[Entry], image_dir: Path) -> Iterator[Finding]:
-    """Every listed image is there and its header can be read."""
-    missing, broken = [], []
+    """Find images that are missing, unreadable or truncated."""
+    missing, unreadable = [], []
     for entry in entries:
         path = image_path(image_dir, entry.id)
         if not path.exists():
             missing.append(str(path))
-        elif image_size(path) is None or is_cut_short(path):
-            broken.append(str(path))
+        elif _image_size(path) is None or is_truncated(path):
+            unreadable.append(str(path))
     yield from collect("error", "image not found", missing)
-    yield from collect("error", "image cannot be read", broken)
+    yield from collect("error", "image cannot be read", unreadable)
 
 
 def check_labels(
@@ -108,7 +107,7 @@ def check_labels(
     ignore_label: int,
     simple: bool,
 ) -> Iterator[Finding]:
-    """Every label is there, readable, of its image's size; a simple image's holds its class and no other."""
+    """Find labels that are missing, unreadable or of the wrong size; with `simple`, also those of other classes."""
     unreadable, sizes, foreign, empty = [], [], [], []
     for entry in entries:
         path = label_dir / f"{entry.id}.png"
@@ -117,9 +116,9 @@ def check_labels(
         except InputError as error:
             unreadable.append(str(error))
             continue
-        size = image_size(image_path(image_dir, entry.id))
-        if size is not None and size != label.shape[::-1]:
-            sizes.append(f"{path}: {label.shape[1]}x{label.shape[0]}, its image {size[0]}x{size[1]}")
+        size = _image_size(image_path(image_dir, entry.id))
+        if size is not None and size != label.shape:
+            sizes.append(f"{path}: {label.shape[1]}x{label.shape[0]}, its image {size[1]}x{size[0]}")
         if simple:
             found = set(np.unique(label).tolist()) - {0, ignore_label}
             if found - {c + 1 for c in entry.classes}:
@@ -127,32 +126,30 @@ def check_labels(
             if not found:
                 empty.append(str(path))
     yield from collect("error", "label missing or unusable", unreadable)
-    yield from collect("error", "label of another size than its image", sizes)
-    yield from collect("error", "label of another class than the image's", foreign)
+    yield from collect("error", "label and image differ in size", sizes)
+    yield from collect("error", "label of a class that the image does not have", foreign)
     yield from collect("warning", "label without foreground", empty)
 
 
 def check_not_ground_truth(
     entries: Sequence[Entry], label_dir: Path, truth_dir: Path, num_classes: int, ignore_label: int
 ) -> Iterator[Finding]:
-    """Pseudo labels that are the ground truth, pixel by pixel: then nothing is weakly supervised."""
+    """Find pseudo labels that equal the ground truth: training on them would not be weakly supervised."""
     same, compared = [], 0
     for entry in entries:
-        ours, theirs = label_dir / f"{entry.id}.png", truth_dir / f"{entry.id}.png"
-        if not (ours.exists() and theirs.exists()):
-            continue
-        compared += 1
-        a, b = (read_label(path, num_classes, ignore_label=ignore_label) for path in (ours, theirs))
-        if np.array_equal(a, b):
-            same.append(str(ours))
+        paths = [folder / f"{entry.id}.png" for folder in (label_dir, truth_dir)]
+        if all(path.exists() for path in paths):
+            compared += 1
+            pseudo, truth = (read_label(path, num_classes, ignore_label=ignore_label) for path in paths)
+            if np.array_equal(pseudo, truth):
+                same.append(str(paths[0]))
     level = "error" if compared and len(same) > compared / 2 else "warning"
     yield from collect(level, f"pseudo label identical to the ground truth (of {compared} compared)", same)
 
 
-def image_size(path: Path) -> tuple[int, int] | None:
-    """Width and height from the header, turned as OpenCV turns the picture; None where there is none to read."""
+def _image_size(path: Path) -> tuple[int, int] | None:
+    """(height, width); None if the image cannot be read."""
     try:
-        with Image.open(path) as picture:
-            return picture.size[::-1] if is_turned(picture) else picture.size
-    except (OSError, SyntaxError):
+        return image_size(path)
+    except InputError:
         return None

@@ -1,4 +1,7 @@
-"""Image lists: one image a line, `ID` or `ID c [c ...]` with 0-based classes, background not among them."""
+"""Image lists: text files with one image per line, `ID` or `ID c [c ...]`.
+
+The classes are 0-based and do not count the background.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,37 +11,37 @@ from datasets.voc import VOC_CLASSES
 from utils.core.errors import InputError
 
 LIST_HINT = (
-    "write `ID c [c ...]` a line; prepare_voc.py makes the lists of VOC, gen_sal2gt.py --list-dir splits a list of"
-    " your own"
+    "write one `ID c [c ...]` per line; prepare_voc.py creates the lists of VOC, gen_sal2gt.py --list-dir splits your"
+    " own list"
 )
+SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 
 
 class Entry(NamedTuple):
-    """One line of a list."""
+    """One line of a list: image ID and 0-based classes."""
 
     id: str
     classes: tuple[int, ...] = ()
 
 
 def read_list(path: str | Path, num_classes: int, labelled: bool = True) -> list[Entry]:
-    """Read a list.
+    """Read an image list.
 
     Args:
         path: the list.
-        num_classes: number of labels, background included; a class is below num_classes - 1.
-        labelled: every line must name at least one class; else classes are read where they stand.
+        num_classes: number of labels, background included; classes must be below num_classes - 1.
+        labelled: whether every line must have at least one class; otherwise classes are optional.
 
     Raises:
-        InputError: the list is missing, empty or not text; a line has no class, or one out of range.
+        InputError: the list is missing, empty or not text, or a line has no class or one out of range.
     """
-    lines = _lines(path, LIST_HINT)
     entries = []
-    for number, line in lines:
+    for number, line in _lines(path, LIST_HINT):
         id_, *words = line.split()
         try:
             classes = tuple(int(word) for word in words)
         except ValueError:
-            raise InputError(f"{path}, line {number}: classes must be whole numbers, not {line!r}") from None
+            raise InputError(f"{path}, line {number}: classes must be integers, not {line!r}") from None
         if labelled and not classes:
             raise InputError(f"{path}, line {number}: {id_} has no class; write `ID c [c ...]`")
         for c in classes:
@@ -52,7 +55,7 @@ def read_list(path: str | Path, num_classes: int, labelled: bool = True) -> list
 
 
 def unique(entries: Iterable[Entry]) -> list[Entry]:
-    """Each image once: what is scored or written for one of them is so once, though a list names it twice."""
+    """The first entry of each image, so that nothing is scored or written twice."""
     found: dict[str, Entry] = {}
     for entry in entries:
         found.setdefault(entry.id, entry)
@@ -60,18 +63,24 @@ def unique(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def image_path(image_dir: Path, id_: str) -> Path:
-    """Where the picture of an ID lies: ID.jpg, or another ending if only that is there."""
-    jpg = image_dir / f"{id_}.jpg"
-    if jpg.exists():
-        return jpg
-    others = (image_dir / f"{id_}{ending}" for ending in (".jpeg", ".png", ".JPG", ".JPEG", ".PNG"))
-    return next((path for path in others if path.exists()), jpg)
+    """The path of an image: the first of `SUFFIXES` for which a file exists, ID.jpg if none does."""
+    paths = [image_dir / f"{id_}{suffix}" for suffix in SUFFIXES]
+    return next((path for path in paths if path.exists()), paths[0])
 
 
 def read_class_names(path: str | Path | None, num_classes: int) -> list[str]:
-    """Names of all labels, background first: from a file (one a line, without background), VOC's, or numbers."""
+    """Names of all labels, background first.
+
+    Args:
+        path: a file with one name per line, background omitted; None: VOC's names for 21 classes, else
+            `class 0`, `class 1`, ...
+        num_classes: number of labels, background included.
+
+    Raises:
+        InputError: the file is missing, or has another number of names.
+    """
     if path is not None:
-        names = [line for _, line in _lines(path, "write a class name a line, background left out")]
+        names = [line for _, line in _lines(path, "write one class name per line, background omitted")]
         if len(names) != num_classes - 1:
             raise InputError(
                 f"{path} has {len(names)} class names, but --num-classes {num_classes} (with background) needs"
@@ -85,7 +94,7 @@ def read_class_names(path: str | Path | None, num_classes: int) -> list[str]:
 
 
 def _lines(path: str | Path, hint: str) -> list[tuple[int, str]]:
-    """The lines that are not blank, with their numbers counted from 1; errors end with the mend."""
+    """The non-blank lines of a file with their 1-based numbers; InputError, ending with the hint, if none."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The loaders of stage 1: simple, complex, gt, cls and val images, as the published run sees them."""
+"""Data sets and data loaders of stage 1: simple, complex, gt, cls and val images."""
 
 import copy
 import os
@@ -12,16 +12,17 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from datasets import transforms as T
+from datasets.images import read_image
 from datasets.labels import read_label
 from datasets.lists import Entry, image_path, unique
-from datasets.sampling import Stream, generator
+from datasets.sampling import InfiniteBatchSampler, generator
 from datasets.voc import IGNORE_LABEL
 from utils.core.errors import InputError, hide_lost_connections
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where images and labels lie, and what is done to them."""
+    """Locations of images and labels, and how they are augmented."""
 
     image_dir: Path
     label_dir: Path | None = None
@@ -35,18 +36,18 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.num_classes > 255 or not self.num_classes <= self.ignore_label <= 255:
             raise InputError(
-                f"{self.num_classes} classes and the ignored label {self.ignore_label} do not go together: labels are"
-                " 0..254, and the ignored one lies above them, at 255 at most (--num-classes, --ignore-label; in"
-                " stage 2 DATASET.N_CLASSES, DATASET.IGNORE_LABEL)"
+                f"{self.num_classes} classes do not work with the ignore label {self.ignore_label}: at most 255"
+                " classes are possible, and the ignore label must lie between their number and 255 (--num-classes,"
+                " --ignore-label; stage 2: DATASET.N_CLASSES, DATASET.IGNORE_LABEL)"
             )
 
 
 class ImageDataset(Dataset):
-    """The images of a list; a subclass says what one of them becomes."""
+    """The images of a list. Subclasses define `__getitem__`."""
 
-    purpose = ""
+    purpose = ""  # seeds the random draws
     needs_label = False
-    origin = ""  # where missing files may come from
+    origin = ""  # hint: where missing files can be obtained
 
     def __init__(self, entries: Sequence[Entry], config: DataConfig) -> None:
         self.entries, self.config = list(entries), config
@@ -55,7 +56,7 @@ class ImageDataset(Dataset):
         return len(self.entries)
 
     def part(self, k: int, n: int) -> "ImageDataset":
-        """Every n-th image, from the k-th on."""
+        """A copy with every n-th image, starting with the k-th."""
         other = copy.copy(self)
         other.entries = self.entries[k::n]
         return other
@@ -64,11 +65,12 @@ class ImageDataset(Dataset):
         return image_path(self.config.image_dir, entry.id)
 
     def label_path(self, entry: Entry) -> Path:
+        assert self.config.label_dir is not None
         return self.config.label_dir / f"{entry.id}.png"
 
     def read(self, entry: Entry) -> T.Pair:
-        """The image and, where this loader needs one, its label."""
-        image = T.read_image(self.image_path(entry))
+        """The image and, if `needs_label`, its label."""
+        image = read_image(self.image_path(entry))
         if not self.needs_label:
             return image, None
         config = self.config
@@ -76,17 +78,17 @@ class ImageDataset(Dataset):
         return image, read_label(path, config.num_classes, image.shape[:2], config.ignore_label)
 
     def to_network(self, image: np.ndarray) -> np.ndarray:
-        """H x W x 3 uint8 BGR -> 3 x H x W floats as this stage's network wants them."""
+        """Convert H x W x 3 uint8 BGR to the network's input, 3 x H x W float32."""
         return T.to_network(T.subtract_mean(image))
 
     def files(self) -> list[Path]:
-        """Every file that the items are read from."""
+        """All files that the items are read from."""
         paths = [self.image_path(entry) for entry in self.entries]
         return paths + [self.label_path(entry) for entry in self.entries] if self.needs_label else paths
 
 
 class ComplexDataset(ImageDataset):
-    """Complex images: 3 x H x W floats."""
+    """Complex images: 3 x H x W float32."""
 
     purpose = "complex"
 
@@ -94,46 +96,52 @@ class ComplexDataset(ImageDataset):
         position, index = key
         entry = self.entries[index]
         rng = generator(self.config.seed, self.purpose, position)
-        image, label = self.cropped(*self.sized(*self.read(entry), rng), rng)
+        image, label = self.rescaled(*self.read(entry), rng)
+        image, label = self.cropped(image, label, rng)
         if self.config.random_mirror:
             image, label = T.random_mirror(image, label, rng)
-        return self.finish(entry, image, label)
+        return self.item(entry, image, label)
 
-    def sized(self, image: np.ndarray, label: np.ndarray | None, rng: np.random.Generator) -> T.Pair:
-        """Both scaled, where that is asked for."""
-        return T.scale(image, label, T.draw_factor(rng)) if self.config.random_scale else (image, label)
+    def rescaled(self, image: np.ndarray, label: np.ndarray | None, rng: np.random.Generator) -> T.Pair:
+        """Resize by a random factor if `random_scale` is set."""
+        return (
+            T.scale(image, label, T.random_scale_factor(rng)) if self.config.random_scale else (image, label)
+        )
 
     def cropped(self, image: np.ndarray, label: np.ndarray | None, rng: np.random.Generator) -> T.Pair:
-        """A crop of floats less the mean, padded where the image is smaller."""
-        # Cropped before it becomes floats: the same numbers for less work.
+        """Random crop, mean subtraction and padding to the crop size."""
+        # Cropping before the conversion to float32 gives the same numbers faster.
         image, label = T.random_crop(image, label, self.config.crop, rng)
         return T.pad(T.subtract_mean(image), label, self.config.crop, self.config.ignore_label)
 
-    def finish(self, entry: Entry, image: np.ndarray, label: np.ndarray | None) -> tuple:
+    def item(self, entry: Entry, image: np.ndarray, label: np.ndarray | None) -> tuple:
         return (T.to_network(image),)
 
 
 class SimpleDataset(ComplexDataset):
-    """Simple images with their pseudo labels: 3 x H x W floats, H x W uint8, the 0-based class."""
+    """Simple images and their pseudo labels: 3 x H x W float32, H x W uint8, 0-based class."""
 
     purpose = "simple"
     needs_label = True
-    origin = " (saliency labels: the published code's sal2gt, or make your own with gen_sal2gt.py)"
+    origin = " (saliency pseudo labels: use the published sal2gt, or create your own with gen_sal2gt.py)"
 
-    def finish(self, entry: Entry, image: np.ndarray, label: np.ndarray | None) -> tuple:
+    def item(self, entry: Entry, image: np.ndarray, label: np.ndarray | None) -> tuple:
         return T.to_network(image), np.ascontiguousarray(label), entry.classes[0]
 
 
 class GTDataset(SimpleDataset):
-    """Simple images for the discriminator, without padding: an image smaller than the crop is stretched."""
+    """Simple images for the discriminator, never padded.
+
+    The random factor is drawn again until the image covers the crop; if it never does, the image is stretched.
+    """
 
     purpose = "gt"
-    REDRAWS: ClassVar[int] = 10
+    MAX_DRAWS: ClassVar[int] = 10
 
-    def sized(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> T.Pair:
+    def rescaled(self, image: np.ndarray, label: np.ndarray | None, rng: np.random.Generator) -> T.Pair:
         scaled = image, label
-        for _ in range(self.REDRAWS if self.config.random_scale else 0):
-            scaled = T.scale(image, label, T.draw_factor(rng))
+        for _ in range(self.MAX_DRAWS if self.config.random_scale else 0):
+            scaled = T.scale(image, label, T.random_scale_factor(rng))
             if self._covers_crop(scaled[0]):
                 break
         return scaled if self._covers_crop(scaled[0]) else T.resize(image, label, self.config.crop)
@@ -143,7 +151,7 @@ class GTDataset(SimpleDataset):
 
 
 class ClsDataset(ImageDataset):
-    """Training images stretched to the crop: 3 x H x W floats, (num_classes - 1) floats of 0 and 1."""
+    """Training images resized to the crop, and their classes: 3 x H x W, multi-hot num_classes - 1, both float32."""
 
     purpose = "cls"
 
@@ -156,7 +164,7 @@ class ClsDataset(ImageDataset):
 
 
 class EvalDataset(ImageDataset):
-    """Whole images for inference, each once: ID, 1 x 3 x H x W floats; with labels, H x W uint8 behind."""
+    """Whole images, each once: ID, 1 x 3 x H x W float32 and, with `labels`, H x W uint8."""
 
     def __init__(self, entries: Sequence[Entry], config: DataConfig, labels: bool = True) -> None:
         super().__init__(unique(entries), config)
@@ -170,8 +178,8 @@ class EvalDataset(ImageDataset):
 
 
 def _init_worker(_: int) -> None:
-    cv2.setNumThreads(0)  # the processes are the parallelism
-    # Signals to the training's group are for the training, which ends its iteration first and its workers then.
+    cv2.setNumThreads(0)  # one thread per worker process
+    # Signals sent to the process group must reach the main process only, which then stops its workers.
     os.setpgrp()
     hide_lost_connections()
 
@@ -184,11 +192,11 @@ def train_loader(
     pin: bool = False,
     part: tuple[int, int] = (0, 1),
 ) -> DataLoader:
-    """Endless batches of one kind of training image, from batch number `start` on; arguments as Stream's."""
-    stream = Stream(len(dataset), batch_size, dataset.config.seed, dataset.purpose, start, part)
+    """Endless batches of training images; `start` and `part` as in InfiniteBatchSampler."""
+    seed, purpose = dataset.config.seed, dataset.purpose
     return DataLoader(
         dataset,
-        batch_sampler=stream,
+        batch_sampler=InfiniteBatchSampler(len(dataset), batch_size, seed, purpose, start, part),
         num_workers=num_workers,
         worker_init_fn=_init_worker,
         pin_memory=pin,
@@ -196,8 +204,8 @@ def train_loader(
     )
 
 
-def eval_loader(dataset: EvalDataset, num_workers: int, pin: bool = False) -> DataLoader:
-    """The images of a list one by one and in order, each in its own size."""
+def eval_loader(dataset: ImageDataset, num_workers: int, pin: bool = False) -> DataLoader:
+    """The items of a data set one by one and in order, without a batch dimension added."""
     return DataLoader(
         dataset, batch_size=None, num_workers=num_workers, worker_init_fn=_init_worker, pin_memory=pin
     )

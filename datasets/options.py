@@ -1,4 +1,4 @@
-"""Command-line options of the data: where images, labels and lists are."""
+"""Command-line options of the data: images, labels and lists."""
 
 import argparse
 from pathlib import Path
@@ -6,6 +6,11 @@ from pathlib import Path
 from datasets.lists import Entry, unique
 from datasets.voc import IGNORE_LABEL
 from utils.core import cli
+
+CLASS_NAMES_HELP = (
+    "file with one class name per line, background omitted (default for 21 classes: VOC's names)"
+)
+LABEL_DIR_HELP = "true labels, ID.png (default: SegmentationClassAug in --data-dir)"
 
 
 def add_data_options(
@@ -16,57 +21,44 @@ def add_data_options(
     num_classes: int | None = 21,
     found_in: str = "the checkpoint's",
 ) -> argparse._ArgumentGroup:
-    """Where images lie and which labels there are; returns the group for more of the kind.
+    """Add --data-dir, --num-classes, --ignore-label and --class-names; returns the group, for further options.
 
     Args:
-        images, names, ignored: whether the script has a use for --data-dir, --class-names, --ignore-label.
-        num_classes: its default; None: the script finds it out itself.
-        found_in: whose number of classes it finds.
+        images, names, ignored: whether to add --data-dir, --class-names, --ignore-label.
+        num_classes: default number of labels; None: the script determines it.
+        found_in: whose number of labels the script takes, for the help.
     """
     group = parser.add_argument_group("data")
+    add = group.add_argument
     if images:
-        group.add_argument(
-            "--data-dir", type=Path, default=Path("dataset/VOC2012"),
-            help="folder with JPEGImages/ID.jpg and SegmentationClassAug/ID.png",
-        )  # fmt: skip
-    told = "" if num_classes else f" ({found_in}, unless given)"
-    text = f"labels, background included{told}"
-    group.add_argument("--num-classes", type=cli.positive_int, default=num_classes, help=text)
+        text = "directory with JPEGImages/ID.jpg and SegmentationClassAug/ID.png"
+        add("--data-dir", type=Path, default=Path("dataset/VOC2012"), help=text)
+    text = "number of labels, background included" + ("" if num_classes else f" (default: {found_in})")
+    add("--num-classes", type=cli.positive_int, default=num_classes, help=text)
     if ignored:
-        text = "label that counts nowhere"
-        group.add_argument("--ignore-label", type=cli.label_value, default=IGNORE_LABEL, help=text)
+        add("--ignore-label", type=cli.label_value, default=IGNORE_LABEL, help="ignore label")
     if names:
-        group.add_argument(
-            "--class-names", type=Path,
-            help="file with a class name a line, background left out (VOC's names for 21 classes)",
-        )  # fmt: skip
+        add("--class-names", type=Path, help=CLASS_NAMES_HELP)
     return group
 
 
 def add_stage1_data_options(group: argparse._ArgumentGroup) -> None:
-    """Where stage 1's lists and pseudo labels lie."""
-    group.add_argument(
-        "--list-dir", type=Path, default=Path("dataset/voc_list"),
-        help="folder of train_cls.txt, simple_list.txt, complex_list.txt and val.txt",
-    )  # fmt: skip
-    group.add_argument(
-        "--pseudo-label-dir", type=Path, default=Path("dataset/sal2gt"),
-        help="saliency pseudo labels of the simple images, ID.png",
-    )  # fmt: skip
-
-
-LABEL_DIR_HELP = "true labels, ID.png (SegmentationClassAug in --data-dir, unless given)"
+    """Add --list-dir and --pseudo-label-dir."""
+    text = "directory of train_cls.txt, simple_list.txt, complex_list.txt and val.txt"
+    group.add_argument("--list-dir", type=Path, default=Path("dataset/voc_list"), help=text)
+    text = "saliency pseudo labels of the simple images, ID.png"
+    group.add_argument("--pseudo-label-dir", type=Path, default=Path("dataset/sal2gt"), help=text)
 
 
 def add_list_options(group: argparse._ArgumentGroup, default: Path, shards: bool = True) -> None:
-    """Which images, and which part of them."""
-    group.add_argument("--data-list", type=Path, default=default, help="list of the images")
+    """Add --data-list and, for scripts that can process a part of the list, --shard."""
+    group.add_argument("--data-list", type=Path, default=default, help="image list")
     if shards:
-        text = "do the I-th of N parts of the list alone"
+        text = "process only the I-th of N parts of the list"
         group.add_argument("--shard", type=cli.shard, metavar="I/N", help=text)
 
 
-def sharded(entries: list[Entry], part: tuple[int, int] | None) -> list[Entry]:
-    """The entries of one part, each image once: every N-th, so that the parts are equally hard."""
+def sharded(entries: list[Entry], shard: tuple[int, int] | None) -> list[Entry]:
+    """The unique entries of a 1-based shard (i, n): every n-th, so that all shards are similar; None: all."""
     entries = unique(entries)
-    return entries if part is None else entries[part[0] - 1 :: part[1]]
+    return entries if shard is None else entries[shard[0] - 1 :: shard[1]]

@@ -8,15 +8,22 @@ from torch.utils.data import Sampler
 
 
 def generator(seed: int, purpose: str, *position: int) -> np.random.Generator:
-    """The random generator of one purpose at one position (an epoch, an iteration, an image of the stream)."""
+    """A generator for one purpose at one position, such as an epoch, an iteration or a sample number."""
     return np.random.default_rng([seed, zlib.crc32(purpose.encode()), *position])
 
 
-class Stream(Sampler[list[tuple[int, int]]]):
-    """Endless batches over a list of `length` images, shuffled anew each time it runs out.
+class InfiniteBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Endless batches over a data set, which is reshuffled each time it is exhausted.
 
-    A batch is a list of (position, index): the image's place in the stream, which seeds its augmentation,
-    and its place in the list. All batches are full; one may straddle two shuffles.
+    A batch is a list of (position, index): the sample's number since the start of training, which seeds its
+    augmentation, and its index in the data set. All batches are full; a batch may span two epochs.
+
+    Args:
+        length: size of the data set.
+        batch_size: size of the whole batch.
+        seed, purpose: as in `generator`.
+        start: number of the first batch, for a resumed run.
+        part: (k, n) yields the k-th (0-based) of n equal parts of each batch.
     """
 
     def __init__(
@@ -28,25 +35,21 @@ class Stream(Sampler[list[tuple[int, int]]]):
         start: int = 0,
         part: tuple[int, int] = (0, 1),
     ) -> None:
-        """Args:
-        batch_size: of a whole batch.
-        start: the first batch's number, for a run that goes on.
-        part: (k, n) yields the k-th of n equal parts of each batch, k from 0 on.
-        """
         self.length, self.batch_size, self.seed, self.purpose = length, batch_size, seed, purpose
         self.start = start
-        share = batch_size // part[1]
-        self.slice = slice(part[0] * share, (part[0] + 1) * share)
+        part_size = batch_size // part[1]
+        self.slice = slice(part[0] * part_size, (part[0] + 1) * part_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, order, batch = -1, None, []
-        position = self.start * self.batch_size
+        samples = self._samples()
         while True:
-            if position // self.length != epoch:
-                epoch = position // self.length
-                order = generator(self.seed, f"order of {self.purpose}", epoch).permutation(self.length)
-            batch.append((position, int(order[position % self.length])))
-            position += 1
-            if len(batch) == self.batch_size:
-                yield batch[self.slice]
-                batch = []
+            yield [next(samples) for _ in range(self.batch_size)][self.slice]
+
+    def _samples(self) -> Iterator[tuple[int, int]]:
+        """(position, index) pairs from batch `start` on."""
+        epoch, offset = divmod(self.start * self.batch_size, self.length)
+        while True:
+            order = generator(self.seed, f"order of {self.purpose}", epoch).permutation(self.length)
+            for i in range(offset, self.length):
+                yield epoch * self.length + i, int(order[i])
+            epoch, offset = epoch + 1, 0

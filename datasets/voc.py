@@ -1,18 +1,23 @@
-"""What PASCAL VOC 2012 is: its class names, its palette, the label that counts nowhere."""
+"""PASCAL VOC 2012: class names, colour map and ignore label."""
 
 import numpy as np
 
 IGNORE_LABEL = 255
 
-# In the order of the labels; the background is label 0 and class c (0-based) is label c + 1.
-VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
+# In label order: class c (0-based) has label c + 1, and label 0 is the background.
+_NAMES = (
+    "aeroplane bicycle bird boat bottle bus car cat chair cow"
+    " diningtable dog horse motorbike person pottedplant sheep sofa train tvmonitor"
+)
+VOC_CLASSES = tuple(_NAMES.split())
 
 
 def palette() -> np.ndarray:
-    """VOC's colour map, (256, 3) uint8: bit b of a label's three bit groups becomes bit 7 - b of R, G, B."""
+    """VOC's colour map as a 256 x 3 uint8 RGB array.
+
+    Of each group of three bits in the label, the lowest goes to R, the next to G and the third to B. The first
+    group gives the most significant bits of the colour.
+    """
     labels = np.arange(256)
     colours = np.zeros((256, 3), np.uint8)
     for group in range(8):

@@ -149,6 +149,11 @@ def data_options(root: Path) -> list[str]:
     return ["--data-dir", str(root), "--num-classes", "4", "--device", "cpu", "--num-workers", "0"]
 
 
+def flags(**options: object) -> list[object]:
+    """Command-line words: flags(data_list="a.txt", n_jobs=1) -> ["--data-list", "a.txt", "--n-jobs", 1]."""
+    return [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
+
+
 class Done(NamedTuple):
     """How a script ended."""
 

@@ -12,7 +12,7 @@ from utils.core.background import Background
 
 def test_everything_is_done_at_the_end() -> None:
     done = []
-    with Background(threads=1, ahead=3) as later:
+    with Background(threads=1, max_pending=3) as later:
         for k in range(20):
             later(done.append, k)
     assert done == list(range(20))
@@ -25,7 +25,7 @@ def test_no_more_than_asked_for_wait() -> None:
         begun.set()
         gate.wait()
 
-    with Background(threads=1, ahead=2) as later:
+    with Background(threads=1, max_pending=2) as later:
 
         def call() -> None:
             for n in range(3):
@@ -48,8 +48,8 @@ def fail() -> None:
     raise OSError("disk full")
 
 
-def call_all(functions: list[Callable[[], object]], ahead: int = 8) -> None:
-    with Background(threads=1, ahead=ahead) as later:
+def call_all(functions: list[Callable[[], object]], max_pending: int = 8) -> None:
+    with Background(threads=1, max_pending=max_pending) as later:
         for function in functions:
             later(function)
 
@@ -57,7 +57,7 @@ def call_all(functions: list[Callable[[], object]], ahead: int = 8) -> None:
 def test_an_error_comes_out_and_ends_the_work() -> None:
     done = []
     with pytest.raises(OSError, match="disk full"):
-        call_all([fail] + [lambda: done.append(1)] * 100, ahead=2)
+        call_all([fail] + [lambda: done.append(1)] * 100, max_pending=2)
     assert len(done) < 100
     with pytest.raises(OSError, match="disk full"):
         call_all([lambda: done.append(1), fail])  # the last call's, too

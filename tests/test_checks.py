@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import assert_close, error_line, run_script
+from conftest import assert_close, error_line, flags, run_script
 from PIL import ExifTags, Image
 
-from datasets.checks import check_lists, image_size
+from datasets.checks import check_lists
+from datasets.images import image_size, read_image
 from datasets.lists import Entry, image_path
-from datasets.transforms import MEAN_BGR, read_image
+from datasets.transforms import MEAN_BGR
 from networks.deeplab import Arch, DeepLab, build_deeplab
 from networks.imagenet import IMAGENET_MEAN, IMAGENET_STD, fold_normalisation, imagenet_state
 from utils.core.errors import InputError
@@ -24,8 +25,13 @@ NAMES = ["background", "bird", "car", "cat"]
 
 
 def check_options(root: Path) -> list[object]:
-    return ["--data-dir", root, "--list-dir", root / "lists", "--pseudo-label-dir", root / "sal2gt",
-            "--num-classes", 4, "--class-names", root / "lists/class_names.txt"]  # fmt: skip
+    return flags(
+        data_dir=root,
+        list_dir=root / "lists",
+        pseudo_label_dir=root / "sal2gt",
+        num_classes=4,
+        class_names=root / "lists/class_names.txt",
+    )
 
 
 @pytest.fixture
@@ -68,15 +74,17 @@ ERRORS = {
     "image not found": lambda r: (r / "JPEGImages/complex_00001.jpg").unlink(),
     "image cannot be read": lambda r: (r / "JPEGImages/complex_00002.jpg").write_text("x"),
     "label missing or unusable": lambda r: (r / "sal2gt/simple_00003.png").unlink(),
-    "label of another size than its image": lambda r: paint(1, (9, 9)).save(r / "sal2gt/simple_00001.png"),
-    "label of another class than the image's": repaint,
+    "label and image differ in size": lambda r: paint(1, (9, 9)).save(r / "sal2gt/simple_00001.png"),
+    "label of a class that the image does not have": repaint,
     "pseudo label identical to the ground truth": disguise,
-    "is in val as well": lambda r: append(r, "train_cls", "val_00001 0"),
+    "also in val": lambda r: append(r, "train_cls", "val_00001 0"),
     "in simple_list and complex_list": lambda r: append(r, "complex_list", "simple_00001 0"),
     "simple_list: has several classes": lambda r: append(r, "simple_list", "complex_00001 0 1"),
     "val: unusable": lambda r: (r / "lists/val.txt").write_text(""),
-    "simple_list: class without an image": lambda r: (r / "lists/simple_list.txt").write_text("simple_00001 0\n"),
-}  # fmt: skip
+    "simple_list: class without an image": lambda r: (r / "lists/simple_list.txt").write_text(
+        "simple_00001 0\n"
+    ),
+}
 
 
 @pytest.mark.parametrize("text", ERRORS)
@@ -95,7 +103,7 @@ def test_half_a_jpeg_is_no_picture(own_data: Path) -> None:
     path.write_bytes(whole + bytes(100))  # as some cameras do
     assert np.array_equal(read_image(path), cv2.imdecode(np.frombuffer(whole, np.uint8), cv2.IMREAD_COLOR))
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"complex_00002\.jpg is cut short"):
+    with pytest.raises(InputError, match=r"complex_00002\.jpg is truncated"):
         read_image(path)
     done = run_script("check_data.py", *check_options(own_data), status=2)
     assert f"image cannot be read; first: {path}" in done.stdout
@@ -107,13 +115,13 @@ def test_pictures_that_lie_on_their_side(own_data: Path) -> None:
     exif[ExifTags.Base.Orientation] = 6
     with Image.open(path) as picture:
         picture.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
-    assert read_image(path).shape[:2] == (64, 80) and image_size(path) == (80, 64)
+    assert read_image(path).shape[:2] == image_size(path) == (64, 80)
     run_script("check_data.py", *check_options(own_data))
     exif[ExifTags.Base.Orientation] = 9
     for odd in (exif, b"Exif\0\0junk"):  # neither OpenCV nor we turn it for these
         with Image.open(path) as picture:
             picture.save(path, exif=odd)
-        assert image_size(path) == read_image(path).shape[1::-1] == (64, 80)
+        assert image_size(path) == read_image(path).shape[:2] == (80, 64)
 
 
 def test_warnings_alone_do_not_fail(own_data: Path) -> None:
@@ -127,7 +135,7 @@ def test_warnings_alone_do_not_fail(own_data: Path) -> None:
 def test_lists_are_looked_at_quickly() -> None:
     lists = {"train_cls": [Entry("a", (0,)), Entry("b", (1,))], "val": [Entry("b")]}
     findings = list(check_lists(lists, NAMES))
-    assert [(f.level, f.count, f.first) for f in findings] == [("error", 1, "b"), ("warning", 1, "cat")]
+    assert [(f.level, f.number, f.first) for f in findings] == [("error", 1, "b"), ("warning", 1, "cat")]
 
 
 def test_pictures_with_another_ending_are_found(tmp_path: Path) -> None:

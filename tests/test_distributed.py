@@ -17,7 +17,7 @@ import torch
 from conftest import DEADLINE, ROOT, assert_close, data_options, error_line, run_script
 from test_resume import step2_options
 
-from datasets.sampling import Stream
+from datasets.sampling import InfiniteBatchSampler
 from networks.checkpoint import read_checkpoint, read_state, save
 from networks.deeplab import Arch, DeepLab, build_deeplab
 
@@ -181,7 +181,7 @@ def test_a_batch_that_does_not_divide(tiny_data: Path, tmp_path: Path) -> None:
 
 
 def test_the_parts_of_a_batch_are_the_batch() -> None:
-    whole = iter(Stream(7, 6, 3, "simple", start=2))
-    parts = [iter(Stream(7, 6, 3, "simple", start=2, part=(k, 3))) for k in range(3)]
+    whole = iter(InfiniteBatchSampler(7, 6, 3, "simple", start=2))
+    parts = [iter(InfiniteBatchSampler(7, 6, 3, "simple", start=2, part=(k, 3))) for k in range(3)]
     for _ in range(5):
         assert next(whole) == [item for part in parts for item in next(part)]

@@ -137,7 +137,7 @@ def test_a_complete_data_set_is_left_alone_and_another_refused(small, capsys):
     assert "nothing to do" in capsys.readouterr().out
     assert record == json.loads((small / "dataset.json").read_text())
     assert {path: path.stat().st_mtime_ns for path in small.rglob("*")} == before
-    with pytest.raises(InputError, match=r"other seed; choose another root"):
+    with pytest.raises(InputError, match=r"other seed: choose another root"):
         make_dataset(small, **SMALL, seed=3)
 
 
@@ -159,7 +159,7 @@ def test_a_missing_font_says_how_to_install_it(monkeypatch):
     ("options", "says"),
     [
         (["--classes", "cat,tiger"], "unknown class 'tiger'; choose from aeroplane, "),
-        (["--classes", "cat,cat"], "each once"),
+        (["--classes", "cat,cat"], "different classes"),
         (["--classes", "cat"], "complex"),
         (["--num-classes", "21"], "1 to 20"),
         (["--size", "8"], "at least 32"),

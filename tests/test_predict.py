@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import error_line, run_script
+from conftest import error_line, flags, run_script
 from PIL import Image, ImageOps
 
 from datasets import transforms as T
@@ -164,14 +164,20 @@ def test_large_picture_stays_small_in_the_network(
 
 def test_labels_agree_with_evaluation(tmp_path: Path, tiny_data: Path, weights: dict[str, Path]) -> None:
     arguments = ("--restore-from", weights["stage1"], "--device", "cpu")
-    run_script("evaluate.py", *arguments, "--data-dir", tiny_data, "--num-classes", 4, "--no-logits",
-               "--data-list", tiny_data / "lists/val.txt", "--save-predictions", "theirs",
-               "--num-workers", 0, cwd=tmp_path)  # fmt: skip
+    run_script(
+        "evaluate.py",
+        *arguments,
+        "--no-logits",
+        *flags(data_dir=tiny_data, data_list=tiny_data / "lists/val.txt", num_classes=4),
+        *flags(save_predictions="theirs", num_workers=0),
+        cwd=tmp_path,
+    )
     paths = list((tmp_path / "theirs").iterdir())
     predict(weights["stage1"], *(tiny_data / f"JPEGImages/{path.stem}.jpg" for path in paths), cwd=tmp_path)
-    ours, theirs = (np.stack(found) for found in zip(*(
-        (mask(tmp_path, path.stem), np.array(Image.open(path))) for path in paths
-    )))  # fmt: skip
+    ours, theirs = (
+        np.stack(found)
+        for found in zip(*((mask(tmp_path, path.stem), np.array(Image.open(path))) for path in paths))
+    )
     assert len(np.unique(theirs)) > 1 and (ours == theirs).mean() > 0.99
 
 
@@ -218,8 +224,18 @@ def test_crf(tmp_path: Path, weights: dict[str, Path], stage: str) -> None:
 
 
 def test_folders_and_clashes(tmp_path: Path) -> None:
-    for name in ("x/a.jpg", "x/sub/b.PNG", "x/a.txt", "x/.hidden.jpg", "x/.cache/c.jpg", "x/out/a.png", "y/a.jpg",
-                 "z/a.png", "z/a.jpg", "z/b.v2"):  # fmt: skip
+    for name in (
+        "x/a.jpg",
+        "x/sub/b.PNG",
+        "x/a.txt",
+        "x/.hidden.jpg",
+        "x/.cache/c.jpg",
+        "x/out/a.png",
+        "y/a.jpg",
+        "z/a.png",
+        "z/a.jpg",
+        "z/b.v2",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
 
@@ -232,7 +248,7 @@ def test_folders_and_clashes(tmp_path: Path) -> None:
     assert names("z") == (["a.jpg", "a.png"], 1)
     assert names("x/a.jpg", "y/a.jpg", "x/a.jpg", "x/sub/b.PNG") == (["x/a", "y/a", "x/sub/b"], 0)
     assert names("y", "z") == (["y/a", "z/a.jpg", "z/a.png"], 1)
-    for given, text in (("z", "folder of the pictures"), ("z/a.png", "itself one of the pictures")):
+    for given, text in (("z", "directory of the images"), ("z/a.png", "one of the input images")):
         with pytest.raises(InputError, match=text):
             names(given, out="z")
 
@@ -251,7 +267,9 @@ def test_broken_pictures(tmp_path: Path, weights: dict[str, Path], monkeypatch: 
     broken = ["in/cut.jpg", "in/empty.png", "in/huge.png", "in/link.png"]
     assert [line.split()[:2] for line in warnings] == [["warning:", name] for name in broken]
     assert [entry["picture"] for entry in report["failed"]] == broken and report["passed_over"] == 1
-    assert error.startswith("error: 4 of 5 pictures cannot be read, first in/cut.jpg is no picture")
+    assert error.startswith(
+        "error: 4 of 5 pictures cannot be read, first in/cut.jpg cannot be read as an image"
+    )
     assert "more than 800000 pixels" in warnings[2] and [e["mask"] for e in report["pictures"]] == [
         "good.png"
     ]
@@ -267,10 +285,10 @@ def test_bad_input_is_one_line(tmp_path: Path, weights: dict[str, Path]) -> None
         return error_line("predict.py", "--device", "cpu", "--restore-from", weights, *args, cwd=tmp_path)
 
     first = weights["stage1"]
-    assert line(first, "empty").startswith("error: empty holds no picture")
+    assert line(first, "empty").startswith("error: empty contains no image")
     assert line(first, "missing.png") == "error: missing.png not found"
-    assert line(first, "notes.txt") == "error: notes.txt is no picture that can be read"
-    assert "first notes.txt is no picture" in line(first, "notes.txt", "a.png")
+    assert line(first, "notes.txt") == "error: notes.txt cannot be read as an image"
+    assert "first notes.txt cannot be read as an image" in line(first, "notes.txt", "a.png")
     assert mask(tmp_path, "a").shape == (40, 60)
     assert "notes.txt has 2 class names" in line(first, "a.png", "--class-names", "notes.txt")
     assert "nothing.pth not found" in line("nothing.pth", "a.png")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Done, error_line, run_script
+from conftest import Done, error_line, flags, run_script
 from PIL import Image
 
 from datasets.labels import palette_image
@@ -83,10 +83,7 @@ def sbd(root: Path) -> Path:
 
 def options(root: Path, *more: object) -> list[object]:
     return [
-        "--devkit",
-        root / "VOCdevkit/VOC2012",
-        "--list-dir",
-        root / "lists",
+        *flags(devkit=root / "VOCdevkit/VOC2012", list_dir=root / "lists"),
         "--sal2gt",
         root / "sal2gt",
         *more,
@@ -135,11 +132,14 @@ def test_voc_and_sbd_become_masks_and_lists(root: Path, sbd: Path, given: str) -
     assert lines(root, "val") == VAL
     assert not (root / "lists/simple_list.txt").exists()
     assert "gen_sal2gt.py, then run prepare_voc.py again" in out
-    assert "3 masks of VOC and 2 of SBD made, 0 were there" in out
+    assert "3 masks of VOC and 2 of SBD created, 0 already existed" in out
     rows = [line.split() for line in out.splitlines()[-4:]]
     assert rows == [
-        ["train_cls", "4", "10,582"], ["simple", "-", "6,681"], ["complex", "-", "3,901"], ["val", "1", "1,449"]
-    ]  # fmt: skip
+        ["train_cls", "4", "10,582"],
+        ["simple", "-", "6,681"],
+        ["complex", "-", "3,901"],
+        ["val", "1", "1,449"],
+    ]
 
 
 def test_voc_alone(root: Path) -> None:
@@ -154,7 +154,7 @@ def test_run_again_does_what_is_missing(root: Path, sbd: Path) -> None:
     before = files(root)
     out = prepare(root).stdout  # without --sbd: its masks are there
     assert files(root) == before
-    assert "0 masks of VOC and 0 of SBD made, 5 were there" in out
+    assert "0 masks of VOC and 0 of SBD created, 5 already existed" in out
     assert out.count("unchanged") == 3
     palette_image(mask_of(9)).save(folder / "2008_000001.png")
     for gone in ("2007_000001", "2008_000002"):
@@ -162,7 +162,7 @@ def test_run_again_does_what_is_missing(root: Path, sbd: Path) -> None:
     (root / "lists/val.txt").write_text("")
     touched = before.keys() - {folder / "2008_000001.png", root / "lists/val.txt"}
     out = prepare(root, "--sbd", root).stdout
-    assert "1 masks of VOC and 1 of SBD made, 3 were there" in out
+    assert "1 masks of VOC and 1 of SBD created, 3 already existed" in out
     assert f"{root / 'lists/val.txt'}: 1 images, written" in out
     assert {path: files(root)[path][0] for path in touched} == {path: before[path][0] for path in touched}
     assert np.array_equal(masks(root)["2008_000001"], mask_of(9))

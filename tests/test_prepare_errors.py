@@ -60,26 +60,26 @@ BAD = {  # what to change, into what (None: it is gone), what the error says
     ),
     "no val": ("ImageSets/Segmentation/val.txt", None, "val.txt not found"),
     "no XML": (XML, None, "2007_000001.xml not found"),
-    "broken XML": (XML, b"<annotation><object>", "2007_000001.xml is no XML"),
+    "broken XML": (XML, b"<annotation><object>", "2007_000001.xml cannot be read as XML"),
     "unknown class": (XML, TWO, "2007_000001.xml has an object of class 'unicorn'"),
     "no object": (XML, b"<annotation/>", "2007_000001.xml has no object"),
     "no image": (JPEG, None, "2007_000001.jpg not found"),
-    "broken image": (JPEG, b"text", "2007_000001.jpg is no picture"),
+    "broken image": (JPEG, b"text", "2007_000001.jpg cannot be read as an image"),
     "no mask": (MASK, None, "2007_000001.png not found"),
-    "text": (MASK, b"text", "2007_000001.png is no picture"),
-    "cut off": (MASK, encoded(palette_image(mask_of(1)))[:-40], "2007_000001.png is no picture"),
+    "text": (MASK, b"text", "2007_000001.png cannot be read as an image"),
+    "cut off": (MASK, encoded(palette_image(mask_of(1)))[:-40], "2007_000001.png cannot be read as an image"),
     "size": (
         MASK,
         encoded(palette_image(mask_of(1)[:, 1:])),
         "2007_000001.png is 17x12, but its image is 18x12",
     ),
-    "label": (MASK, encoded(palette_image(mask_of(1)), 21), "2007_000001.png holds the label 21"),
+    "label": (MASK, encoded(palette_image(mask_of(1)), 21), "2007_000001.png contains the label 21"),
     "colour": (
         MASK,
         encoded(Image.fromarray(palette()[mask_of(1)]), (1, 2, 3)),
-        "holds the colour (1, 2, 3)",
+        "contains the colour (1, 2, 3)",
     ),
-    "mode": (MASK, encoded(Image.new("I;16", SIZE[::-1])), "is a I;16 picture"),
+    "mode": (MASK, encoded(Image.new("I;16", SIZE[::-1])), "is an image of mode I;16"),
 }
 
 
@@ -105,12 +105,12 @@ def test_bad_input_is_one_line(root: Path, case: str) -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"GTcls": np.zeros(SIZE, np.uint8)}, "has no GTcls.Segmentation"),
-        ({"GTcls": {"Boundaries": 1}}, "has no GTcls.Segmentation"),
-        ({"GTcls": {"Segmentation": mask_of(1) / 2}}, "has no GTcls.Segmentation"),
-        ({"GTcls": {"Segmentation": mask_of(21)}}, "holds the label 21"),
+        ({"GTcls": np.zeros(SIZE, np.uint8)}, "GTcls.Segmentation cannot be read"),
+        ({"GTcls": {"Boundaries": 1}}, "GTcls.Segmentation cannot be read"),
+        ({"GTcls": {"Segmentation": mask_of(1) / 2}}, "GTcls.Segmentation cannot be read"),
+        ({"GTcls": {"Segmentation": mask_of(21)}}, "contains the label 21"),
         ({"GTcls": {"Segmentation": mask_of(1)[1:]}}, "is 18x11, but its image is 18x12"),
-        (b"MATLAB 5.0 MAT-file", "has no GTcls.Segmentation"),
+        (b"MATLAB 5.0 MAT-file", "GTcls.Segmentation cannot be read"),
         (None, "has no benchmark_RELEASE/dataset/cls"),
     ],
 )
@@ -129,4 +129,4 @@ def test_bad_sbd_is_one_line(root: Path, sbd: Path, change: dict | bytes | None,
 
 def test_masks_do_not_go_among_the_originals(root: Path) -> None:
     words = options(root, "--out", root / "VOCdevkit/VOC2012/SegmentationClass")
-    assert "holds VOC's own masks" in error_line("prepare_voc.py", *words)
+    assert "contains VOC's own masks" in error_line("prepare_voc.py", *words)

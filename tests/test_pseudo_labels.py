@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import error_line, reference_json, reference_npz, run_script
+from conftest import error_line, flags, reference_json, reference_npz, run_script
 from PIL import Image
 
 from datasets.labels import read_tag, save_labels
@@ -67,9 +67,17 @@ def work(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     save(DeepLab(4, Arch((1, 1, 1, 1), 4, True)).state_dict(), root / "tiny.pth")
     run_script("gen_label.py", *gen_label(tiny_data, root))
-    run_script("evaluate.py", *common(tiny_data), "--data-list", tiny_data / "lists/val.txt",
-               "--restore-from", root / "tiny.pth", "--logit-dir", root / "logit_val", "--score-dir", root,
-               "--num-workers", 0)  # fmt: skip
+    run_script(
+        "evaluate.py",
+        *common(tiny_data),
+        *flags(
+            data_list=tiny_data / "lists/val.txt",
+            restore_from=root / "tiny.pth",
+            logit_dir=root / "logit_val",
+            score_dir=root,
+            num_workers=0,
+        ),
+    )
     return root
 
 
@@ -78,18 +86,38 @@ def common(data: Path) -> list[object]:
 
 
 def gen_label(data: Path, root: Path, *more: object) -> list[object]:
-    return [*common(data), "--data-list", data / "lists/train_aug.txt", "--restore-from", root / "tiny.pth",
-            "--logit-dir", root / "logits", "--num-workers", 0, *more]  # fmt: skip
+    return [
+        *common(data),
+        *flags(
+            data_list=data / "lists/train_aug.txt",
+            restore_from=root / "tiny.pth",
+            logit_dir=root / "logits",
+            num_workers=0,
+        ),
+        *more,
+    ]
 
 
 def gen_label_crf(data: Path, logits: Path, out: Path, *more: object) -> list[object]:
-    return [*common(data), "--data-list", data / "lists/train_cls.txt", "--logit-dir", logits,
-            "--pseudo-label-dir", out, "--n-jobs", 1, *more]  # fmt: skip
+    return [
+        *common(data),
+        *flags(data_list=data / "lists/train_cls.txt", logit_dir=logits, pseudo_label_dir=out, n_jobs=1),
+        *more,
+    ]
 
 
 def evaluate_crf(data: Path, root: Path, out: Path, *more: object) -> list[object]:
-    return [*common(data), "--data-list", data / "lists/val.txt", "--logit-dir", root / "logit_val",
-            "--prediction-dir", out / "crf_val", "--score-dir", out, "--n-jobs", 1, *more]  # fmt: skip
+    return [
+        *common(data),
+        *flags(
+            data_list=data / "lists/val.txt",
+            logit_dir=root / "logit_val",
+            prediction_dir=out / "crf_val",
+            score_dir=out,
+            n_jobs=1,
+        ),
+        *more,
+    ]
 
 
 def mining(data: Path, out: Path) -> list[object]:
@@ -238,10 +266,20 @@ def test_every_script_looks_at_its_list_and_files_first(tiny_data: Path, work: P
         path = data / f"lists/{name}.txt"
         lines = path.read_text().splitlines()
         path.write_text("\n".join([*lines, next(line for line in lines if line.startswith(id_))]))
-    evaluate = [*common(data), "--data-list", data / "lists/val.txt", "--restore-from", work / "tiny.pth",
-                "--logit-dir", out / "logits", "--score-dir", out, "--num-workers", 0]  # fmt: skip
-    quality = ["--num-classes", 4, "--data-list", data / "lists/val.txt", "--truth-dir",
-               data / "SegmentationClassAug", f"same={data / 'SegmentationClassAug'}"]  # fmt: skip
+    evaluate = [
+        *common(data),
+        *flags(
+            data_list=data / "lists/val.txt",
+            restore_from=work / "tiny.pth",
+            logit_dir=out / "logits",
+            score_dir=out,
+            num_workers=0,
+        ),
+    ]
+    quality = [
+        *flags(num_classes=4, data_list=data / "lists/val.txt", truth_dir=data / "SegmentationClassAug"),
+        f"same={data / 'SegmentationClassAug'}",
+    ]
     scripts = {
         "evaluate.py": (evaluate, val),
         "evaluate_crf.py": (evaluate_crf(data, work, out), val),
@@ -273,9 +311,16 @@ def test_quality_of_labels(tiny_data: Path, tmp_path: Path) -> None:
     for path in truth.iterdir():
         save_labels(tmp_path / "nothing" / path.name, np.full((64, 80), 255, np.uint8))
     done = run_script(
-        "evaluate_labels.py", "--num-classes", 4, "--data-list", tiny_data / "lists/val.txt", "--truth-dir", truth,
-        "--score-path", tmp_path / "quality.json", f"truth={truth}", f"nothing={tmp_path / 'nothing'}",
-    )  # fmt: skip
+        "evaluate_labels.py",
+        *flags(
+            num_classes=4,
+            data_list=tiny_data / "lists/val.txt",
+            truth_dir=truth,
+            score_path=tmp_path / "quality.json",
+        ),
+        f"truth={truth}",
+        f"nothing={tmp_path / 'nothing'}",
+    )
     rows = json.loads((tmp_path / "quality.json").read_text())
     assert rows["truth"]["Mean IoU"] == 1 and rows["truth"]["error"] == 0
     assert rows["nothing"] == {"Mean IoU": None, "labelled": 0, "error": None}

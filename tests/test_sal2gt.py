@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Done, error_line, run_script
+from conftest import Done, error_line, flags, run_script
 from PIL import ExifTags, Image
 
 SIZE = (8, 12)  # height, width
@@ -49,8 +49,16 @@ def write_map(root: Path, id_: str, saliency: np.ndarray, ending: str = "png") -
 
 
 def options(root: Path, *more: object) -> list[object]:
-    return ["--data-dir", root, "--data-list", root / "train_cls.txt", "--num-classes", 5,
-            "--saliency-dir", root / "saliency", "--out", root / "sal2gt", *more]  # fmt: skip
+    return [
+        *flags(
+            data_dir=root,
+            data_list=root / "train_cls.txt",
+            num_classes=5,
+            saliency_dir=root / "saliency",
+            out=root / "sal2gt",
+        ),
+        *more,
+    ]
 
 
 def generate(root: Path, *more: object) -> Done:
@@ -71,9 +79,10 @@ def test_labels_counts_and_lists(root: Path) -> None:
     assert Image.open(root / "sal2gt/a.png").mode == "P"
     assert np.array_equal(label(root, "a"), painted(0, 0, 255, 255, 2, 2))
     assert (label(root, "b") == 3).all()
-    assert "d.png: nothing reaches --foreground 0.6" in out
+    assert "d.png: no pixel reaches --foreground 0.6" in out
     assert (
-        "2 images labelled (0 were there), 1 without foreground, 0 without a map, 1 skipped (several" in out
+        "2 images labelled (0 already existed), 1 without foreground, 0 without a map, 1 skipped (several"
+        in out
     )
     assert (root / "lists/simple_list.txt").read_text() == "a 1\nb 2 2\n"
     assert (root / "lists/complex_list.txt").read_text() == "c 0 2\nd 3\n"
@@ -109,7 +118,7 @@ def test_a_stopped_run_goes_on(root: Path) -> None:
     (root / "sal2gt/b.png").unlink()
     (root / "saliency/a.png").unlink()  # not asked for: its label is there
     stamp = (root / "sal2gt/a.png").stat().st_mtime_ns
-    assert "2 images labelled (1 were there)" in generate(root).stdout
+    assert "2 images labelled (1 already existed)" in generate(root).stdout
     assert labels(root) == ["a", "b"] and (root / "sal2gt/a.png").stat().st_mtime_ns == stamp
     assert "made with other foreground" in error_line("gen_sal2gt.py", *options(root, "--foreground", 0.7))
     shutil.copytree(root / "saliency", root / "others")
@@ -120,17 +129,17 @@ def test_a_stopped_run_goes_on(root: Path) -> None:
 def test_overwrite_takes_back_what_has_no_foreground(root: Path) -> None:
     generate(root, "--foreground", 0.5)
     assert labels(root) == ["a", "b", "d"]
-    assert "2 images labelled (0 were there)" in generate(root, "--overwrite").stdout
+    assert "2 images labelled (0 already existed)" in generate(root, "--overwrite").stdout
     assert labels(root) == ["a", "b"]
 
 
 def test_missing_maps(root: Path) -> None:
     (root / "saliency/a.png").unlink()
     line = error_line("gen_sal2gt.py", *options(root))
-    assert f"{root / 'saliency/a.png'} (or .jpg) not found, first of 1" in line
+    assert f"{root / 'saliency/a.png'} (or .jpg) not found, the first of 1" in line
     assert not (root / "sal2gt").exists()
     out = generate(root, "--skip-missing", "--list-dir", root / "lists").stdout
-    assert "1 images labelled (0 were there), 1 without foreground, 1 without a map" in out
+    assert "1 images labelled (0 already existed), 1 without foreground, 1 without a map" in out
     assert (root / "lists/complex_list.txt").read_text() == "a 1\nc 0 2\nd 3\n"
 
 
@@ -142,13 +151,13 @@ def test_maps_that_lie_on_their_side(root: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     Image.new("RGB", SIZE).save(root / "JPEGImages/a.jpg", exif=exif)
-    assert "a.png lies on its side" in error_line("gen_sal2gt.py", *options(root, "--overwrite"))
+    assert "a.png is not rotated" in error_line("gen_sal2gt.py", *options(root, "--overwrite"))
 
 
 @pytest.mark.parametrize(
     ("content", "more", "text"),
     [
-        (b"text", [], "a.png is no picture"),
+        (b"text", [], "a.png cannot be read as an image"),
         (np.dstack([columns(), columns(), columns().T.reshape(SIZE)]), [], "a.png is in colour"),
         (None, ["--background", 0.7], "--background 0.7 and --foreground 0.6"),
         (None, ["--foreground", 1.5], "--background 0.3 and --foreground 1.5"),

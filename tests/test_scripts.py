@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import data_options, error_line, run_script
+from conftest import data_options, error_line, flags, run_script
 from PIL import Image
 
 import evaluate
@@ -19,18 +19,35 @@ from utils.training.options import build_method, parse_args
 
 def train_options(root: Path, out: Path, *more: object) -> list[object]:
     return [
-        *data_options(root), "--list-dir", root / "lists", "--pseudo-label-dir", root / "sal2gt",
-        "--arch", "mini", "--restore-from", "none", "--batch-size", 2, "--input-size", "48,56",
-        "--num-steps", 4, "--save-pred-every", 2, "--log-every", 1, "--denoise-from", 2,
-        "--snapshot-dir", out, *more,
-    ]  # fmt: skip
+        *data_options(root),
+        *flags(
+            list_dir=root / "lists",
+            pseudo_label_dir=root / "sal2gt",
+            arch="mini",
+            restore_from="none",
+            batch_size=2,
+            input_size="48,56",
+            num_steps=4,
+            save_pred_every=2,
+            log_every=1,
+            denoise_from=2,
+            snapshot_dir=out,
+        ),
+        *more,
+    ]
 
 
 def eval_options(root: Path, weights: Path, out: Path, *more: object) -> list[object]:
     return [
-        *data_options(root), "--data-list", root / "lists/val.txt", "--restore-from", weights,
-        "--logit-dir", out / "logit_val", "--score-dir", out / "scores", *more,
-    ]  # fmt: skip
+        *data_options(root),
+        *flags(
+            data_list=root / "lists/val.txt",
+            restore_from=weights,
+            logit_dir=out / "logit_val",
+            score_dir=out / "scores",
+        ),
+        *more,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +103,7 @@ def test_train_then_evaluate(tiny_data: Path, tmp_path: Path) -> None:
     run_script("evaluate.py", *options, "--scales", "1")
     np.save(evaluated / "logit_val/other.npy", logits)
     line = error_line("evaluate.py", *options)
-    assert "logit_val holds files made with other scales (first other.npy): delete the folder" in line
+    assert "logit_val contains files made with other scales (first other.npy): delete the folder" in line
     assert (evaluated / "logit_val/other.npy").exists() and "--overwrite" not in line
     with Image.open(evaluated / "png/val_00001.png") as picture:
         assert picture.mode == "P" and picture.size == (80, 64)
@@ -104,8 +121,11 @@ def test_published_defaults() -> None:
     args = parse_args("", [])
     assert (args.batch_size, args.iter_size, args.num_steps, args.input_size) == (10, 1, 12000, (321, 321))
     assert (args.learning_rate, args.learning_rate_D, args.momentum, args.weight_decay) == (
-        2.5e-4, 1e-4, 0.9, 5e-4,
-    )  # fmt: skip
+        2.5e-4,
+        1e-4,
+        0.9,
+        5e-4,
+    )
     assert (args.high_T, args.low_T, args.lambda_adv, args.power) == (1.2, 0.8, 0.001, 0.9)
     assert not (args.random_mirror or args.random_scale or args.not_restore_last or args.single_steps)
     assert args.restore_from == "model/resnet101COCO-41f33a49.pth" and args.restore_from_D is None
@@ -123,11 +143,17 @@ def test_published_defaults() -> None:
 @pytest.mark.parametrize(
     "option",
     [
-        ["--batch-size", "0"], ["--input-size", "1,2,3"], ["--input-size", "x"], ["--learning-rate", "nan"],
-        ["--arch", "vgg"], ["--num-step", "5"], ["--scales", "1,-1"], ["--scales", "1,0.001"],
+        ["--batch-size", "0"],
+        ["--input-size", "1,2,3"],
+        ["--input-size", "x"],
+        ["--learning-rate", "nan"],
+        ["--arch", "vgg"],
+        ["--num-step", "5"],
+        ["--scales", "1,-1"],
+        ["--scales", "1,0.001"],
         ["--long-tail-labels", "300"],
     ],
-)  # fmt: skip
+)
 def test_options_refused_by_the_parser(option: list[str], capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stop:
         parse_args("", option)
@@ -203,10 +229,13 @@ BREAKS = {
     "two classes": (lambda r: break_list(r, "simple_list.txt", "simple_00001 0 1"), "several classes"),
     "missing image": (lambda r: (r / "JPEGImages/val_00002.jpg").unlink(), "val_00002.jpg not found"),
     "missing label": (lambda r: (r / "sal2gt/simple_00002.png").unlink(), "simple_00002.png not found"),
-    "no picture": (lambda r: (r / "JPEGImages/simple_00001.jpg").write_text("x"), "simple_00001.jpg is no picture"),
+    "no picture": (
+        lambda r: (r / "JPEGImages/simple_00001.jpg").write_text("x"),
+        "simple_00001.jpg cannot be read as an image",
+    ),
     "small label": (small_label, "simple_00001.png is 5x5, but its image is 80x64"),
-    "label value": (large_label, "simple_00001.png holds the label 4"),
-}  # fmt: skip
+    "label value": (large_label, "simple_00001.png contains the label 4"),
+}
 
 
 @pytest.mark.parametrize("name", BREAKS)

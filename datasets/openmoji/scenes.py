@@ -1,6 +1,6 @@
-"""Scenes of OpenMoji glyphs with true masks and noisy pseudo labels: the drawing behind `datasets.openmoji`.
+"""Draws scenes of OpenMoji glyphs with true labels and noisy pseudo labels.
 
-Everything here is a function of its arguments and of the random generator it is handed.
+All functions are deterministic, given the random generator.
 """
 
 import math
@@ -13,27 +13,27 @@ import numpy as np
 from datasets.openmoji.glyphs import DISTRACTORS, GLYPHS, glyph_levels
 from datasets.voc import IGNORE_LABEL
 
-IGNORE_BAND_RATE = 0.5  # share of the pseudo labels with a band of IGNORE_LABEL along the border
-# Longer side of an object as a share of the image's shorter side.
+IGNORE_BAND_RATE = 0.5  # fraction of the pseudo labels with a band of IGNORE_LABEL along the border
+# Longer side of an object, relative to the shorter side of the image.
 SIZES = {"single": (0.45, 0.75), "pair": (0.38, 0.50), "complex": (0.35, 0.55), "distractor": (0.25, 0.50)}
-MIN_VISIBLE = 0.65  # of an object's own area
+MIN_VISIBLE = 0.65  # minimum visible fraction of an object's area
 
 
 @dataclass
 class Item:
-    """One glyph to be drawn; `label` is class + 1, or 0 for a distractor."""
+    """One glyph of a scene; `label` is class + 1, or 0 for a distractor."""
 
     label: int
     levels: tuple[np.ndarray, ...]
     size: float  # longer side before rotation, pixels
-    angle: float  # radians
+    angle: float  # rotation, radians
     mirror: bool
     colour: np.ndarray  # (3, 3), applied to premultiplied RGB
 
 
 @dataclass
 class Scene:
-    """An image (H, W, 3) uint8 RGB, its true mask and, where asked for, pseudo label, both (H, W) uint8."""
+    """An image (H, W, 3) uint8 RGB, its true label and an optional pseudo label, both (H, W) uint8."""
 
     image: np.ndarray
     truth: np.ndarray
@@ -44,14 +44,14 @@ class Scene:
 
 
 def smooth_noise(rng: np.random.Generator, size: tuple[int, int], cells: int, channels: int) -> np.ndarray:
-    """(H, W, channels) float32 of smooth noise, about -1..1: a random grid, upsampled bicubically."""
+    """Smooth noise (H, W, channels) float32, about -1..1: a random grid, upsampled bicubically."""
     grid = rng.uniform(-1, 1, (cells, cells, channels)).astype(np.float32)
     field = cv2.resize(grid, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
     return field.reshape(*size, channels)
 
 
 def draw_background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) float32 RGB texture: a gradient between two colours, coarse and finer blotches, grain."""
+    """Random (H, W, 3) float32 RGB texture: a gradient between two colours plus noise of several scales."""
     start, end = rng.uniform(50, 215, (2, 1)) + rng.uniform(-50, 50, (2, 3))
     angle = rng.uniform(0, 2 * math.pi)
     down, across = np.linspace(-0.5, 0.5, size[0]), np.linspace(-0.5, 0.5, size[1])
@@ -65,7 +65,7 @@ def draw_background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarr
 
 
 def random_colour(rng: np.random.Generator) -> np.ndarray:
-    """(3, 3) matrix that turns hues, stretches saturation and scales brightness; greys stay grey."""
+    """Random (3, 3) matrix that rotates the hue and scales saturation and brightness; greys stay grey."""
     turn = math.radians(rng.uniform(-35, 35))
     axis = 1 / math.sqrt(3)
     cross = np.array([[0, -axis, axis], [axis, 0, -axis], [-axis, axis, 0]])
@@ -79,7 +79,7 @@ def random_colour(rng: np.random.Generator) -> np.ndarray:
 def random_item(
     rng: np.random.Generator, label: int, glyphs: str, share: tuple[float, float], side: int
 ) -> Item:
-    """A random glyph of `glyphs`, turned, mirrored and recoloured, `share` of `side` pixels long."""
+    """A random glyph of `glyphs` with a random transform; its longer side is in the range `share` times `side`."""
     levels = glyph_levels(glyphs[rng.integers(len(glyphs))])
     limit = 25 if rng.random() < 0.85 else 60
     angle = math.radians(rng.uniform(-limit, limit))
@@ -90,9 +90,9 @@ def random_item(
 def warp_item(
     rng: np.random.Generator, item: Item, size: tuple[int, int], shrink: float
 ) -> tuple[np.ndarray, float]:
-    """Put an item at a random place: (H, W, 4) uint8 layer and its whole area in pixels, in view or not."""
+    """Draw an item at a random position: (H, W, 4) uint8 layer, and its total area in pixels, visible or not."""
     length = item.size * shrink
-    # The smallest picture that need not be enlarged: shrinking a big one in one go would alias.
+    # The smallest level that is not enlarged, since shrinking a larger one would alias.
     source = next((level for level in reversed(item.levels) if max(level.shape) >= length), item.levels[0])
     height, width = source.shape[:2]
     scale = length / max(height, width)
@@ -101,7 +101,7 @@ def warp_item(
     matrix = np.array([[flip * cos, -sin, 0], [flip * sin, cos, 0]])
     half = np.abs(matrix[:, :2]) @ (width / 2, height / 2)
     for axis, extent in enumerate((size[1], size[0])):
-        # Up to a tenth of the object's extent may stick out.
+        # Up to a tenth of the object's extent may be outside the image.
         low = min(0.8 * half[axis], extent / 2)
         matrix[axis, 2] = rng.uniform(low, extent - low) - matrix[axis, :2] @ (width / 2, height / 2)
     layer = cv2.warpAffine(source, matrix, (size[1], size[0]), flags=cv2.INTER_LINEAR)
@@ -111,29 +111,30 @@ def warp_item(
 def place_items(
     rng: np.random.Generator, items: Sequence[Item], size: tuple[int, int]
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Layers of the items, the last on top, and the (H, W) int map of the item seen at a pixel, -1 for none.
+    """Layers of the items, the last on top, and an (H, W) int map of the visible item, -1 for none.
 
-    Places are drawn until MIN_VISIBLE of every item is seen; the items shrink a little with every failure.
+    Positions are drawn until MIN_VISIBLE of every item is visible; the items shrink slightly with each attempt.
     """
-    best = (-1.0, [], np.empty(0))
+    best: tuple[float, list[np.ndarray], np.ndarray] = (-1.0, [], np.empty(0))
     for attempt in range(60):
-        layers, areas = [], []
+        layers: list[np.ndarray] = []
+        areas: list[float] = []
         owner = np.full(size, -1)
         for number, item in enumerate(items):
             layer, area = warp_item(rng, item, size, 0.98**attempt)
             owner[layer[..., 3] > 127] = number
             layers.append(layer)
             areas.append(area)
-        seen = min(np.count_nonzero(owner == number) / area for number, area in enumerate(areas))
-        if seen > best[0]:
-            best = (seen, layers, owner)
-        if seen >= MIN_VISIBLE:
+        visible = min(np.count_nonzero(owner == number) / area for number, area in enumerate(areas))
+        if visible > best[0]:
+            best = (visible, layers, owner)
+        if visible >= MIN_VISIBLE:
             break
     return best[1], best[2]
 
 
 def compose(background: np.ndarray, layers: Sequence[np.ndarray], items: Sequence[Item]) -> np.ndarray:
-    """Lay premultiplied layers, recoloured, over a float RGB background: (H, W, 3) uint8."""
+    """Recolour the premultiplied layers and blend them over a float RGB background: (H, W, 3) uint8."""
     image = background
     for layer, item in zip(layers, items):
         alpha = layer[..., 3:].astype(np.float32)
@@ -147,7 +148,7 @@ def _disk(radius: int) -> np.ndarray:
 
 
 def _shrink(mask: np.ndarray, radius: int) -> np.ndarray:
-    """Erode by `radius` pixels, or by as much less as leaves a third: thin objects would vanish."""
+    """Erode by up to `radius` pixels, keeping at least a third of the area, so that thin objects remain."""
     for smaller in range(radius, 0, -1):
         eroded = cv2.erode(mask, _disk(smaller))
         if 3 * np.count_nonzero(eroded) >= np.count_nonzero(mask):
@@ -156,7 +157,7 @@ def _shrink(mask: np.ndarray, radius: int) -> np.ndarray:
 
 
 def _bend(rng: np.random.Generator, mask: np.ndarray, reach: float) -> np.ndarray:
-    """Move every pixel of the mask by a smooth field of up to `reach` pixels."""
+    """Warp the mask with a smooth displacement field of up to `reach` pixels."""
     height, width = mask.shape
     field = reach * smooth_noise(rng, mask.shape, 6, 2)
     down, across = np.mgrid[:height, :width].astype(np.float32)
@@ -165,7 +166,7 @@ def _bend(rng: np.random.Generator, mask: np.ndarray, reach: float) -> np.ndarra
 
 
 def spoil_mask(rng: np.random.Generator, mask: np.ndarray, how: str) -> np.ndarray:
-    """A (H, W) uint8 mask of 0 and 1 with its border moved: `how` is grow, shrink or bend. Never empty."""
+    """Move the border of an (H, W) uint8 mask of 0 and 1: `how` is grow, shrink or bend. Never empty."""
     extent = math.sqrt(np.count_nonzero(mask))
     radius = max(1, round(rng.uniform(0.04, 0.11) * extent))
     if how == "grow":
@@ -176,7 +177,7 @@ def spoil_mask(rng: np.random.Generator, mask: np.ndarray, how: str) -> np.ndarr
 
 
 def paint_label(rng: np.random.Generator, mask: np.ndarray, label: int) -> np.ndarray:
-    """(H, W) uint8: `label` on the mask and, in IGNORE_BAND_RATE of the cases, an uncertain border."""
+    """(H, W) uint8: `label` on the mask and, with probability IGNORE_BAND_RATE, an ignored border."""
     painted = mask * np.uint8(label)
     if rng.random() < IGNORE_BAND_RATE:
         kernel = _disk(max(1, round(rng.uniform(0.004, 0.014) * max(mask.shape))))
@@ -190,7 +191,7 @@ def paint_label(rng: np.random.Generator, mask: np.ndarray, label: int) -> np.nd
 def _pick_items(
     rng: np.random.Generator, labels: Sequence[int], names: Sequence[str], side: int, need_distractor: bool
 ) -> list[Item]:
-    """Objects of the given classes and 0 to 2 distractors (at least 1 where needed), in random order."""
+    """Objects of the given classes and 0 to 2 distractors, at least 1 if needed, in random order."""
     pair = len(labels) == 1 and rng.random() < 0.2
     shown = [*labels, *labels] if pair else labels
     share = SIZES["complex" if len(labels) > 1 else "pair" if pair else "single"]
@@ -211,8 +212,13 @@ def draw_scene(
 ) -> Scene:
     """Draw one scene.
 
-    labels: 0-based classes to show, indices into `names`. size: (height, width) in pixels.
-    image_noise, pixel_noise: rates 0..1 of the pseudo label's noise; None for image_noise: no pseudo label.
+    Args:
+        rng: random generator.
+        labels: 0-based classes to show, indices into `names`.
+        names: class names.
+        size: (height, width) in pixels.
+        image_noise: probability that the pseudo label shows a distractor; None: no pseudo label.
+        pixel_noise: probability that the border of the pseudo label is wrong.
     """
     wrong = rng.random() < (image_noise or 0)
     kind = ("instead", "both")[rng.integers(2)] if wrong else None

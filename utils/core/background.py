@@ -1,4 +1,4 @@
-"""Work beside the main thread: writing results while the network computes the next ones."""
+"""Runs calls in background threads, such as writing results while the network computes the next ones."""
 
 from collections import deque
 from collections.abc import Callable
@@ -7,23 +7,26 @@ from types import TracebackType
 
 
 class Background:
-    """Runs calls in threads of its own, in a `with` block that ends when all are done.
+    """A thread pool with bounded memory, used as a context manager that waits for all calls.
 
-    At most `ahead` calls wait or run, so that memory stays bounded however slow they are; one more waits for the
-    first. An error in a call is raised by a later one, or at the end of the block, and ends it; so does one in the
-    block. Calls that have not begun by then are dropped.
+    An exception in a call is raised by a later call or at the end of the block. After an exception, in a call or in
+    the block, calls that have not started are dropped.
+
+    Args:
+        threads: number of threads.
+        max_pending: number of calls that may wait or run; one more blocks until the first is done.
     """
 
-    def __init__(self, threads: int = 2, ahead: int = 8) -> None:
-        self.executor, self.ahead = ThreadPoolExecutor(threads), ahead
+    def __init__(self, threads: int = 2, max_pending: int = 8) -> None:
+        self.executor, self.max_pending = ThreadPoolExecutor(threads), max_pending
         self.pending: deque[Future] = deque()
 
     def __enter__(self) -> "Background":
         return self
 
     def __call__(self, function: Callable, *args: object) -> None:
-        """Have `function(*args)` run."""
-        while self.pending and (len(self.pending) >= self.ahead or self.pending[0].done()):
+        """Run `function(*args)` in the background."""
+        while self.pending and (len(self.pending) >= self.max_pending or self.pending[0].done()):
             self.pending.popleft().result()
         self.pending.append(self.executor.submit(function, *args))
 

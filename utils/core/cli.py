@@ -1,19 +1,19 @@
-"""Command-line options that several scripts share, and the types of their values."""
+"""Command-line options shared by several scripts, and their types."""
 
 import argparse
 import os
 from collections.abc import Callable
 
-# The cores that this process may use, fewer than the machine's in a container or under a scheduler.
+# Cores available to this process, which containers and schedulers can limit.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
-    """A parser whose help shows the script's docstring as written, and every default."""
+    """A parser whose help shows the docstring as written, and all defaults."""
 
     class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
         def _get_help_string(self, action: argparse.Action) -> str | None:
-            # "(default: None)" says nothing; what happens then stands in the text.
+            # For None, the help text itself says what the default is.
             return action.help if action.default is None else super()._get_help_string(action)
 
     return argparse.ArgumentParser(description=doc, formatter_class=Formatter, allow_abbrev=False)
@@ -26,19 +26,19 @@ def _number(convert: Callable, accept: Callable[[float], bool], text: str) -> Ca
             raise ValueError
         return number
 
-    parse.__name__ = text  # argparse: "invalid <name> value"
+    parse.__name__ = text  # argparse prints "invalid <name> value"
     return parse
 
 
-positive_int = _number(int, lambda n: n > 0, "positive whole number")
-count = _number(int, lambda n: n >= 0, "whole number")
+positive_int = _number(int, lambda n: n > 0, "positive integer")
+count = _number(int, lambda n: n >= 0, "non-negative integer")
 positive = _number(float, lambda x: 0 < x < float("inf"), "positive number")
 non_negative = _number(float, lambda x: 0 <= x < float("inf"), "non-negative number")
 label_value = _number(int, lambda n: 0 <= n <= 255, "label (0..255)")
 
 
 def image_size(value: str) -> tuple[int, int]:
-    """`321` or `H,W` -> (height, width), 32 at least: the discriminator halves them five times."""
+    """`321` or `H,W` -> (height, width), at least 32: the discriminator halves them five times."""
     sides = [positive_int(side) for side in value.split(",")]
     if len(sides) not in (1, 2) or min(sides) < 32:
         raise ValueError
@@ -46,10 +46,10 @@ def image_size(value: str) -> tuple[int, int]:
 
 
 def scales(value: str) -> tuple[float, ...]:
-    """`1,0.75` -> (1.0, 0.75), each between 0.1 and 4; the first is 1, for the others are resized to its logits."""
+    """`1,0.75` -> (1.0, 0.75), each from 0.1 to 4. The first is 1: all logits are resized to its resolution."""
     factors = tuple(float(factor) for factor in value.split(","))
-    if factors[0] != 1 or not all(0.1 <= factor <= 4 for factor in factors):  # no side becomes 0
-        raise argparse.ArgumentTypeError(f"{value}: the first scale is 1, the others lie between 0.1 and 4")
+    if factors[0] != 1 or not all(0.1 <= factor <= 4 for factor in factors):  # no image side may become 0
+        raise argparse.ArgumentTypeError(f"{value}: the first scale must be 1, the others between 0.1 and 4")
     return factors
 
 
@@ -64,28 +64,27 @@ def shard(value: str) -> tuple[int, int]:
 def add_device_options(
     parser: argparse.ArgumentParser, workers: bool = True, network: bool = True
 ) -> argparse._ArgumentGroup:
-    """What computes; returns the group for more of the kind.
+    """Add the options of the device; returns the group, for further options.
 
     Args:
-        workers, network: whether the script has loading processes, and a network.
+        parser: the script's.
+        workers, network: whether to add --num-workers, --channels-last.
     """
     group = parser.add_argument_group("machine")
-    group.add_argument("--device", help="cpu, cuda, cuda:N or mps; the GPU where there is one, unless given")
-    group.add_argument("--gpu", type=count, help="number of the CUDA device, short for --device cuda:N")
+    add = group.add_argument
+    add("--device", help="cpu, cuda, cuda:N or mps (default: the GPU if there is one, else cpu)")
+    add("--gpu", type=count, help="index of the CUDA device, short for --device cuda:N")
     if workers:
-        group.add_argument(
-            "--num-workers", type=count, default=min(4, CORES),
-            help="loading processes per kind of image",
-        )  # fmt: skip
+        add("--num-workers", type=count, default=min(4, CORES), help="worker processes per data loader")
     if network:
-        group.add_argument("--channels-last", action="store_true", help="tensors in NHWC order; often faster")
+        add("--channels-last", action="store_true", help="tensors in NHWC memory format; often faster")
     return group
 
 
 def add_resume_options(group: argparse._ActionsContainer) -> None:
-    """What concerns a run that can go on where it was stopped."""
+    """Add the options of resuming an interrupted run."""
     group.add_argument("--save-every", type=positive_int, default=100, help="iterations between saved states")
-    group.add_argument("--no-resume", action="store_true", help="start over although there is a saved state")
+    group.add_argument("--no-resume", action="store_true", help="start from scratch, ignoring a saved state")
 
 
 def labels_list(value: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Atomic writing and checked reading of files."""
 
 import contextlib
 import json
@@ -16,13 +16,13 @@ from utils.core.errors import InputError
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
-    """Open a temporary file beside `path` and rename it to `path` once the block has ended well.
+    """Open a temporary file next to `path` and rename it to `path` when the block succeeds.
 
-    A killed run leaves the old file or none, never half a file.
+    If the process is killed, `path` keeps its old content or stays absent; it is never incomplete.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # One name for each file: what a killed run leaves there is overwritten by the next.
+    # A fixed name per file: the next run overwrites what a killed one left.
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, mode) as file:
@@ -31,12 +31,12 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a disk that is full does not say where
+            error.filename = str(path)  # a full disk does not say where
         raise
 
 
 def save_json(path: str | os.PathLike, value: object) -> None:
-    """Write `value` as indented JSON; NaN is refused, for JSON has none."""
+    """Write `value` as indented JSON. NaN raises ValueError, since JSON has none."""
     with atomic_write(path, "w") as file:
         json.dump(value, file, indent=2, allow_nan=False)
         file.write("\n")
@@ -49,41 +49,51 @@ def save_array(path: str | os.PathLike, array: np.ndarray) -> None:
 
 
 def save_image(path: str | os.PathLike, image: Image.Image) -> None:
-    """Write a picture as PNG, with the texts of its `info`, or as JPEG, by the ending of `path`."""
+    """Write an image as PNG, with the strings in its `info` as text chunks, or as JPEG, depending on the suffix."""
     with atomic_write(path) as file:
         if Path(path).suffix.lower() == ".png":
             texts = PngInfo()
             for key, value in image.info.items():
-                if isinstance(value, str):
+                if isinstance(key, str) and isinstance(value, str):
                     texts.add_text(key, value)
             image.save(file, "PNG", pnginfo=texts)
         else:
             image.save(file, "JPEG", quality=92)
 
 
+def error_reason(error: Exception) -> str:
+    """An error's message on one line, or its type if the message is empty."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def read_array(path: str | os.PathLike, hint: str) -> np.ndarray:
-    """Read one `.npy`; InputError, with the mend, where it is missing or damaged."""
+    """Read one `.npy` file.
+
+    Raises:
+        InputError: the file is missing or damaged; the message ends with `hint`.
+    """
     try:
         return np.load(path)
     except FileNotFoundError:
         raise InputError(f"{path} not found: {hint}") from None
     except (OSError, ValueError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} cannot be read ({reason}): {hint}") from None
+        raise InputError(f"{path} cannot be read ({error_reason(error)}): {hint}") from None
 
 
 def claim_folder(
     folder: Path, made_by: dict, pattern: str, overwrite: bool = False, replaceable: Container[str] = ()
 ) -> None:
-    """Note in `folder` what makes its files; what was made otherwise must not pass for finished work.
+    """Record in `folder` how its files are made, so that files made differently are not taken for finished work.
 
     Args:
-        pattern: of the files that the note is about; those made otherwise are deleted.
-        overwrite: whether that was asked for.
-        replaceable: stems of files that may be deleted unasked, for the script makes them again.
+        folder: gets made_by.json.
+        made_by: what the files depend on.
+        pattern: glob of the files; those made differently are deleted.
+        overwrite: whether any of them may be deleted.
+        replaceable: stems of the files that may always be deleted, because the script makes them again.
 
     Raises:
-        InputError: the folder holds other files that were made otherwise, and they are not to be overwritten.
+        InputError: files made differently exist that may not be deleted.
     """
     note = folder / "made_by.json"
     try:
@@ -97,11 +107,9 @@ def claim_folder(
     if lost and not overwrite:
         changed = " and ".join(key for key in made_by if earlier.get(key) != made_by[key])
         origin = f"files made with other {changed}" if earlier else "files of another program"
-        raise InputError(
-            f"{folder} holds {origin} (first {lost[0]}): delete the folder or name another"
-            f"{'' if replaceable else ', or give --overwrite'}"
-        )
+        hint = "delete the folder or choose another one" + ("" if replaceable else ", or use --overwrite")
+        raise InputError(f"{folder} contains {origin} (first {lost[0]}): {hint}")
     for path in files:
         path.unlink(missing_ok=True)
-    with contextlib.suppress(FileNotFoundError):  # a process of another shard has just written the same
+    with contextlib.suppress(FileNotFoundError):  # the process of another shard is writing the same
         save_json(note, made_by)

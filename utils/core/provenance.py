@@ -1,4 +1,4 @@
-"""What a result was made with: options, versions, device and the revision of the code, written beside it."""
+"""Records how a result was produced: options, versions, device and git revision."""
 
 import platform
 import shlex
@@ -17,10 +17,12 @@ PACKAGES = ("numpy", "opencv-python-headless", "pillow", "torchvision", "pydense
 
 
 def save_provenance(path: Path, options: dict, device: torch.device) -> None:
-    """Write run.json: how the run was started, and on what.
+    """Write the provenance of a run as JSON.
 
     Args:
-        options: the command line's, defaults included.
+        path: the file.
+        options: all command-line options, defaults included.
+        device: where the run computes.
     """
     save_json(
         path,
@@ -36,7 +38,7 @@ def save_provenance(path: Path, options: dict, device: torch.device) -> None:
 
 
 def versions() -> dict[str, str | None]:
-    """Of Python, torch and what else has a say in the numbers; None for what is not there."""
+    """Versions of Python, torch and other packages that affect results; None if not installed."""
     found: dict[str, str | None] = {"python": platform.python_version(), "torch": torch.__version__}
     for package in PACKAGES:
         try:
@@ -48,26 +50,25 @@ def versions() -> dict[str, str | None]:
 
 
 def device_name(device: torch.device) -> str:
-    """The device and what it is: `cuda:0 (NVIDIA H100)`, `cpu (x86_64, 2 threads)`."""
+    """The device and its hardware: `cuda:0 (NVIDIA H100)`, `cpu (x86_64, 2 threads)`."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
 def git_revision() -> str | None:
-    """The commit of the code, `-dirty` behind it where files have changed since; None outside git."""
+    """The commit of the code, with the suffix `-dirty` if files have changed; None outside a git repository."""
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--match="],
-            cwd=ROOT, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
+        command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--match="]
+        return subprocess.check_output(
+            command, cwd=ROOT, stderr=subprocess.DEVNULL, text=True, timeout=10
+        ).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
 
 
 def _plain(value: object) -> object:
-    """An option as JSON has it: paths as text, tuples as lists."""
+    """Convert an option to a JSON type: paths to strings, tuples to lists."""
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     return value if isinstance(value, bool | int | float | str) or value is None else str(value)

@@ -18,9 +18,9 @@ import torch
 from tqdm import tqdm
 
 from datasets.checks import check_start, require_files
+from datasets.images import read_image
 from datasets.labels import read_label, read_tag, save_labels
 from datasets.lists import Entry, image_path
-from datasets.transforms import read_image
 from networks.deeplab import logit_side
 from utils.core import cli
 from utils.core.errors import InputError

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from datasets.images import read_image
 from datasets.labels import palette_image
 from datasets.lists import image_path, read_list
-from datasets.transforms import read_image
 from utils.core.errors import InputError
 from utils.evaluation.metrics import ConfusionMatrix
 from utils.evaluation.visualize import contact_sheet

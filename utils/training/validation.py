@@ -10,8 +10,8 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
+from datasets.images import read_image
 from datasets.loaders import EvalDataset, ImageDataset, eval_loader
-from datasets.transforms import read_image
 from utils.core import distributed
 from utils.core.files import save_image
 from utils.evaluation.inference import infer

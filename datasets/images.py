@@ -1,0 +1,93 @@
+"""Reads image files and checks that they are complete."""
+
+import contextlib
+import functools
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import ExifTags, Image
+
+from utils.core.errors import InputError
+from utils.core.files import error_reason
+
+
+@contextlib.contextmanager
+def open_image(path: str | Path, if_missing: str = "", if_damaged: str = "") -> Iterator[Image.Image]:
+    """Open an image with Pillow and turn its errors, in the block too, into InputError.
+
+    Args:
+        path: the file.
+        if_missing, if_damaged: hints that end the error message.
+
+    Raises:
+        InputError: the file does not exist or cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError:
+        raise InputError(f"{path} not found{if_missing}") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as an image ({error_reason(error)}){if_damaged}") from None
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read an image as H x W x 3 uint8, BGR, rotated according to its EXIF orientation.
+
+    Raises:
+        InputError: the file does not exist, is no image, or is truncated.
+    """
+    if not Path(path).exists():
+        raise InputError(f"{path} not found: the image is in the list, but not in the data directory")
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None or is_truncated(path):
+        problem = "cannot be read as an image" if image is None else "is truncated"
+        raise InputError(f"{path} {problem}: replace it or remove it from the list")
+    return image
+
+
+def image_size(path: str | Path, if_missing: str = "", if_damaged: str = "") -> tuple[int, int]:
+    """(height, width) from the header, after the EXIF rotation that `read_image` applies.
+
+    Raises:
+        InputError: as `open_image`.
+    """
+    with open_image(path, if_missing, if_damaged) as image:
+        return image.size if _swaps_sides(image) else (image.height, image.width)
+
+
+def is_truncated(path: str | Path) -> bool:
+    """Whether the end of a JPEG is missing, which OpenCV fills with grey without an error."""
+    with open(path, "rb") as file:
+        start, length = file.read(2), file.seek(0, os.SEEK_END)
+        file.seek(max(0, length - 2))
+        end = file.read()
+    # Some cameras append data to a complete JPEG, so only a decoder can tell.
+    return start == b"\xff\xd8" and end != b"\xff\xd9" and not _decodes(path, length)
+
+
+@functools.cache
+def _decodes(path: str | Path, _length: int) -> bool:
+    """Whether Pillow decodes the file; cached until its length changes."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except OSError:
+        return False
+    except Image.DecompressionBombError:
+        pass  # too large for Pillow to check
+    return True
+
+
+def _swaps_sides(image: Image.Image) -> bool:
+    """Whether OpenCV swaps width and height, because the EXIF orientation is a quarter turn."""
+    exif = Image.Exif()  # image.getexif() also reads XMP data, which OpenCV ignores
+    try:
+        exif.load(image.info.get("exif", b""))
+    except (OSError, SyntaxError, ValueError, struct.error):
+        return False
+    return exif.get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
