@@ -1,4 +1,4 @@
-"""Weights on disk: the published files load as they are, anything else is refused with a reason."""
+"""Saves and loads checkpoints, the published ones included, and explains why a file does not fit."""
 
 import pickle
 import zlib
@@ -14,20 +14,20 @@ from utils.core.files import atomic_write
 
 
 def save(value: object, path: str | Path) -> None:
-    """Write what torch.load reads with weights_only=True; whole or not at all."""
+    """Write a value atomically with torch.save; torch.load(weights_only=True) must be able to read it."""
     with atomic_write(path) as file:
         try:
             torch.save(value, file)
         except RuntimeError as error:
-            # torch's complaint about its unfinished file hides the reason: a full disk, a killed process, Ctrl-C.
+            # torch's error about the unfinished file hides the cause, such as a full disk or Ctrl-C.
             raise (error.__context__ or error) from None
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a state dict, on the CPU, a `module.` prefix taken off their names.
+    """Read a state dict to the CPU, removing the prefix `module.` from its keys.
 
     Raises:
-        InputError: the file is missing, damaged, holds code, or is no dictionary of tensors.
+        InputError: the file is missing or damaged, contains code, or is not a dictionary of tensors.
     """
     state = read_checkpoint(path)
     if (
@@ -35,46 +35,49 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         or not state
         or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
     ):
-        raise InputError(f"{path} is no state dict (names with a tensor each)")
+        raise InputError(f"{path} is not a state dict, a dictionary of tensors")
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def read_checkpoint(path: str | Path) -> object:
-    """What `save` wrote, on the CPU: tensors, numbers, texts and containers of them.
+    """Read a file written by `save` to the CPU.
 
     Raises:
-        InputError: the file is missing, damaged, or holds code.
+        InputError: the file is missing or damaged, or contains code.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path} not found") from None
     except pickle.UnpicklingError:
-        raise InputError(f"{path} holds something else than tensors; it was not run: get it anew") from None
-    except Exception as error:  # a damaged file can fail in any way inside torch
+        raise InputError(
+            f"{path} contains objects other than tensors and was not loaded: download it again"
+        ) from None
+    except Exception as error:  # torch raises any exception on a damaged file
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{path} cannot be read as a checkpoint ({reason[0]}): get it anew") from None
+        raise InputError(f"{path} cannot be read as a checkpoint ({reason[0]}): download it again") from None
 
 
 def state_dict_mismatch(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """The first missing, unexpected and misshapen tensor of a state dict, in words; empty where all fit."""
+    """Describe the missing and unexpected tensors of a state dict and those of wrong shape; empty if it matches."""
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in own]
-    misshapen = [key for key in state if key in own and state[key].shape != own[key].shape]
-    problems = [f"{len(keys)} {what}, first {keys[0]}" for what, keys in
-                (("missing", missing), ("unexpected", unexpected)) if keys]  # fmt: skip
-    if misshapen:
-        key = misshapen[0]
-        shapes = f"{tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        problems.append(f"{len(misshapen)} misshapen, first {key}: {shapes}")
+    wrong_shape = [key for key in state if key in own and state[key].shape != own[key].shape]
+    problems = []
+    for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of wrong shape", wrong_shape)):
+        if keys:
+            problems.append(f"{len(keys)} {kind}, first {keys[0]}")
+    if wrong_shape:
+        key = wrong_shape[0]
+        problems[-1] += f": {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
     return f"tensors {'; '.join(problems)}" if problems else ""
 
 
 def load_strict(network: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Load a state dict that must fit; only `num_batches_tracked` may be missing, as in old files.
+    """Load a state dict that must match; only `num_batches_tracked` may be missing, as in old files.
 
     Raises:
-        InputError: names the first missing, unexpected and misshapen tensor.
+        InputError: it does not match; the message names the first tensors.
     """
     problems = state_dict_mismatch(network.state_dict(), state)
     if problems:
@@ -83,13 +86,13 @@ def load_strict(network: nn.Module, state: Mapping[str, Tensor], path: str | Pat
 
 
 def load_matching(network: nn.Module, state: Mapping[str, Tensor], path: str | Path, skip: str = "") -> int:
-    """Copy the tensors whose name and shape match; those named `skip`... stay out.
+    """Copy the tensors whose name and shape match, except those whose name starts with `skip`.
 
     Returns:
-        How many were copied.
+        The number of tensors copied.
 
     Raises:
-        InputError: none was.
+        InputError: no convolution matches.
     """
     own = network.state_dict()
     matching = {
@@ -97,27 +100,27 @@ def load_matching(network: nn.Module, state: Mapping[str, Tensor], path: str | P
         for key, value in state.items()
         if key in own and value.shape == own[key].shape and not (skip and key.startswith(skip))
     }
-    # Counters and narrow biases fit any network; a network is recognised by a convolution.
+    # Counters and small biases match any network, convolutions do not.
     if not any(value.ndim == 4 for value in matching.values()):
         raise InputError(
-            f"{path}: no convolution fits this network: {state_dict_mismatch(own, state)}; see --arch, in stage"
-            " 2 MODEL.NAME and MODEL.N_BLOCKS"
+            f"{path}: no convolution matches this network: {state_dict_mismatch(own, state)} (see --arch; stage 2:"
+            " MODEL.NAME and MODEL.N_BLOCKS)"
         )
     network.load_state_dict(matching, strict=False)
     return len(matching)
 
 
 def load_deeplab(path: str | Path, num_classes: int | None = None) -> DeepLab:
-    """A trained segmentation network in eval mode; its architecture is told from the tensors.
+    """Load a trained segmentation network in eval mode; the architecture is inferred from the tensors.
 
     Raises:
-        InputError: the file is no such checkpoint, or has another number of classes.
+        InputError: the file is not such a checkpoint, or has another number of classes.
     """
     state = read_state(path)
     found = arch_from_state(state)
     if found is None:
         raise InputError(
-            f"{path} is no DeepLab checkpoint: it lacks conv1.weight or layer5.conv2d_list.0.bias"
+            f"{path} is not a DeepLab checkpoint: it lacks conv1.weight or layer5.conv2d_list.0.bias"
         )
     classes, arch = found
     if num_classes is not None and classes != num_classes:
@@ -130,7 +133,7 @@ def load_deeplab(path: str | Path, num_classes: int | None = None) -> DeepLab:
 
 
 def weights_checksum(network: nn.Module) -> str:
-    """A short name for a network's weights, the same for the same tensors wherever they lie."""
+    """A CRC-32 checksum of a network's weights, independent of their device."""
     crc = 0
     for tensor in network.state_dict().values():
         crc = zlib.crc32(tensor.cpu().contiguous().numpy(), crc)

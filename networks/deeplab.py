@@ -1,12 +1,13 @@
-"""The segmentation network G: DeepLab-v2 on a ResNet with bottleneck blocks, output stride 8, raw logits.
+"""The segmentation network G: DeepLab-v2 on a ResNet with bottleneck blocks and output stride 8.
 
 Chen et al., "DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution, and
-Fully Connected CRFs", TPAMI 2018. The tensors carry the names of the published MDBA checkpoints.
+Fully Connected CRFs", TPAMI 2018. The tensors have the names used in the published MDBA checkpoints.
 """
 
+import functools
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -16,11 +17,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class Arch(NamedTuple):
-    """What distinguishes one network from another; blocks and width show in a checkpoint's tensors."""
+    """Architecture of the backbone; `blocks` and `width` can be inferred from a checkpoint."""
 
-    blocks: tuple[int, int, int, int]  # per stage
+    blocks: tuple[int, ...]  # number per stage, of four
     width: int = 64  # channels of the stem
-    from_scratch: bool = False  # trained without initial weights, BN scale and shift included
+    from_scratch: bool = False  # no pre-trained weights: BN scale and shift are trained too
 
 
 ARCHS = {
@@ -31,7 +32,7 @@ ARCHS = {
 
 
 class Bottleneck(nn.Module):
-    """1x1 (with the stride) -> 3x3 (with the dilation) -> 1x1, beside a shortcut; widths N, N, 4 N."""
+    """Residual block: 1x1 (strided) -> 3x3 (dilated) -> 1x1 convolution, of N, N and 4 N channels."""
 
     expansion = 4
 
@@ -69,34 +70,35 @@ class ASPP(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return sum_of_dilated(x, list(self.conv2d_list))
+        return sum_of_dilated(x, self.conv2d_list)
 
 
-def sum_of_dilated(x: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
+def sum_of_dilated(x: Tensor, convs: Iterable[nn.Module]) -> Tensor:
     """The sum of dilated 3x3 convolutions of the same features, B x outputs x H x W, in float32 at least.
 
-    One by one they run far below a CPU's rate, being of many channels and few outputs. So every tap of every
-    convolution becomes an output of a single 1x1 convolution, and what the taps give is then moved to its place
-    and added up.
+    Convolutions with many input and few output channels are slow on a CPU. Therefore each of the nine taps of each
+    convolution becomes an output of one 1x1 convolution, and the outputs are then shifted and summed.
     """
     height, width = x.shape[2:]
-    taps, biases, moves = [], [], []
+    taps, biases, shifts = [], [], []
     for conv in convs:
+        assert isinstance(conv, nn.Conv2d) and conv.bias is not None
         for i, j in itertools.product(range(3), repeat=2):
             down, right = ((1 - k) * conv.dilation[0] for k in (i, j))
-            if abs(down) < height and abs(right) < width:  # else it meets padding alone
+            if abs(down) < height and abs(right) < width:  # else the tap only reads padding
                 taps.append(conv.weight[:, :, i, j])
-                # Not as a sum of the biases: torch.compile would let their gradients share memory.
+                # Not summed into one bias: with torch.compile, their gradients would share memory.
                 biases.append(conv.bias if i == j == 1 else torch.zeros_like(conv.bias))
-                moves.append((right, -right, down, -down))
+                shifts.append((right, -right, down, -down))
     products = F.conv2d(x, torch.cat(taps)[..., None, None], torch.cat(biases))
     products = products.to(torch.promote_types(products.dtype, torch.float32))
     parts = products.split(len(taps[0]), 1)
-    return sum(F.pad(part, move) for part, move in zip(parts, moves))
+    # functools.reduce and not sum(), which would start with the integer 0.
+    return functools.reduce(torch.add, (F.pad(part, shift) for part, shift in zip(parts, shifts)))
 
 
 class DeepLab(nn.Module):
-    """Images Bx3xHxW (RGB, mean subtracted, 0..255 scale) -> logits B x num_classes x ~H/8 x ~W/8."""
+    """DeepLab-v2: images B x 3 x H x W (RGB, 0..255, mean subtracted) -> logits B x num_classes x ~H/8 x ~W/8."""
 
     def __init__(self, num_classes: int = 21, arch: Arch = ARCHS["resnet101"]) -> None:
         super().__init__()
@@ -130,11 +132,11 @@ class DeepLab(nn.Module):
                 else:
                     nn.init.normal_(module.weight, 0, 0.01)
             elif isinstance(module, nn.BatchNorm2d) and not self.arch.from_scratch:
-                # The published network trains no BN scale or shift; its running statistics do move.
+                # As published, BN scale and shift are not trained, but the running statistics are updated.
                 module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "DeepLab":
-        """Training mode; with `freeze_bn` batch normalisation stays in eval mode, its statistics as they are."""
+        """Set training mode; with `freeze_bn`, batch normalisation stays in eval mode."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, _BatchNorm) and self.freeze_bn:
@@ -147,26 +149,25 @@ class DeepLab(nn.Module):
 
 
 def logit_side(side: int) -> int:
-    """The side of the logits of an image's side, in pixels: about an eighth."""
+    """Height or width of the logits for that of an image: about an eighth."""
     stem = (side - 1) // 2 + 1
     pooled = stem // 2 + 1
     return (pooled - 1) // 2 + 1
 
 
 def arch_from_state(state: Mapping[str, Tensor]) -> tuple[int, Arch] | None:
-    """Number of classes and architecture of a state dict; None where the stem or the head is missing."""
+    """Infer the number of classes and the architecture from a state dict; None if the stem or head is missing."""
     stem, head = state.get("conv1.weight"), state.get("layer5.conv2d_list.0.bias")
     if stem is None or head is None:
         return None
     found = [re.match(r"layer([1-4])\.(\d+)\.", key) for key in state]
-    last = {stage: max((int(m[2]) for m in found if m and m[1] == stage), default=0) for stage in "1234"}
-    known = (tuple(i + 1 for i in last.values()), stem.shape[0])
-    arch = next((a for a in ARCHS.values() if (a.blocks, a.width) == known), Arch(*known, from_scratch=True))
-    return head.shape[0], arch
+    blocks = tuple(1 + max((int(m[2]) for m in found if m and m[1] == stage), default=0) for stage in "1234")
+    other = Arch(blocks, stem.shape[0], from_scratch=True)
+    return head.shape[0], next((a for a in ARCHS.values() if a[:2] == other[:2]), other)
 
 
 def build_deeplab(arch: str = "resnet101", num_classes: int = 21, seed: int | None = None) -> DeepLab:
-    """A network of a named architecture (see `ARCHS`); with `seed`, its weights depend on nothing else."""
+    """Build one of `ARCHS`; with `seed`, the initial weights do not depend on torch's global random state."""
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)

@@ -1,11 +1,11 @@
-"""The discriminator D of C2S: is this map of class probabilities a label or a prediction?"""
+"""The discriminator D of C2S, which tells label maps from predictions."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Discriminator(nn.Module):
-    """Probabilities B x num_classes x HxW -> one logit per patch, B x 1 x ~H/32 x ~W/32."""
+    """Class probabilities B x num_classes x H x W -> one logit per patch, B x 1 x ~H/32 x ~W/32."""
 
     def __init__(self, num_classes: int = 21, width: int = 64) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Discriminator(nn.Module):
 
 
 def build_discriminator(num_classes: int = 21, width: int = 64, seed: int | None = None) -> Discriminator:
-    """A discriminator; with `seed`, its weights depend on nothing else."""
+    """Build a discriminator; with `seed`, the initial weights do not depend on torch's global random state."""
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)

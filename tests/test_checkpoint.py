@@ -46,7 +46,7 @@ def test_a_zip_free_file_of_old_torch_loads(state: dict, tmp_path: Path) -> None
     assert load_deeplab(tmp_path / "old.pth").num_classes == 5
 
 
-def test_misfits_are_named(state: dict) -> None:
+def test_mismatches_are_named(state: dict) -> None:
     network = DeepLab(5, TINY)
     wrong = dict(state, extra=torch.zeros(1))
     del wrong["layer1.0.conv2.weight"]
@@ -56,7 +56,7 @@ def test_misfits_are_named(state: dict) -> None:
     for part in (
         "1 missing, first layer1.0.conv2.weight",
         "1 unexpected, first extra",
-        "1 misshapen, first layer5.conv2d_list.1.bias: (9,) instead of (5,)",
+        "1 of wrong shape, first layer5.conv2d_list.1.bias: (9,) instead of (5,)",
     ):
         assert part in str(error.value)
 
@@ -70,7 +70,7 @@ def test_initial_weights_copy_what_fits(state: dict) -> None:
     same = DeepLab(5, TINY)
     assert load_matching(same, state, "w.pth", skip="layer5.") == len(state) - 8
     with pytest.raises(
-        InputError, match=r"fits this network: .* missing, first conv1\.weight; 1 unexpected, first o"
+        InputError, match=r"matches this network: .* missing, first conv1\.weight; 1 unexpected, first o"
     ):
         load_matching(network, {"other": torch.zeros(1)}, "w.pth")
 
@@ -106,7 +106,9 @@ def test_code_is_refused_and_not_run(tmp_path: Path) -> None:
     torch.save({"conv1.weight": Touch(tmp_path / "ran")}, tmp_path / "evil.pth")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Touch(tmp_path / "ran"), protocol=2))
     for name in ("evil.pth", "plain.pth"):
-        with pytest.raises(InputError, match=f"{name} holds something else than tensors; it was not run"):
+        with pytest.raises(
+            InputError, match=f"{name} contains objects other than tensors and was not loaded"
+        ):
             read_state(tmp_path / name)
     assert not (tmp_path / "ran").exists()
 
@@ -121,10 +123,10 @@ def test_damaged_files_are_refused(state: dict, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"cut\.pth"):
             read_state(tmp_path / "cut.pth")
     save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(InputError, match="no state dict"):
+    with pytest.raises(InputError, match="not a state dict"):
         read_state(tmp_path / "list.pth")
     save({"other": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(InputError, match="no DeepLab checkpoint"):
+    with pytest.raises(InputError, match="not a DeepLab checkpoint"):
         load_deeplab(tmp_path / "other.pth")
     with pytest.raises(InputError, match="has 5 classes"):
         load_deeplab(tmp_path / "w.pth", num_classes=21)
