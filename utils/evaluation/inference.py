@@ -1,5 +1,6 @@
-"""Two-scale inference: what validation, evaluation and label generation share."""
+"""Multi-scale inference, shared by validation, evaluation and label generation."""
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,27 +17,25 @@ def multi_scale_logits(network: nn.Module, image: Tensor, scales: Sequence[float
     """Element-wise maximum of the logits at several scales, at the first scale's resolution.
 
     Args:
-        network: images -> logits, in eval mode.
+        network: maps images to logits, in eval mode.
         image: 1 x 3 x H x W.
-        scales: factors of the input; the others' logits are resized to the first one's.
+        scales: factors by which the input is resized; all logits are resized to those of the first.
 
     Returns:
         1 x C x ~H/8 x ~W/8.
     """
-    best = None
-    for factor in scales:
-        # By scale_factor and not by size: the published numbers sample at exactly 1 / factor.
-        scaled = image if factor == 1 else F.interpolate(image, scale_factor=factor, mode="bilinear")
-        logits = network(scaled)
-        if best is None:
-            best = logits
-        else:
-            best = torch.maximum(best, F.interpolate(logits, size=best.shape[2:], mode="bilinear"))
-    return best
+    # With scale_factor instead of size, as published: the input is sampled at steps of exactly 1 / factor.
+    logits = [
+        network(image if factor == 1 else F.interpolate(image, scale_factor=factor, mode="bilinear"))
+        for factor in scales
+    ]
+    size = logits[0].shape[2:]
+    resized = (F.interpolate(other, size=size, mode="bilinear") for other in logits[1:])
+    return functools.reduce(torch.maximum, resized, logits[0])
 
 
 def full_size(logits: Tensor, size: Sequence[int], align_corners: bool = True) -> Tensor:
-    """1 x C x h x w logits resized to the image; stage 2 has align_corners=False."""
+    """Resize 1 x C x h x w logits to the (height, width) of the image; stage 2 uses align_corners=False."""
     return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
@@ -47,11 +46,17 @@ def infer(
     scales: Sequence[float] = (1.0, 0.75),
     align_corners: bool = True,
 ) -> Iterator[tuple[str, Tensor, Tensor, Tensor | None]]:
-    """Run whole images through the network, which is in eval mode.
+    """Predict the labels of whole images.
+
+    Args:
+        network: in eval mode, on `device`.
+        loader: yields (ID, image) or (ID, image, label).
+        device: device of the network.
+        scales: as in `multi_scale_logits`.
+        align_corners: as in `full_size`.
 
     Yields:
-        ID, logits 1 x C x h x w, the full-size argmax H x W (uint8), and the true label H x W where the
-        loader has one; tensors on `device`.
+        ID, logits 1 x C x h x w, prediction H x W (uint8) and true label H x W or None; tensors on `device`.
     """
     for id_, image, *label in loader:
         logits = multi_scale_logits(network, send(image, device), scales)
@@ -60,5 +65,5 @@ def infer(
 
 
 def save_logits(path: Path, logits: Tensor) -> None:
-    """Write 1 x C x h x w logits as C x h x w float32, which is what the CRF reads."""
+    """Write 1 x C x h x w logits as C x h x w float32, the input of the CRF."""
     save_array(path, logits[0].float().cpu().numpy())

@@ -1,4 +1,4 @@
-"""Scores of a segmentation from a confusion matrix that grows with the classes, not with the images."""
+"""Segmentation scores, computed from a confusion matrix."""
 
 from pathlib import Path
 
@@ -11,50 +11,53 @@ from utils.core.errors import InputError
 from utils.core.files import save_json
 from utils.core.provenance import save_provenance
 
-COUNTS = "rows are true labels"  # confusion.json's key
+COUNTS = "rows are true labels"  # key in confusion.json
 
 
 class ConfusionMatrix:
-    """Counts of (truth, prediction) pairs of labels, gathered image by image on the tensors' own device."""
+    """Counts pairs of true and predicted labels, on the device of the labels."""
 
     def __init__(self, num_classes: int, ignore_label: int = IGNORE_LABEL) -> None:
         self.num_classes, self.ignore_label = num_classes, ignore_label
         self.counts = torch.zeros(num_classes**2, dtype=torch.int64)
 
     def update(self, truth: Tensor, prediction: Tensor) -> None:
-        """Add one label map or a batch of them: integer tensors of one shape; ignored pixels do not count."""
+        """Add one label map or a batch: two integer tensors of the same shape. Ignored pixels are not counted."""
         counted = truth != self.ignore_label
         pairs = truth.long() * self.num_classes + prediction.long()
         self.counts = self.counts.to(truth.device)
         self.counts += torch.bincount(pairs[counted], minlength=self.num_classes**2)
 
     def gather(self) -> "ConfusionMatrix":
-        """Add up the counts of all processes."""
+        """Sum the counts over all processes, in place; returns itself."""
         self.counts = all_reduce_sum(self.counts.cpu())
         return self
 
     def matrix(self) -> Tensor:
-        """num_classes x num_classes counts; a row is a true label, a column a predicted one."""
+        """Counts as num_classes x num_classes; rows are true labels, columns predicted ones."""
         return self.counts.cpu().view(self.num_classes, self.num_classes)
 
     def transposed(self) -> "ConfusionMatrix":
-        """The same counts with truth and prediction exchanged."""
+        """A copy with true and predicted labels swapped."""
         other = ConfusionMatrix(self.num_classes, self.ignore_label)
         other.counts = self.matrix().t().reshape(-1)
         return other
 
     def scores(self) -> dict:
-        """Pixel Accuracy, Mean Accuracy, Frequency Weighted IoU, Mean IoU, Class IoU by label, Min IoU.
+        """Pixel Accuracy, Mean Accuracy, Frequency Weighted IoU, Mean IoU, Class IoU by label and Min IoU.
 
-        Means and the minimum run over the labels that occur in the truth. A label in neither truth nor
-        prediction has no IoU (None); one that is only predicted has 0.
+        Means and minimum are over the labels that occur in the truth. Class IoU is None for labels that occur
+        neither in the truth nor in the prediction, and 0 for labels that are only predicted.
+
+        Raises:
+            InputError: no pixel has been counted.
         """
         matrix = self.matrix().double()
         hits, truth, predicted = matrix.diag(), matrix.sum(1), matrix.sum(0)
         present, union = truth > 0, truth + predicted - hits
         if not present.any():
             raise InputError(
-                "no labelled pixel among the images: there is nothing to score (list, shard or labels)"
+                "the images have no labelled pixel to score: check the list, --shard and the labels"
             )
         iou = hits / union
         return {
@@ -68,7 +71,7 @@ class ConfusionMatrix:
 
 
 def score_table(scores: dict, names: list[str]) -> str:
-    """Scores for a person to read: a line per class by name, the summary below; IoU in percent."""
+    """Format scores in percent as a table: the IoU of each class, then the other scores."""
     width = max(map(len, [*names, "Frequency Weighted IoU"]))
     lines = [f"{'class':<{width}}   IoU %"]
     for name, iou in zip(names, scores["Class IoU"].values()):
@@ -81,10 +84,13 @@ def score_table(scores: dict, names: list[str]) -> str:
 def report_scores(
     confusion: ConfusionMatrix, names: list[str], path: Path, options: dict, device: torch.device
 ) -> None:
-    """Write scores as JSON and print them as a table.
+    """Sum the counts over all processes; the main process then prints the scores and writes them as JSON.
 
-    Beside `scores.json` go `confusion.json`, the counts behind them, and `scores_run.json`, what they were made with.
-    With several processes, it is the first one that does so, for the images of all.
+    Args:
+        confusion: the counts of this process.
+        names: names of all labels.
+        path: `scores.json`; the confusion matrix goes to `confusion.json`, the provenance to `scores_run.json`.
+        options, device: for the provenance.
     """
     scores = confusion.gather().scores()
     if not is_main():

@@ -1,4 +1,4 @@
-"""Scores of a network on whole images, divided among the processes: what both stages validate and evaluate with."""
+"""Scores a network on whole images, distributed over all processes; used by both stages."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,24 +26,29 @@ def score_images(
     prediction_dir: Path | None = None,
     desc: str | None = None,
 ) -> ConfusionMatrix:
-    """Run this process's part of the images through the network and count it against their labels.
+    """Predict this process's part of the images and compare it with their labels.
 
     Args:
-        network: in eval mode.
-        images: the whole list, with labels.
+        network: in eval mode, on `device`.
+        images: all images, with labels.
+        num_workers: worker processes of the data loader.
+        device: device of the network.
         scales, align_corners: as in `infer`.
-        logit_dir, prediction_dir: get ID.npy and palette ID.png, written while the network goes on.
-        desc: heads a bar that goes away at the end; without it the bar stays.
+        logit_dir, prediction_dir: where to write ID.npy and palette ID.png; None: nowhere.
+        desc: title of the progress bar, which then disappears at the end.
+
+    Returns:
+        The counts of this process.
     """
     part = images.part(distributed.rank(), distributed.world_size())
     confusion = ConfusionMatrix(images.config.num_classes, images.config.ignore_label)
     loader = eval_loader(part, num_workers, pin=device.type == "cuda")
-    bar = tqdm(
-        infer(network, loader, device, scales, align_corners), total=len(part), desc=desc, leave=desc is None,
-        unit="img", disable=not distributed.is_main(),
-    )  # fmt: skip
+    results = infer(network, loader, device, scales, align_corners)
+    quiet = not distributed.is_main()
     with Background() as later:
-        for id_, logits, prediction, label in bar:
+        for id_, logits, prediction, label in tqdm(
+            results, total=len(part), desc=desc, leave=desc is None, unit="img", disable=quiet
+        ):
             confusion.update(label, prediction)
             if logit_dir is not None:
                 later(save_logits, logit_dir / f"{id_}.npy", logits)
