@@ -198,7 +198,9 @@ def crf(args: argparse.Namespace, config: Config) -> None:
     """Score them again after the dense CRF."""
     device, paths, c = pick_device(args), Paths(config), config.CRF
     params = CRFParams(c.ITER_MAX, c.POS_W, c.POS_XY_STD, c.BI_W, c.BI_XY_STD, c.BI_RGB_STD)
-    settings = make_settings(config.DATASET.N_CLASSES, params, args, device, align_corners=False)
+    settings = make_settings(
+        config.DATASET.N_CLASSES, params, args.crf_prune, args.crf_backend, device, align_corners=False
+    )
     listed = read_split(config, config.DATASET.SPLIT.VAL)
     entries = unique(listed)
     tasks = make_tasks(entries, Path(config.DATASET.ROOT) / "JPEGImages", paths.logits, paths.crf)

@@ -159,8 +159,8 @@ PROBABILITIES = make_probabilities(6, 3, 6, 8)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image": IMAGE[:, :7]}, r"image's size 6x7, not torch.float32 \(3, 6, 8\)"),
-        ({"image": IMAGE[..., 0]}, r"image must be a uint8 array HxWx3, not uint8 \(6, 8\)"),
+        ({"image": IMAGE[:, :7]}, r"C x 6 x 7, the size of the image, not torch.float32 \(3, 6, 8\)"),
+        ({"image": IMAGE[..., 0]}, r"image must be a uint8 array H x W x 3, not uint8 \(6, 8\)"),
         ({"image": IMAGE.astype(np.float32)}, "not float32"),
         ({"image": torch.from_numpy(IMAGE)}, "image must be a uint8 array"),
         ({"probabilities": PROBABILITIES[0]}, r"not torch.float32 \(6, 8\)"),
@@ -168,7 +168,7 @@ PROBABILITIES = make_probabilities(6, 3, 6, 8)
         ({"probabilities": PROBABILITIES.astype(np.int64)}, "floating point"),
         ({"probabilities": PROBABILITIES * np.float32("nan")}, "not all finite"),
         ({"backend": "opencl"}, "one of auto, pydensecrf, torch, not 'opencl'"),
-        ({"prune": 1.5}, "0..1, not 1.5"),
+        ({"prune": 1.5}, "between 0 and 1, not 1.5"),
     ],
 )
 def test_bad_input_is_named_in_one_line(change: dict, message: str) -> None:

@@ -38,7 +38,7 @@ def score(args: argparse.Namespace, crf_args: argparse.Namespace, folder: Path) 
     network = prepare(load_deeplab(args.snapshot_dir / "VOC_best.pth", args.num_classes), args, device)
     image_dir, label_dir = args.data_dir / "JPEGImages", args.data_dir / "SegmentationClassAug"
     config = DataConfig(image_dir, label_dir, num_classes=args.num_classes, ignore_label=args.ignore_label)
-    settings = make_settings(args.num_classes, CRFParams(), crf_args, device)
+    settings = make_settings(args.num_classes, CRFParams(), crf_args.crf_prune, crf_args.crf_backend, device)
     options = {"logit_dir": logits, "desc": "val"}
     found: dict[str, dict[str, ConfusionMatrix]] = {"raw": {}, "crf": {}}
     for kind, entries in split_val(args, label_dir).items():

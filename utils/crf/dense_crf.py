@@ -1,8 +1,9 @@
-"""The dense CRF that sharpens label maps (Kraehenbuehl and Koltun, "Efficient Inference in Fully Connected
-CRFs with Gaussian Edge Potentials", NIPS 2011), by two backends that give the same result.
+"""The fully connected CRF that refines label maps, with two equivalent backends.
 
-`pydensecrf` calls the C++ package of that name, where it is installed. `torch` needs nothing but torch: the
-filters of the message passing are made once an image and applied to all classes together.
+Kraehenbuehl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NIPS 2011.
+
+`pydensecrf` uses the C++ package of that name. `torch` needs only torch: the filters of the message passing are built
+once per image and applied to all classes at once.
 """
 
 import functools
@@ -16,15 +17,16 @@ from utils.core.errors import InputError
 from utils.crf.permutohedral import Kernel, make_kernel
 
 BACKENDS = ("auto", "pydensecrf", "torch")
-CLIP = 1e-5  # the least probability that the unary potential tells from none
-PRUNE = 0.05  # keeps over 99.99 % of the labels: benchmarks/crf.py measures it
+CLIP = 1e-5  # lower bound of the probabilities in the unary potential
+PRUNE = 0.05  # changes less than 0.01 % of the labels, see benchmarks/crf.py
 
 
 @dataclass(frozen=True)
 class CRFParams:
-    """The published parameters; `sxy` in pixels, `srgb` in grey levels of 0..255.
+    """Parameters, by default the published ones; `sxy` in pixels, `srgb` in grey levels of 0..255.
 
-    Raises InputError for a deviation that is not above 0 and for less than no iterations.
+    Raises:
+        InputError: a standard deviation is not positive, or `iterations` is negative.
     """
 
     iterations: int = 10
@@ -36,7 +38,7 @@ class CRFParams:
 
     def __post_init__(self) -> None:
         if not min(self.gaussian_sxy, self.bilateral_sxy, self.bilateral_srgb) > 0 or self.iterations < 0:
-            raise InputError(f"CRF: sxy and srgb must be above 0, iterations 0 or more: {self}")
+            raise InputError(f"CRF: sxy and srgb must be above 0, and iterations at least 0: {self}")
 
 
 def dense_crf(
@@ -47,46 +49,53 @@ def dense_crf(
     device: str | torch.device | None = None,
     prune: float | None = PRUNE,
 ) -> torch.Tensor:
-    """Marginals CxHxW, float32, after mean-field inference; `.argmax(0)` of them is the label map.
+    """Mean-field inference.
 
-    `image` is HxWx3 uint8, fed as it is (the published results: BGR as cv2 reads it); `probabilities` are
-    CxHxW, classes first, as from a softmax. The result is a tensor on `device` (default: where
-    `probabilities` are). `backend` "auto" takes pydensecrf for a CPU where it is installed, else torch; torch
-    works on `device` if that is a CPU or a CUDA device, for any other on the CPU.
+    Args:
+        image: H x W x 3 uint8, BGR as read by OpenCV for the published results.
+        probabilities: C x H x W, as from a softmax.
+        params: parameters of the CRF.
+        backend: pydensecrf, torch, or auto: pydensecrf for the CPU if it is installed, else torch.
+        device: of the result, None: that of `probabilities`. The torch backend computes on it if it is a CUDA
+            device, otherwise on the CPU.
+        prune: classes whose probability is below this bound in the whole image send no messages, which saves most
+            of the time; they keep their share of each pixel. None: all classes send messages.
 
-    Classes whose probability stays below `prune` in the whole image send no messages, which saves most of the
-    time; they keep their share of each pixel. None: every class takes part.
+    Returns:
+        Marginals C x H x W, float32; their argmax over the classes is the label map.
 
-    Raises InputError for shapes, types and names that do not fit, for probabilities that are not finite, and
-    for pydensecrf when it is asked for and not installed.
+    Raises:
+        InputError: an argument has the wrong shape, type or value, or pydensecrf is requested but not installed.
     """
-    given = torch.as_tensor(_plain(probabilities))
-    device = given.device if device is None else torch.device(device)
+    if isinstance(probabilities, np.ndarray):
+        probabilities = torch.from_numpy(_contiguous(probabilities))
+    device = probabilities.device if device is None else torch.device(device)
     backend = _choose_backend(backend, device)
-    _check(image, given, prune)
-    image = _plain(image)
+    _check(image, probabilities, prune)
+    image = _contiguous(image)
     infer = _infer_torch if backend == "torch" else _infer_pydensecrf
+    on_gpu = backend == "torch" and device.type == "cuda"
     with torch.no_grad():
-        given = given.to(device if backend == "torch" and device.type == "cuda" else "cpu", torch.float32)
-        likely = _likely_classes(given, prune)
-        given = given.clamp(min=CLIP)
+        probabilities = probabilities.to(device if on_gpu else "cpu", torch.float32)
+        likely = _likely_classes(probabilities, prune)
+        probabilities = probabilities.clamp(min=CLIP)
         if likely.all():
-            return infer(image, -given.log(), params, silent=0).to(device)
+            return infer(image, -probabilities.log(), params, silent=0).to(device)
 
-        # The unlikely classes are joined to one that sends no messages. Left out altogether, they would hand
-        # their mass to the others, and many more labels would change.
-        unlikely = given[~likely]
+        # The unlikely classes are merged into one that sends no messages. Without it, the other classes would
+        # receive their probability, and many more labels would change.
+        unlikely = probabilities[~likely]
         rest = unlikely.sum(0, keepdim=True)
-        found = infer(image, -torch.cat([given[likely], rest]).log(), params, silent=1)
-        marginals = torch.empty_like(given)
+        found = infer(image, -torch.cat([probabilities[likely], rest]).log(), params, silent=1)
+        marginals = torch.empty_like(probabilities)
         marginals[likely] = found[:-1]
         marginals[~likely] = unlikely / rest * found[-1]
         return marginals.to(device)
 
 
-def _plain(array: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
-    """An array as torch and pydensecrf take it: contiguous, and writable though neither writes to it."""
-    return array if isinstance(array, torch.Tensor) else np.require(array, requirements=("C", "W"))
+def _contiguous(array: np.ndarray) -> np.ndarray:
+    """A contiguous, writable array, as torch and pydensecrf require."""
+    return np.require(array, requirements=("C", "W"))
 
 
 def _choose_backend(name: str, device: torch.device) -> str:
@@ -94,7 +103,9 @@ def _choose_backend(name: str, device: torch.device) -> str:
         raise InputError(f"CRF: backend must be one of {', '.join(BACKENDS)}, not {name!r}")
     installed = importlib.util.find_spec("pydensecrf") is not None
     if name == "pydensecrf" and not installed:
-        raise InputError("CRF: no pydensecrf here: `pip install pydensecrf2`, or take the backend torch")
+        raise InputError(
+            "CRF: pydensecrf is not installed: `pip install pydensecrf2`, or use the backend torch"
+        )
     if name == "auto":
         return "pydensecrf" if installed and device.type == "cpu" else "torch"
     return name
@@ -103,17 +114,17 @@ def _choose_backend(name: str, device: torch.device) -> str:
 def _check(image: np.ndarray, probabilities: torch.Tensor, prune: float | None) -> None:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         kind = f"{getattr(image, 'dtype', type(image).__name__)} {tuple(np.shape(image))}"
-        raise InputError(f"CRF: the image must be a uint8 array HxWx3, not {kind}")
+        raise InputError(f"CRF: the image must be a uint8 array H x W x 3, not {kind}")
     shape = tuple(probabilities.shape)
     if len(shape) != 3 or shape[1:] != image.shape[:2] or 0 in shape or not probabilities.is_floating_point():
-        wanted = "floating point CxHxW of the image's size {}x{}".format(*image.shape[:2])
+        wanted = f"floating point C x {image.shape[0]} x {image.shape[1]}, the size of the image"
         raise InputError(f"CRF: the probabilities must be {wanted}, not {probabilities.dtype} {shape}")
     if prune is not None and not 0 <= prune <= 1:
-        raise InputError(f"CRF: the bound below which classes are unlikely must lie in 0..1, not {prune}")
+        raise InputError(f"CRF: prune must be between 0 and 1, not {prune}")
 
 
 def _likely_classes(probabilities: torch.Tensor, bound: float | None) -> torch.Tensor:
-    """Mask of the classes that reach `bound` somewhere; all of them where that would spare fewer than two."""
+    """Mask of the classes that reach `bound` somewhere; all classes if fewer than two do not."""
     peaks = probabilities.flatten(1).amax(1)
     if not peaks.isfinite().all():
         raise InputError("CRF: the probabilities are not all finite")
@@ -122,11 +133,11 @@ def _likely_classes(probabilities: torch.Tensor, bound: float | None) -> torch.T
 
 
 def _infer_pydensecrf(image: np.ndarray, unary: torch.Tensor, params: CRFParams, silent: int) -> torch.Tensor:
-    """Marginals CxHxW from `unary` CxHxW, both on the CPU; the last `silent` classes send no messages."""
+    """Marginals C x H x W from `unary` C x H x W, both on the CPU; the last `silent` classes send no messages."""
     from pydensecrf.densecrf import DenseCRF2D
 
     classes, height, width = unary.shape
-    potts = -np.ones(classes, np.float32)  # the energy of two pixels that agree on a class
+    potts = -np.ones(classes, np.float32)  # energy of two pixels of the same class
     potts[classes - silent :] = 0
     crf = DenseCRF2D(width, height, classes)
     crf.setUnaryEnergy(np.ascontiguousarray(unary.flatten(1).numpy()))
@@ -141,15 +152,15 @@ def _infer_pydensecrf(image: np.ndarray, unary: torch.Tensor, params: CRFParams,
 
 
 def _infer_torch(image: np.ndarray, unary: torch.Tensor, params: CRFParams, silent: int) -> torch.Tensor:
-    """The same on the device of `unary` (CRF paper, algorithm 1).
+    """The same in torch, on the device of `unary` (algorithm 1 of the paper).
 
     With Potts compatibility the update is Q = softmax(-unary + sum of weight * kernel Q over both kernels),
-    where the message of a pixel to itself counts.
+    which includes the message of a pixel to itself.
     """
     classes, height, width = unary.shape
     smoothness = _smoothness_kernel(height, width, params.gaussian_sxy, unary.device)
     appearance = _appearance_kernel(image, params.bilateral_sxy, params.bilateral_srgb, unary.device)
-    unary = unary.flatten(1).t().contiguous()  # a pixel's classes side by side: the filter moves whole rows
+    unary = unary.flatten(1).t().contiguous()  # the filter moves whole rows, each with all classes of a pixel
     marginals = _softmax_(-unary)
     for _ in range(params.iterations):
         messages = smoothness(marginals).mul_(params.gaussian_weight)
@@ -160,24 +171,24 @@ def _infer_torch(image: np.ndarray, unary: torch.Tensor, params: CRFParams, sile
 
 
 def _softmax_(rows: torch.Tensor) -> torch.Tensor:
-    """Softmax of each row, in place: with rows this short torch's own takes up to four times as long."""
+    """Softmax of each row, in place; up to four times faster than torch.softmax with so few columns."""
     rows.sub_(rows.amax(1, keepdim=True)).exp_()
     return rows.div_(rows.sum(1, keepdim=True))
 
 
 @functools.lru_cache(maxsize=4)
 def _smoothness_kernel(height: int, width: int, sxy: float, device: torch.device) -> Kernel:
-    """Kernel over the position: it depends on the size of the image alone, so the last few are kept."""
+    """Kernel over the position. It only depends on the size of the image, so the last few are cached."""
     return make_kernel(_positions(height, width, sxy, device))
 
 
 def _appearance_kernel(image: np.ndarray, sxy: float, srgb: float, device: torch.device) -> Kernel:
-    """Kernel over the position and the colour of HxWx3 `image`."""
+    """Kernel over the position and the colour of an H x W x 3 image."""
     colours = torch.from_numpy(image).to(device).flatten(0, 1).t()
-    # Divided by a tensor: CUDA multiplies by the reciprocal of a number, and a rounding can move a pixel that
-    # lies between two simplices to one with other vertices.
+    # Divided by a tensor, because CUDA multiplies by the reciprocal of a number, and the rounding error can move a
+    # pixel on the border of two simplices to the other one.
     colours = colours / torch.tensor(float(srgb), device=device)
-    return make_kernel(torch.cat([_positions(*image.shape[:2], sxy, device), colours]))
+    return make_kernel(torch.cat([_positions(image.shape[0], image.shape[1], sxy, device), colours]))
 
 
 def _positions(height: int, width: int, sxy: float, device: torch.device) -> torch.Tensor:

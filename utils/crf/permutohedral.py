@@ -1,5 +1,6 @@
-"""Gaussian filtering by the permutohedral lattice (Adams, Baek and Davis, "Fast High-Dimensional Filtering Using the
-Permutohedral Lattice", 2010), as a few sparse matrices: no extension to compile, on any device.
+"""Gaussian filtering on the permutohedral lattice, as a few sparse matrices, without a compiled extension.
+
+Adams, Baek and Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", 2010.
 """
 
 import math
@@ -13,14 +14,14 @@ from utils.core.errors import InputError
 
 
 class _SparseRows(NamedTuple):
-    """A sparse matrix: the entries from `offsets[i]` to `offsets[i + 1]` are those of row i."""
+    """A sparse matrix in CSR format: row i has the entries from `offsets[i]` to `offsets[i + 1]`."""
 
     indices: torch.Tensor
     offsets: torch.Tensor
     weights: torch.Tensor
 
     def __matmul__(self, values: torch.Tensor) -> torch.Tensor:
-        # On a CPU faster than torch.sparse, the more so the more classes; and its sums have a fixed order.
+        # Faster on a CPU than torch.sparse, especially with many classes, and with a fixed order of summation.
         indices, offsets, weights = self
         return F.embedding_bag(
             indices, values, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
@@ -28,7 +29,7 @@ class _SparseRows(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """D^-1/2 K D^-1/2 of a Gaussian kernel K: splat to the lattice, blur along its axes, slice to pixels."""
+    """The normalised Gaussian kernel D^-1/2 K D^-1/2: splat to the lattice, blur along its axes, slice to pixels."""
 
     splat: _SparseRows
     blurs: list[_SparseRows]
@@ -36,8 +37,8 @@ class Kernel(NamedTuple):
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
         """Filter `values`, pixels x classes."""
-        # A few classes at a time where the lattice is large: glibc takes each buffer above 32 MiB anew from
-        # the system, which clears it, and that can cost as much as the filter.
+        # A few classes at a time if the lattice is large: glibc maps each buffer above 32 MiB anew, and clearing
+        # its pages can take as long as filtering.
         rows = max(len(self.splat.offsets), len(self.slice.offsets))
         most = max(1, 2**25 // (rows * values.element_size()))
         if values.shape[1] > most:
@@ -51,9 +52,12 @@ class Kernel(NamedTuple):
 
 
 def make_kernel(features: torch.Tensor) -> Kernel:
-    """Kernel exp(-|f_i - f_j|^2 / 2) between the pixels, normalised symmetrically; `features` are d x pixels.
+    """Build the kernel exp(-|f_i - f_j|^2 / 2) between pixels, normalised symmetrically.
 
-    Constant factors cancel in the normalisation, so that those of Adams' blur and slice are left out.
+    The constant factors of Adams' blur and slice are omitted, because they cancel in the normalisation.
+
+    Args:
+        features: d x pixels.
     """
     dimensions, pixels = features.shape
     keys, axis_steps, weights = _embed(features)
@@ -77,12 +81,12 @@ def make_kernel(features: torch.Tensor) -> Kernel:
 
 
 def _axis_blur(keys: torch.Tensor, step: int) -> _SparseRows:
-    """Blur by (1/2, 1, 1/2) along one axis, where `step` parts a vertex from the next; `keys` are sorted."""
+    """Blur with (1/2, 1, 1/2) along one axis; the sorted `keys` of neighbours differ by `step`."""
     count = len(keys)
     vertices = torch.arange(count, dtype=torch.int32, device=keys.device)
     position = torch.searchsorted(keys, keys + step, out_int32=True).clamp_(max=count - 1)
     found = keys[position] == keys + step
-    # A neighbour that is not there: the vertex itself, at weight 0. Entry `count` takes what leads nowhere.
+    # A missing neighbour is replaced by the vertex itself with weight 0. Entry `count` is discarded.
     ahead = torch.where(found, position, vertices)
     behind = torch.cat([vertices, vertices[:1]])
     behind = behind.scatter_(0, torch.where(found, position, count).long(), vertices)[:count]
@@ -94,15 +98,17 @@ def _axis_blur(keys: torch.Tensor, step: int) -> _SparseRows:
 
 
 def _embed(features: torch.Tensor) -> tuple[torch.Tensor, list[int], torch.Tensor]:
-    """Place the pixels in the permutohedral lattice (Adams 2010, section 3; d = number of features).
+    """Embed pixels with d features in the permutohedral lattice (Adams 2010, section 3).
 
-    Returns the keys of the d + 1 vertices around each pixel (int64, (d + 1) x pixels, row = remainder), what
-    to add to a key for the next vertex along each of the d + 1 axes, and the vertices' barycentric weights.
+    Returns:
+        The keys of the d + 1 vertices around each pixel (int64, (d + 1) x pixels, row = remainder), the
+        differences between the keys of neighbours along each of the d + 1 axes, and the vertices' barycentric
+        weights.
     """
     d = len(features)
     elevated = _elevate(features)
 
-    # The nearest point of remainder 0, and each coordinate's rank by its difference to it, 0 the greatest.
+    # The nearest point of remainder 0, and the rank of each coordinate by its difference to it, 0 the greatest.
     steps = (elevated * (1 / (d + 1))).round_()
     nearest = steps * (d + 1)
     difference = elevated - nearest
@@ -112,7 +118,7 @@ def _embed(features: torch.Tensor) -> tuple[torch.Tensor, list[int], torch.Tenso
             less = (difference[i] < difference[j]).view(torch.int8)
             rank[i] += less
             rank[j] -= less
-    # The point lies in the lattice if its coordinates sum to 0: else those at one end of the ranking move on.
+    # If the coordinates do not sum to 0, the point is not in the lattice: move those at one end of the ranking.
     rank += steps.sum(0).long()
     moves = (rank < 0).long() - (rank > d).long()
     rank += (d + 1) * moves
@@ -121,7 +127,8 @@ def _embed(features: torch.Tensor) -> tuple[torch.Tensor, list[int], torch.Tenso
     ranked = torch.empty_like(elevated).scatter_(0, rank, (elevated - nearest) * (1 / (d + 1)))
     weights = torch.cat([ranked[d:] + (1 - ranked[:1]), ranked[:d].flip(0) - ranked[1:].flip(0)])
 
-    # From one remainder to the next all coordinates gain 1, and the one of the last rank left loses d + 1.
+    # From one remainder to the next, all coordinates increase by 1, and that of the highest remaining rank
+    # decreases by d + 1.
     base, strides = _pack(nearest[:d].long())
     axis_steps = [sum(strides) - (d + 1) * stride for stride in [*strides, 0]]
     rank_steps = torch.tensor(axis_steps, device=rank.device)[:, None].expand_as(rank)
@@ -130,11 +137,11 @@ def _embed(features: torch.Tensor) -> tuple[torch.Tensor, list[int], torch.Tenso
 
 
 def _elevate(features: torch.Tensor) -> torch.Tensor:
-    """Map d features to the plane of d + 1 coordinates that sum to 0, scaled to the deviation of the blur."""
+    """Map d features to d + 1 coordinates that sum to 0, scaled to the standard deviation of the blur."""
     d = len(features)
     elevated = features.new_empty(d + 1, features.shape[1])
     total = torch.zeros_like(features[0])
-    deviation = float(np.float32(math.sqrt(2 / 3) * (d + 1)))  # rounded where pydensecrf rounds it
+    deviation = float(np.float32(math.sqrt(2 / 3) * (d + 1)))  # float32, as in pydensecrf
     for j in range(d, 0, -1):
         scaled = features[j - 1] * (deviation / math.sqrt(j * (j + 1)))
         elevated[j] = total - j * scaled
@@ -144,12 +151,12 @@ def _elevate(features: torch.Tensor) -> torch.Tensor:
 
 
 def _pack(coordinates: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
-    """One int64 for the d coordinates of each point (d x points), and what a step of 1 in each adds to it."""
-    margin = 2 * len(coordinates) + 4  # room for the other vertices of the simplex and their neighbours
+    """Encode the d coordinates of each point (d x points) in one int64; also returns the d strides."""
+    margin = 2 * len(coordinates) + 4  # for the other vertices of the simplex and their neighbours
     low, high = coordinates.amin(1) - margin, coordinates.amax(1) + margin
     strides = [1]
     for extent in (high - low + 1).tolist():
         strides.append(strides[-1] * extent)
     if strides.pop() >= 2**62:
-        raise InputError("CRF: the kernel is too narrow for an image of this size; enlarge sxy or srgb")
+        raise InputError("CRF: the kernel is too narrow for an image of this size: increase sxy or srgb")
     return ((coordinates - low[:, None]) * coordinates.new_tensor(strides)[:, None]).sum(0), strides

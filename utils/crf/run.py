@@ -1,11 +1,11 @@
-"""The dense CRF over a list of images, in as many processes as there are cores: what three scripts share."""
+"""Runs the dense CRF over a list of images, in several processes."""
 
 import argparse
 import json
 import signal
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -29,12 +29,12 @@ from utils.crf.dense_crf import BACKENDS, PRUNE, CRFParams, dense_crf
 from utils.evaluation.inference import full_size
 from utils.evaluation.metrics import ConfusionMatrix
 
-LOGITS_FROM = "make it with evaluate.py or gen_label.py (stage 2: main.py test)"
+LOGITS_HINT = "create it with evaluate.py or gen_label.py (stage 2: main.py test)"
 
 
 @dataclass(frozen=True)
 class CRFSettings:
-    """What a label map after the CRF depends on, the backend and the device (same result) beside it."""
+    """Everything the label maps depend on, and the backend and device, which do not change them."""
 
     num_classes: int
     params: CRFParams
@@ -46,25 +46,25 @@ class CRFSettings:
 
 @dataclass(frozen=True)
 class CRFTask:
-    """One image: where it and its logits lie, where its label map goes, which labels it may have (None: all)."""
+    """One image: the paths of the image, its logits and its label map."""
 
     id: str
     image: Path
     logits: Path
     result: Path
-    labels: tuple[int, ...] | None = None
+    labels: tuple[int, ...] | None = None  # that the label map may contain; None: all
 
 
 def add_crf_options(parser: argparse.ArgumentParser, jobs: bool = True) -> None:
-    """The CRF's six parameters, and how it is computed; `jobs`: whether in several processes."""
+    """Add the six parameters of the CRF and the options of `add_crf_running_options`."""
     group, published = parser.add_argument_group("CRF"), CRFParams()
     for name, convert, text in (
         ("iterations", cli.count, "iterations of mean-field inference"),
         ("gaussian_weight", cli.non_negative, "weight of the smoothness kernel"),
-        ("gaussian_sxy", cli.positive, "its deviation, pixels"),
+        ("gaussian_sxy", cli.positive, "its standard deviation, pixels"),
         ("bilateral_weight", cli.non_negative, "weight of the appearance kernel"),
-        ("bilateral_sxy", cli.positive, "its deviation in position, pixels"),
-        ("bilateral_srgb", cli.positive, "its deviation in colour, grey levels of 0..255"),
+        ("bilateral_sxy", cli.positive, "its standard deviation in position, pixels"),
+        ("bilateral_srgb", cli.positive, "its standard deviation in colour, grey levels of 0..255"),
     ):
         flag = f"--crf-{name.replace('_', '-')}"
         group.add_argument(flag, type=convert, default=getattr(published, name), help=text)
@@ -72,95 +72,96 @@ def add_crf_options(parser: argparse.ArgumentParser, jobs: bool = True) -> None:
 
 
 def add_crf_running_options(group: argparse._ActionsContainer, jobs: bool = True) -> None:
-    """Likely classes, backend and processes: what changes the time, and hardly the result."""
-    group.add_argument(
-        "--crf-prune", type=cli.non_negative, default=PRUNE, metavar="P",
-        help="classes whose probability stays below P in the whole image send no messages; 0: all do",
-    )  # fmt: skip
-    group.add_argument(
-        "--crf-backend", choices=BACKENDS, default="auto",
-        help="auto: pydensecrf on a CPU where it is installed, else torch",
-    )  # fmt: skip
+    """Add the options that change the running time and hardly the results; `jobs`: whether to add --n-jobs."""
+    add = group.add_argument
+    text = "classes whose probability is below P in the whole image send no messages; 0: all classes do"
+    add("--crf-prune", type=cli.non_negative, default=PRUNE, metavar="P", help=text)
+    text = "auto: pydensecrf for the CPU if it is installed, else torch"
+    add("--crf-backend", choices=BACKENDS, default="auto", help=text)
     if jobs:
-        group.add_argument(
-            "--n-jobs", type=cli.positive_int, default=cli.CORES,
-            help="processes of one thread each; a GPU needs one",
-        )  # fmt: skip
+        text = "single-threaded processes; 1 is enough for a GPU"
+        add("--n-jobs", type=cli.positive_int, default=cli.CORES, help=text)
 
 
-def crf_settings(args: argparse.Namespace, device: torch.device) -> CRFSettings:
-    """The settings that `add_crf_options` asked for."""
+def crf_settings(args: argparse.Namespace, num_classes: int, device: torch.device) -> CRFSettings:
+    """The settings given by the options of `add_crf_options`."""
     params = CRFParams(**{name: getattr(args, f"crf_{name}") for name in asdict(CRFParams())})
-    return make_settings(args.num_classes, params, args, device)
+    return make_settings(num_classes, params, args.crf_prune, args.crf_backend, device)
 
 
 def make_settings(
     num_classes: int,
     params: CRFParams,
-    args: argparse.Namespace,
+    prune: float,
+    backend: str,
     device: torch.device,
     align_corners: bool = True,
 ) -> CRFSettings:
-    """Settings from parameters and from what `add_crf_running_options` asked for."""
-    where = "cpu" if device.type == "mps" else str(device)  # the lattice's integers are beyond MPS
-    return CRFSettings(num_classes, params, args.crf_prune or None, align_corners, args.crf_backend, where)
+    """Settings from the values of options: with `prune` 0 all classes take part, and MPS is replaced by the CPU."""
+    computes = (
+        "cpu" if device.type == "mps" else str(device)
+    )  # MPS lacks the 64-bit operations of the lattice
+    return CRFSettings(num_classes, params, prune or None, align_corners, backend, computes)
 
 
 def make_tasks(
     entries: Sequence[Entry], image_dir: Path, logit_dir: Path, result_dir: Path, image_labels: bool = False
 ) -> list[CRFTask]:
-    """A task for every image of a list; with `image_labels`, background and its own classes are all it may have."""
+    """One task per image; `image_labels` restricts its labels to the background and the classes in the list."""
     return [
         CRFTask(
-            entry.id, image_path(image_dir, entry.id), logit_dir / f"{entry.id}.npy", result_dir / f"{entry.id}.png",
-            (0, *sorted({c + 1 for c in entry.classes})) if image_labels else None,
+            id_,
+            image_path(image_dir, id_),
+            logit_dir / f"{id_}.npy",
+            result_dir / f"{id_}.png",
+            (0, *sorted({c + 1 for c in classes})) if image_labels else None,
         )
-        for entry in entries
-    ]  # fmt: skip
+        for id_, classes in entries
+    ]
 
 
 def check_tasks(
     data_list: Path, entries: Sequence[Entry], tasks: Sequence[CRFTask], labels: Sequence[Path] = ()
 ) -> None:
-    """The quick checks at the start of a script: the list, pictures, logits and, where it has any, true labels.
+    """The checks at the start of a script, see `check_start`, for images, logits and true labels.
 
     Raises:
         InputError: a file is missing.
     """
     check_start(data_list, entries, [*(task.image for task in tasks), *labels])
-    require_files([task.logits for task in tasks], f": {LOGITS_FROM}")
+    require_files([task.logits for task in tasks], f": {LOGITS_HINT}")
 
 
 def run_crf(tasks: Sequence[CRFTask], settings: CRFSettings, n_jobs: int) -> Iterator[CRFTask]:
-    """Make the label map of every task, skipping those that are there already; yields each task when it is done.
+    """Create the label maps that do not exist yet; yields each task when it is done.
 
     Raises:
-        InputError: an image or its logits are missing, damaged or do not fit; what is finished stays.
+        InputError: an image or its logits are missing or damaged, or do not match. Finished label maps are kept.
     """
     work = partial(crf_task, settings=settings)
     if torch.device(settings.device).type != "cpu":
-        # Two threads: while one waits for the device the other reads, and builds the next image's lattice.
-        with ThreadPoolExecutor(2) as threads:
-            yield from _map(threads, work, tasks)
+        # Two threads: while one waits for the device, the other reads the next image and builds its lattice.
+        with ThreadPoolExecutor(2) as pool:
+            yield from _map(pool, work, tasks)
     elif n_jobs == 1:
-        threads = torch.get_num_threads()
+        num_threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             yield from map(work, tasks)
         finally:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(num_threads)
     else:
         with ProcessPoolExecutor(n_jobs, get_context("spawn"), _one_thread) as processes:
             yield from _map(processes, work, tasks)
 
 
-def _map(
-    executor: ThreadPoolExecutor | ProcessPoolExecutor, work: partial, tasks: Sequence[CRFTask]
-) -> Iterator:
+def _map(executor: Executor, work: partial[CRFTask], tasks: Sequence[CRFTask]) -> Iterator[CRFTask]:
     try:
         yield from executor.map(work, tasks)
     except BrokenProcessPool:
-        raise InputError("a CRF process was killed, perhaps for memory: try a smaller --n-jobs") from None
+        raise InputError(
+            "a CRF process was killed, perhaps because memory ran out: try a smaller --n-jobs"
+        ) from None
     finally:
         executor.shutdown(cancel_futures=True)
 
@@ -168,22 +169,22 @@ def _map(
 def _one_thread() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the script, which ends its processes
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C and stops the others
 
 
 def crf_task(task: CRFTask, settings: CRFSettings) -> CRFTask:
-    """One image: logits -> probabilities at its size -> CRF -> palette PNG of the likeliest labels."""
+    """Create the label map of one image: logits -> full-size probabilities -> CRF -> argmax -> palette PNG."""
     tag = _tag(task, settings)
     if read_tag(task.result) == tag:
         return task
-    image, logits = read_image(task.image), read_logits(task.logits, settings.num_classes)
+    image, array = read_image(task.image), read_logits(task.logits, settings.num_classes)
     height, width = image.shape[:2]
-    if logits.shape[1:] != (logit_side(height), logit_side(width)):
+    if array.shape[1:] != (logit_side(height), logit_side(width)):
         raise InputError(
-            f"{task.logits} is {logits.shape[2]}x{logits.shape[1]}, no eighth of {task.image} ({width}x{height}):"
-            " they are not of the same image"
+            f"{task.logits} is {array.shape[2]}x{array.shape[1]}, which does not match {task.image}"
+            f" ({width}x{height}, expected {logit_side(width)}x{logit_side(height)}): create the logits again"
         )
-    logits = torch.from_numpy(logits)[None].to(settings.device)
+    logits = torch.from_numpy(array)[None].to(settings.device)
     labels = list(range(settings.num_classes) if task.labels is None else task.labels)
     probabilities = full_size(logits[:, labels], (height, width), settings.align_corners)[0].softmax(0)
     try:
@@ -196,21 +197,21 @@ def crf_task(task: CRFTask, settings: CRFSettings) -> CRFTask:
 
 
 def read_logits(path: Path, num_classes: int) -> np.ndarray:
-    """num_classes x h x w float32 from evaluate.py or gen_label.py."""
-    logits = read_array(path, LOGITS_FROM)
+    """Read num_classes x h x w logits as float32; InputError if the file has other contents."""
+    logits = read_array(path, LOGITS_HINT)
     if logits.ndim != 3 or len(logits) != num_classes or not np.issubdtype(logits.dtype, np.floating):
         raise InputError(
-            f"{path} holds {logits.dtype} {logits.shape}, not logits of {num_classes} classes (see --num-classes)"
+            f"{path} contains {logits.dtype} {logits.shape}, not logits of {num_classes} classes (see --num-classes)"
         )
     return logits.astype(np.float32)
 
 
 def _tag(task: CRFTask, settings: CRFSettings) -> str:
-    """What a finished label map was made from: with other logits or parameters it is made again."""
+    """Checksum of everything a label map is made from. A label map with another tag is created again."""
     try:
         logits = task.logits.stat()
     except FileNotFoundError:
-        raise InputError(f"{task.logits} not found: {LOGITS_FROM}") from None
+        raise InputError(f"{task.logits} not found: {LOGITS_HINT}") from None
     made_from = asdict(settings) | {"labels": task.labels, "logits": (logits.st_mtime_ns, logits.st_size)}
     del made_from["backend"], made_from["device"]
     return f"{zlib.crc32(json.dumps(made_from, sort_keys=True).encode()):08x}"
@@ -219,7 +220,7 @@ def _tag(task: CRFTask, settings: CRFSettings) -> str:
 def evaluate_crf(
     tasks: Sequence[CRFTask], settings: CRFSettings, n_jobs: int, label_dir: Path, ignore_label: int
 ) -> ConfusionMatrix:
-    """Make the label map of every task, with a bar, and count it against the true label of its image."""
+    """Create the label maps as `run_crf`, with a progress bar, and compare them with the true labels."""
     confusion = ConfusionMatrix(settings.num_classes, ignore_label)
     for task in tqdm(run_crf(tasks, settings, n_jobs), total=len(tasks), unit="img"):
         prediction = read_label(task.result, settings.num_classes)
