@@ -1,9 +1,10 @@
-"""Look for what is wrong with a data set before training does: lists, images, labels.
+"""Check the lists, images and labels of a data set before training.
 
     python check_data.py
     python check_data.py --data-dir own --list-dir own/lists --pseudo-label-dir own/sal2gt --num-classes 4 --no-val
 
-Prints a table of findings with their number and the first of each. Exit status 2 when training would go wrong.
+Prints each kind of problem with its number of occurrences and the first one. The exit status is 2 if there are
+errors, with which training would fail or its results would be worthless.
 """
 
 import argparse
@@ -24,13 +25,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_stage1_data_options(add_data_options(parser))
     for name, without in LISTS.items():
         if without:
-            text = f"as in train.py: do without {name}.txt"
+            text = f"as in train.py: do not use {name}.txt"
             parser.add_argument(option(without), action="store_true", help=text)
     return parser.parse_args(argv)
 
 
 def find(args: argparse.Namespace) -> Iterator[checks.Finding]:
-    """All findings, the quick ones first."""
+    """Yield all findings, those of the fast checks first."""
     names = read_class_names(args.class_names, args.num_classes)
     lists: dict[str, list[Entry]] = {}
     for name in needed_lists(args):
@@ -58,10 +59,9 @@ def main(args: argparse.Namespace) -> None:
     findings = list(find(args))
     for finding in findings:
         print(f"{finding.level:<8} {finding.number:>7}  {finding.text}; first: {finding.first}")
-    errors = sum(finding.level == "error" for finding in findings)
-    if errors:
-        raise InputError(f"{errors} kinds of error in the data (table above): training would go wrong")
-    print("no errors" if findings else "nothing found")
+    if any(finding.level == "error" for finding in findings):
+        raise InputError("the data set has errors, listed above: fix them before training")
+    print("no errors" if findings else "no problems found")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Evaluate stage 1: two-scale logits of the listed images, scored against their labels.
+"""Evaluate stage 1: predict the images of a list at two scales and compare them with their labels.
 
     python evaluate.py --restore-from ./model/VOC_69.5.pth
     torchrun --nproc-per-node 2 evaluate.py --restore-from ./model/VOC_69.5.pth        on two GPUs
 
-Writes the low-resolution logits (ID.npy, float32, classes first) for the CRF, scores.json and
-confusion.json (the counts behind them).
+Writes scores.json, confusion.json (the confusion matrix) and, for the CRF, the low-resolution logits (ID.npy,
+float32, classes first).
 """
 
 import argparse
@@ -26,15 +26,15 @@ from utils.evaluation.scoring import score_images
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     add = add_data_options(parser, num_classes=None).add_argument
-    add("--data-list", type=Path, default=Path("dataset/voc_list/val.txt"), help="images to evaluate")
+    add("--data-list", type=Path, default=Path("dataset/voc_list/val.txt"), help="list of the images")
     add("--label-dir", type=Path, help=LABEL_DIR_HELP)
     add = parser.add_argument_group("weights and results").add_argument
     add("--restore-from", type=Path, default=Path("snapshots/VOC_best.pth"), help="trained weights")
-    add("--scales", type=cli.scales, default=(1.0, 0.75), help="scales of the input, by commas")
-    add("--logit-dir", type=Path, default=Path("logit_val"), help="folder of the logits")
-    add("--no-logits", action="store_true", help="keep no logits")
-    add("--score-dir", type=Path, default=Path("scores"), help="folder of scores.json")
-    add("--save-predictions", type=Path, metavar="DIR", help="write the predicted labels as palette PNGs")
+    add("--scales", type=cli.scales, default=(1.0, 0.75), help="scales of the input, comma-separated")
+    add("--logit-dir", type=Path, default=Path("logit_val"), help="directory of the logits")
+    add("--no-logits", action="store_true", help="do not write logits")
+    add("--score-dir", type=Path, default=Path("scores"), help="directory of scores.json")
+    add("--save-predictions", type=Path, metavar="DIR", help="write the predictions as palette PNGs to DIR")
     cli.add_device_options(parser)
     return parser.parse_args(argv)
 
@@ -42,24 +42,31 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def evaluate(args: argparse.Namespace) -> None:
     device = pick_device(args)
     with distributed.process_group(device):
-        network = prepare(load_deeplab(args.restore_from, args.num_classes), args, device)
-        num_classes = network.num_classes
+        deeplab = load_deeplab(args.restore_from, args.num_classes)
+        num_classes = deeplab.num_classes
+        network = prepare(deeplab, args, device)
         names = read_class_names(args.class_names, num_classes)
+        label_dir = args.label_dir or args.data_dir / "SegmentationClassAug"
         config = DataConfig(
-            args.data_dir / "JPEGImages", args.label_dir or args.data_dir / "SegmentationClassAug",
-            num_classes=num_classes, ignore_label=args.ignore_label,
-        )  # fmt: skip
+            args.data_dir / "JPEGImages", label_dir, num_classes=num_classes, ignore_label=args.ignore_label
+        )
         listed = read_list(args.data_list, num_classes, labelled=False)
         images = EvalDataset(listed, config)
         check_start(args.data_list, listed, images.files())
-        if not args.no_logits and distributed.is_main():
+        logit_dir = None if args.no_logits else args.logit_dir
+        if logit_dir is not None and distributed.is_main():
             made_by = {"weights": weights_checksum(network), "scales": list(args.scales)}
-            claim_folder(args.logit_dir, made_by, "*.npy", replaceable={e.id for e in images.entries})
+            claim_folder(logit_dir, made_by, "*.npy", replaceable={e.id for e in images.entries})
         distributed.barrier()
         confusion = score_images(
-            network, images, args.num_workers, device, args.scales,
-            logit_dir=None if args.no_logits else args.logit_dir, prediction_dir=args.save_predictions,
-        )  # fmt: skip
+            network,
+            images,
+            args.num_workers,
+            device,
+            args.scales,
+            logit_dir=logit_dir,
+            prediction_dir=args.save_predictions,
+        )
         report_scores(confusion, names, args.score_dir / "scores.json", vars(args), device)
 
 

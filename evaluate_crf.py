@@ -1,10 +1,10 @@
-"""Evaluate the dense CRF on the logits of evaluate.py.
+"""Evaluate the dense CRF on the logits written by evaluate.py.
 
     python evaluate_crf.py
 
-Writes the label maps (palette PNGs) and scores_crf.json. A stopped run goes on where it was; label maps made from
-other logits or with other parameters are made again. --shard I/N does one of N parts, and scores it alone; once all
-parts are done, a run without it scores the whole.
+Writes the label maps (palette PNGs) and scores_crf.json. If interrupted, rerun the command to resume; label maps made
+from other logits or with other parameters are created again. --shard I/N processes and scores one of N parts of the
+list; when all parts are done, run the script without it to score the whole list.
 """
 
 import argparse
@@ -25,9 +25,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_list_options(group, Path("dataset/voc_list/val.txt"))
     group.add_argument("--label-dir", type=Path, help=LABEL_DIR_HELP)
     add = parser.add_argument_group("results").add_argument
-    add("--logit-dir", type=Path, default=Path("logit_val"), help="folder of the logits")
-    add("--prediction-dir", type=Path, default=Path("crf_val"), help="folder of the label maps")
-    add("--score-dir", type=Path, default=Path("scores"), help="folder of scores_crf.json")
+    add("--logit-dir", type=Path, default=Path("logit_val"), help="directory of the logits")
+    add("--prediction-dir", type=Path, default=Path("crf_val"), help="directory of the label maps")
+    add("--score-dir", type=Path, default=Path("scores"), help="directory of scores_crf.json")
     add_crf_options(parser)
     cli.add_device_options(parser, workers=False, network=False)
     return parser.parse_args(argv)
@@ -35,7 +35,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def evaluate(args: argparse.Namespace) -> None:
     device = pick_device(args)
-    settings = crf_settings(args, device)
+    settings = crf_settings(args, args.num_classes, device)
     names = read_class_names(args.class_names, args.num_classes)
     listed = read_list(args.data_list, args.num_classes, labelled=False)
     entries = sharded(listed, args.shard)

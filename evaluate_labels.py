@@ -1,10 +1,10 @@
-"""How good are pseudo labels, where the truth is known? One line per folder of label maps.
+"""Compare pseudo labels with the true labels. Prints one line per directory of label maps.
 
     python evaluate_labels.py --truth-dir demo/data/truth --data-list demo/data/lists/simple_list.txt \\
         saliency=demo/data/sal2gt mined=demo/pseudo_labels
 
-mIoU counts the pixels that the pseudo labels label (not 255); "labelled" is their share, "error" the share of them
-that is wrong.
+mIoU is computed over the pixels that the pseudo labels do not ignore; "labelled" is the percentage of these pixels,
+"error" the percentage of them that is wrong.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument(
         "folders", nargs="+", type=named_folder, metavar="NAME=DIR", help="pseudo labels, ID.png"
     )
-    parser.add_argument("--score-path", type=Path, help="write the table as JSON, too")
+    parser.add_argument("--score-path", type=Path, help="also write the table as JSON")
     return parser.parse_args(argv)
 
 
@@ -43,17 +43,19 @@ def named_folder(value: str) -> tuple[str, Path]:
     return name, Path(folder)
 
 
-def quality(folder: Path, ids: list[str], args: argparse.Namespace) -> dict[str, float | None]:
-    """Mean IoU of a folder's label maps, their labelled share and the error within it; None: nothing labelled."""
-    # The pseudo label plays the truth here, for its ignored pixels are those that must not count.
-    confusion, pixels = ConfusionMatrix(args.num_classes, args.ignore_label), 0
+def quality(
+    folder: Path, truth_dir: Path, ids: list[str], num_classes: int, ignore_label: int
+) -> dict[str, float | None]:
+    """Mean IoU, labelled fraction and error rate of the label maps in `folder`; None if nothing is labelled."""
+    # The pseudo label takes the place of the truth, because its ignored pixels must not be counted.
+    confusion, pixels = ConfusionMatrix(num_classes, ignore_label), 0
     for id_ in tqdm(ids, desc=folder.name, leave=False, unit="img"):
-        truth = read_label(args.truth_dir / f"{id_}.png", args.num_classes, ignore_label=args.ignore_label)
-        found = read_label(folder / f"{id_}.png", args.num_classes, truth.shape, args.ignore_label)
-        known = truth != args.ignore_label
+        truth = read_label(truth_dir / f"{id_}.png", num_classes, ignore_label=ignore_label)
+        found = read_label(folder / f"{id_}.png", num_classes, truth.shape, ignore_label)
+        known = truth != ignore_label
         confusion.update(torch.from_numpy(found[known]), torch.from_numpy(truth[known]))
         pixels += int(known.sum())
-    if not confusion.matrix().any():  # mining may ignore all that an untrained network found
+    if not confusion.matrix().any():  # mining may have ignored everything
         return {"Mean IoU": None, "labelled": 0.0, "error": None}
     scores = confusion.transposed().scores()
     return {
@@ -68,7 +70,8 @@ def evaluate(args: argparse.Namespace) -> None:
     ids = [entry.id for entry in unique(entries)]
     folders = [args.truth_dir, *(folder for _, folder in args.folders)]
     check_start(args.data_list, entries, [folder / f"{id_}.png" for folder in folders for id_ in ids])
-    rows = {name: quality(folder, ids, args) for name, folder in args.folders}
+    labels = args.num_classes, args.ignore_label
+    rows = {name: quality(folder, args.truth_dir, ids, *labels) for name, folder in args.folders}
     width = max(map(len, rows))
     print(f"{len(ids)} images of {args.data_list}\n{'':<{width}}  mIoU %  labelled %  error %")
     for name, row in rows.items():

@@ -1,9 +1,9 @@
-"""Pseudo labels for stage 2, first step: two-scale logits of the training images.
+"""Pseudo labels for stage 2, step 1: write two-scale logits of the training images.
 
     python gen_label.py --restore-from ./snapshots/VOC_best.pth
 
-Writes ID.npy (float32, classes first, low resolution) to --logit-dir. No ground truth is needed. A stopped run goes
-on where it was; --shard I/N does one of N parts of the list, to divide it among machines.
+Writes ID.npy (float32, classes first, low resolution) to --logit-dir. No ground truth is needed. If interrupted,
+rerun the command to resume. --shard I/N processes one of N parts of the list, for use on several machines.
 """
 
 import argparse
@@ -30,29 +30,30 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_list_options(group, Path("dataset/voc_list/train_aug.txt"))
     add = parser.add_argument_group("weights and results").add_argument
     add("--restore-from", type=Path, default=Path("snapshots/VOC_best.pth"), help="trained weights")
-    add("--scales", type=cli.scales, default=(1.0, 0.75), help="scales of the input, by commas")
-    add("--logit-dir", type=Path, default=Path("logit_train_aug"), help="folder of the logits")
-    add("--overwrite", action="store_true", help="make logits again that are there already")
+    add("--scales", type=cli.scales, default=(1.0, 0.75), help="scales of the input, comma-separated")
+    add("--logit-dir", type=Path, default=Path("logit_train_aug"), help="directory of the logits")
+    add("--overwrite", action="store_true", help="recreate existing logits")
     cli.add_device_options(parser)
     return parser.parse_args(argv)
 
 
 def generate(args: argparse.Namespace) -> None:
     device = pick_device(args)
-    network = prepare(load_deeplab(args.restore_from, args.num_classes), args, device)
-    listed = read_list(args.data_list, network.num_classes, labelled=False)
+    deeplab = load_deeplab(args.restore_from, args.num_classes)
+    num_classes = deeplab.num_classes
+    network = prepare(deeplab, args, device)
+    listed = read_list(args.data_list, num_classes, labelled=False)
     entries = sharded(listed, args.shard)
-    config = DataConfig(args.data_dir / "JPEGImages", num_classes=network.num_classes)
+    config = DataConfig(args.data_dir / "JPEGImages", num_classes=num_classes)
     check_start(args.data_list, listed, EvalDataset(entries, config, labels=False).files())
     made_by = {"weights": weights_checksum(network), "scales": list(args.scales)}
     claim_folder(args.logit_dir, made_by, "*.npy", args.overwrite)
     todo = [e for e in entries if args.overwrite or not (args.logit_dir / f"{e.id}.npy").exists()]
     images = EvalDataset(todo, config, labels=False)
     loader = eval_loader(images, args.num_workers, pin=device.type == "cuda")
-    bar = tqdm(infer(network, loader, device, args.scales), initial=len(entries) - len(todo),
-               total=len(entries), unit="img")  # fmt: skip
+    results, done = infer(network, loader, device, args.scales), len(entries) - len(todo)
     with Background() as later:
-        for id_, logits, _, _ in bar:
+        for id_, logits, _, _ in tqdm(results, initial=done, total=len(entries), unit="img"):
             later(save_logits, args.logit_dir / f"{id_}.npy", logits)
     print(f"logits of {len(entries)} images: {args.logit_dir}")
 

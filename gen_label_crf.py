@@ -1,9 +1,9 @@
-"""Pseudo labels for stage 2, second step: the dense CRF on the logits of gen_label.py.
+"""Pseudo labels for stage 2, step 2: apply the dense CRF to the logits written by gen_label.py.
 
     python gen_label_crf.py
 
-Writes palette PNGs to --pseudo-label-dir. No ground truth is needed. A stopped run goes on where it was; --shard I/N
-does one of N parts of the list.
+Writes palette PNGs to --pseudo-label-dir. No ground truth is needed. If interrupted, rerun the command to resume.
+--shard I/N processes one of N parts of the list.
 """
 
 import argparse
@@ -23,21 +23,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     group = add_data_options(parser, names=False, ignored=False)
     add_list_options(group, Path("dataset/voc_list/train_aug.txt"))
-    group.add_argument(
-        "--use-image-labels", action="store_true",
-        help="only background and the image's own classes; --data-list must name them (train_cls.txt does)",
-    )  # fmt: skip
+    text = "allow only the background and the classes in --data-list (use train_cls.txt)"
+    group.add_argument("--use-image-labels", action="store_true", help=text)
     add = parser.add_argument_group("results").add_argument
-    add("--logit-dir", type=Path, default=Path("logit_train_aug"), help="folder of the logits")
-    add("--pseudo-label-dir", type=Path, default=Path("pseudo_labels"), help="folder of the pseudo labels")
-    add("--overwrite", action="store_true", help="make pseudo labels again that are there already")
+    add("--logit-dir", type=Path, default=Path("logit_train_aug"), help="directory of the logits")
+    add("--pseudo-label-dir", type=Path, default=Path("pseudo_labels"), help="directory of the pseudo labels")
+    add("--overwrite", action="store_true", help="recreate existing pseudo labels")
     add_crf_options(parser)
     cli.add_device_options(parser, workers=False, network=False)
     return parser.parse_args(argv)
 
 
 def generate(args: argparse.Namespace) -> None:
-    settings = crf_settings(args, pick_device(args))
+    settings = crf_settings(args, args.num_classes, pick_device(args))
     listed = read_list(args.data_list, args.num_classes, args.use_image_labels)
     entries = sharded(listed, args.shard)
     image_dir, image_labels = args.data_dir / "JPEGImages", args.use_image_labels

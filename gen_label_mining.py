@@ -1,9 +1,9 @@
-"""Pseudo labels for stage 2, third step, in place: ignore what contradicts the image-level labels.
+"""Pseudo labels for stage 2, step 3: ignore pixels that contradict the image-level labels, in place.
 
     python gen_label_mining.py
 
-In an image of several classes, each of them with fewer than 20 pixels counts as missing: its pixels become 255, and
-the background with them. Images of one class stay as they are. Run again, it changes nothing more.
+In images with several classes, a class with fewer than --min-pixels pixels counts as missing: its pixels and the
+background get the ignore label. Images with one class are left unchanged. Running the script again has no effect.
 """
 
 import argparse
@@ -25,12 +25,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     group = add_data_options(parser, images=False, names=False)
     add_list_options(group, Path("dataset/voc_list/train_cls.txt"))
-    group.add_argument(
-        "--pseudo-label-dir", type=Path, default=Path("pseudo_labels"), help="what gen_label_crf.py made"
-    )
-    group.add_argument(
-        "--min-pixels", type=cli.count, default=MIN_PIXELS, help="fewer pixels: class is missing"
-    )
+    text = "pseudo labels written by gen_label_crf.py"
+    group.add_argument("--pseudo-label-dir", type=Path, default=Path("pseudo_labels"), help=text)
+    text = "classes with fewer pixels count as missing"
+    group.add_argument("--min-pixels", type=cli.count, default=MIN_PIXELS, help=text)
     return parser.parse_args(argv)
 
 

@@ -1,28 +1,31 @@
-"""Label the pixels of any pictures with a trained network of stage 1 or stage 2.
+"""Segment any images with a trained network of stage 1 or stage 2.
 
     python predict.py --restore-from ./snapshots/VOC_best.pth photo.jpg holidays/
     python predict.py --restore-from ./step2/data/models/checkpoint_72.0.pth --crf photo.jpg
 
-Named folders are searched for pictures, hidden files left out. Every picture NAME gets two files in --out:
+Directories are searched recursively for images, except hidden ones. For every image NAME, two files are written to
+--out:
 
-    NAME.png          palette mask, as large as the picture: each pixel's label (0 is the background)
-    NAME_overlay.jpg  the picture with the labels painted over it and, below, the classes found and their shares
+    NAME.png          palette mask of the size of the image with the label of each pixel (0 is the background)
+    NAME_overlay.jpg  the image with the labels drawn over it, and a legend with the area of each class
 
-A picture of a folder keeps its path in there; where two would have the same name they keep their endings, or the
-paths below the folder that holds all of them. predictions.json lists classes, pixels and shares of every picture.
+Results of images in a directory keep their relative path. If two names clash, they keep their suffix or, if
+necessary, the path relative to the common parent directory. predictions.json lists the classes of every image with
+their areas.
 
-JPEG, PNG, WebP, BMP, TIFF, GIF (the first frame) and PPM of any size and mode are read: turned as their EXIF says,
-transparent parts on white, 16 bits as 8. The network sees at most --max-side pixels; the mask of a larger picture is
-enlarged to it, the overlay is not. Pictures that cannot be read are named on stderr, the others are done, and the
-exit status is 2.
+JPEG, PNG, WebP, BMP, TIFF, GIF (first frame) and PPM images of any size and mode are supported. They are rotated by
+their EXIF orientation, placed on white where transparent, and reduced to 8 bits. Images with a side of more than
+--max-side pixels are downscaled for the network; the mask is scaled back up, the overlay is not. Images that cannot
+be read are reported on stderr and skipped, and the exit status is 2.
 
-Without --restore-from, the network that `make demo` trained is taken.
+By default, the network trained by `make demo` is used.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from math import ceil
 from pathlib import Path
 
@@ -31,6 +34,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from datasets.labels import palette_image
 from datasets.lists import read_class_names
+from datasets.options import CLASS_NAMES_HELP
 from datasets.pictures import Source, find_pictures, read_picture
 from datasets.voc import palette
 from step2.libs.predictor import RATES, label_map, load_any
@@ -53,37 +57,37 @@ def rates(value: str) -> tuple[int, ...]:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
-    parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE|FOLDER", help="what to label")
+    parser.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE|DIR", help="images to segment")
     add = parser.add_argument_group("network").add_argument
-    add("--restore-from", type=Path, metavar="F",
-        help="trained weights of stage 1 or stage 2 (the demo's, unless given)")  # fmt: skip
-    add("--class-names", type=Path, metavar="F",
-        help="file with a class name a line, background left out (VOC's names for 21 classes)")  # fmt: skip
-    add("--max-side", type=cli.positive_int, default=1024, metavar="N",
-        help="pixels of the longer side that the network sees at most (VOC's pictures have 500)")  # fmt: skip
-    add("--scales", type=cli.scales, help="stage 1: scales of the input, by commas (1,0.75 unless given)")
-    add("--atrous-rates", type=rates, default=RATES, metavar="N,...",
-        help="stage 2: ATROUS_RATES of its configuration, by commas")  # fmt: skip
+    text = "trained weights of stage 1 or stage 2 (default: those of the demo)"
+    add("--restore-from", type=Path, metavar="F", help=text)
+    add("--class-names", type=Path, metavar="F", help=CLASS_NAMES_HELP)
+    text = "maximum length of the longer side for the network, pixels (VOC's images have 500)"
+    add("--max-side", type=cli.positive_int, default=1024, metavar="N", help=text)
+    text = "stage 1: scales of the input, comma-separated (default: 1,0.75)"
+    add("--scales", type=cli.scales, help=text)
+    text = "stage 2: ATROUS_RATES of the configuration, comma-separated"
+    add("--atrous-rates", type=rates, default=RATES, metavar="N,...", help=text)
     add = parser.add_argument_group("results").add_argument
-    add("--out", type=Path, default=Path("predictions"), metavar="DIR", help="folder of the results")
-    add("--crf", action="store_true", help="sharpen the labels with the dense CRF, at --max-side too")
+    add("--out", type=Path, default=Path("predictions"), metavar="DIR", help="directory of the results")
+    add("--crf", action="store_true", help="refine the labels with the dense CRF, also at --max-side")
     add_crf_options(parser, jobs=False)
     cli.add_device_options(parser, workers=False)
     return parser.parse_args(argv)
 
 
 def choose_weights(args: argparse.Namespace) -> tuple[Path, Path | None]:
-    """The checkpoint and the file of class names that were asked for, or the demo's."""
+    """The checkpoint and the file of class names, those of the demo by default."""
     if args.restore_from is not None:
         return args.restore_from, args.class_names
     if not DEMO_WEIGHTS.exists():
-        raise InputError(f"give --restore-from, or run `make demo`: there is no {DEMO_WEIGHTS}")
-    print(f"--restore-from is not given: {DEMO_WEIGHTS}, the small network of the demo, is used")
+        raise InputError(f"{DEMO_WEIGHTS} not found: use --restore-from, or run `make demo` first")
+    print(f"using {DEMO_WEIGHTS}, the small network of the demo, since --restore-from is not given")
     return DEMO_WEIGHTS, args.class_names or (DEMO_NAMES if DEMO_NAMES.exists() else None)
 
 
 def count_classes(mask: Image.Image, names: Sequence[str]) -> list[dict]:
-    """Label, name, pixels and share of each class in a mask, the most frequent first."""
+    """Label, name, pixels and share of each class in a mask, in order of decreasing area."""
     pixels = mask.histogram()
     labels = sorted((n for n in range(len(names)) if pixels[n]), key=lambda n: (-pixels[n], n))
     total = mask.width * mask.height
@@ -93,18 +97,18 @@ def count_classes(mask: Image.Image, names: Sequence[str]) -> list[dict]:
     ]
 
 
-def described(found: dict) -> str:
-    """`bird 28.8 %`."""
+def describe(found: dict) -> str:
+    """Format one result of `count_classes`: `bird 28.8 %`."""
     share = 100 * found["share"]
     return f"{found['name']} {'< 0.1' if share < 0.05 else f'{share:.1f}'} %"
 
 
 def with_legend(picture: np.ndarray, entries: Sequence[tuple[str, int | None]]) -> Image.Image:
-    """A picture with a legend below it; both stay 1:1, a narrow picture gets white beside it.
+    """Add a legend below an image, which is not scaled; a narrow image is extended with white.
 
     Args:
         picture: H x W x 3 uint8 RGB.
-        entries: texts, and the labels whose colours they explain (None: no colour).
+        entries: texts and the labels whose colours they explain (None: no colour).
     """
     height, width = picture.shape[:2]
     size = max(13, width // 45)
@@ -129,38 +133,43 @@ def with_legend(picture: np.ndarray, entries: Sequence[tuple[str, int | None]]) 
 
 
 class Predictor:
-    """The network with all that the options say about its use."""
+    """A network together with the options of its use."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.device = args, pick_device(args)
         self.weights, names = choose_weights(args)
         trained = load_any(self.weights, args.atrous_rates)
         if trained.stage == 2 and args.scales is not None:
-            raise InputError(f"--scales is for stage 1, but {self.weights} is of stage 2: leave it out")
+            raise InputError(f"--scales is for stage 1, but {self.weights} is of stage 2: omit it")
         self.scales = (args.scales or STAGE1_SCALES) if trained.stage == 1 else (1.0,)
         self.names = read_class_names(names, trained.num_classes)
-        args.num_classes = trained.num_classes
-        self.crf = crf_settings(args, self.device) if args.crf else None
+        self.crf = crf_settings(args, trained.num_classes, self.device) if args.crf else None
         self.trained = trained._replace(network=prepare(trained.network, args, self.device))
 
     def about(self) -> dict:
-        """What the results depend on, for predictions.json."""
+        """Everything the results depend on, for predictions.json."""
         return {
-            "restore_from": str(self.weights), "stage": self.trained.stage, "class_names": self.names,
-            "max_side": self.args.max_side, "scales": list(self.scales) if self.trained.stage == 1 else None,
+            "restore_from": str(self.weights),
+            "stage": self.trained.stage,
+            "class_names": self.names,
+            "max_side": self.args.max_side,
+            "scales": list(self.scales) if self.trained.stage == 1 else None,
             "crf": asdict(self.crf.params) | {"prune": self.crf.prune} if self.crf else None,
-        }  # fmt: skip
+        }
 
     def run(self, source: Source, image: np.ndarray, size: tuple[int, int]) -> dict:
-        """Write the mask and the overlay of a picture; returns what predictions.json says about it.
+        """Write the mask and the overlay of an image.
 
         Args:
-            source: the picture.
-            image: H x W x 3 uint8 BGR, at most --max-side long.
+            source: path and name of the image.
+            image: H x W x 3 uint8 BGR, with sides of at most --max-side.
             size: (width, height) of the mask.
 
+        Returns:
+            The entry of predictions.json.
+
         Raises:
-            InputError: memory or the folder of the results does not suffice.
+            InputError: memory runs out, or the results cannot be written.
         """
         try:
             labels = label_map(self.trained, image, self.device, self.scales, self.crf)
@@ -170,17 +179,17 @@ class Predictor:
             raise InputError(f"{source.path} needs too much memory: try a smaller --max-side") from None
         mask = palette_image(labels).resize(size, Image.Resampling.NEAREST)
         classes = count_classes(mask, self.names)
-        entries = [(described(found), found["label"]) for found in classes if found["label"] > 0]
+        entries = [(describe(found), found["label"]) for found in classes if found["label"] > 0]
         sheet = with_legend(overlay(image[:, :, ::-1], labels), entries or [("no class found", None)])
         results = {"mask": f"{source.name}.png", "overlay": f"{source.name}_overlay.jpg"}
         for name, picture in zip(results.values(), (mask, sheet)):
-            write(self.args.out / name, lambda path, picture=picture: save_image(path, picture))
+            write(self.args.out / name, partial(save_image, image=picture))
         about = {"picture": str(source.path), "width": size[0], "height": size[1]}
         return about | results | {"classes": classes}
 
 
-def write(path: Path, save: Callable[[Path], None]) -> None:
-    """Call `save` with the path of a result; what the file system refuses becomes one line."""
+def write(path: Path, save: Callable[[Path], object]) -> None:
+    """Call `save` with the path of a result and turn errors of the file system into InputError."""
     try:
         save(path)
     except OSError as error:
@@ -188,7 +197,7 @@ def write(path: Path, save: Callable[[Path], None]) -> None:
 
 
 def printable(text: str) -> str:
-    """Text with escapes for what stdout does not take: the name of a file may hold anything."""
+    """Escape characters of a file name that stdout cannot encode."""
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
@@ -196,17 +205,20 @@ def printable(text: str) -> str:
 def predict_all(
     predictor: Predictor, sources: Sequence[Source], done: list[dict], failed: list[dict]
 ) -> None:
-    """Go through the pictures, a line each; `done` and `failed` are filled, for the report of a run cut short."""
+    """Segment the images and print one line each.
+
+    Results go to `done` and `failed`, so that they can be reported even if an exception ends the run.
+    """
     for source in sources:
         try:
             image, size = read_picture(source.path, predictor.args.max_side)
         except InputError as error:
             failed.append({"picture": str(source.path), "error": str(error)})
-            if len(sources) > 1:  # of a single picture the error at the end tells it all
+            if len(sources) > 1:  # for a single image, the final error says it
                 print(f"warning: {error}", file=sys.stderr)
             continue
         done.append(predictor.run(source, image, size))
-        found = ", ".join(described(found) for found in done[-1]["classes"])
+        found = ", ".join(describe(found) for found in done[-1]["classes"])
         print(printable(f"{source.path}: {found}"), flush=True)
 
 
@@ -214,17 +226,18 @@ def predict(args: argparse.Namespace) -> None:
     sources, others = find_pictures(args.pictures, args.out)
     predictor = Predictor(args)
     write(args.out, lambda path: path.mkdir(parents=True, exist_ok=True))
-    done, failed = [], []
+    done: list[dict] = []
+    failed: list[dict] = []
     try:
         predict_all(predictor, sources, done, failed)
     finally:
         report = predictor.about() | {"pictures": done, "failed": failed, "passed_over": others}
         write(args.out / "predictions.json", lambda path: save_json(path, report))
-    some = f"{len(done)} of {len(sources)} pictures labelled"
-    print(printable(f"{some}, results in {args.out}; other files in the folders: {others}"))
+    summary = f"{len(done)} of {len(sources)} images segmented, results in {args.out}"
+    print(printable(f"{summary}; {others} other files in the directories skipped"))
     if failed:
-        count = f"{len(failed)} of {len(sources)} pictures cannot be read, first " if len(sources) > 1 else ""
-        raise InputError(count + failed[0]["error"])
+        prefix = f"{len(failed)} of {len(sources)} images failed, the first: " if len(sources) > 1 else ""
+        raise InputError(prefix + failed[0]["error"])
 
 
 if __name__ == "__main__":

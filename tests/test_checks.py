@@ -40,7 +40,9 @@ def own_data(tiny_data: Path, tmp_path: Path) -> Path:
 
 
 def test_good_data_has_no_errors(tiny_data: Path) -> None:
-    assert run_script("check_data.py", *check_options(tiny_data)).stdout.splitlines()[-1] == "nothing found"
+    assert (
+        run_script("check_data.py", *check_options(tiny_data)).stdout.splitlines()[-1] == "no problems found"
+    )
 
 
 @pytest.mark.parametrize(("name", "option"), [("complex_list", "--no-c2s"), ("train_cls", "--no-cls")])
@@ -93,7 +95,7 @@ def test_each_error_is_found(own_data: Path, text: str) -> None:
     done = run_script("check_data.py", *check_options(own_data), status=2)
     (line,) = [line for line in done.stdout.splitlines() if text in line]
     assert line.startswith("error") and "first: " in line
-    assert "training would go wrong" in done.stderr
+    assert "fix them before training" in done.stderr
 
 
 def test_half_a_jpeg_is_no_picture(own_data: Path) -> None:

@@ -235,7 +235,7 @@ def test_bad_logits_are_named_and_finished_work_stays(
         last.unlink()
         assert "complex_00008.npy not found" in error_line("gen_label_crf.py", *options)
         save_array(last, np.zeros((4, 2, 3), np.float32))
-        assert "complex_00008.npy is 3x2, no eighth of" in error_line("gen_label_crf.py", *options)
+        assert "complex_00008.npy is 3x2, which does not match" in error_line("gen_label_crf.py", *options)
         save_array(last, np.zeros((21, 9, 11), np.float32))
         assert "not logits of 4 classes" in error_line("gen_label_crf.py", *options)
         save_array(last, np.full((4, 9, 11), np.nan, np.float32))

@@ -260,7 +260,7 @@ def test_bad_checkpoints(tiny_data: Path, weights: Path, tmp_path: Path) -> None
     assert "has 4 classes" in error_line("evaluate.py", *options)
     # A file of another network must not start a training, either.
     start = train_options(tiny_data, tmp_path, "--arch", "resnet50", "--restore-from", weights)
-    assert "no convolution fits this network" in error_line("train.py", *start)
+    assert "no convolution matches this network" in error_line("train.py", *start)
     assert not (tmp_path / "scores").exists()
 
 
