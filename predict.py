@@ -32,10 +32,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from datasets.inputs import Source, find_inputs, read_input
 from datasets.labels import palette_image
 from datasets.lists import read_class_names
 from datasets.options import CLASS_NAMES_HELP
-from datasets.pictures import Source, find_pictures, read_picture
 from datasets.voc import palette
 from step2.libs.predictor import RATES, label_map, load_any
 from utils.core import cli
@@ -103,14 +103,14 @@ def describe(found: dict) -> str:
     return f"{found['name']} {'< 0.1' if share < 0.05 else f'{share:.1f}'} %"
 
 
-def with_legend(picture: np.ndarray, entries: Sequence[tuple[str, int | None]]) -> Image.Image:
+def with_legend(image: np.ndarray, entries: Sequence[tuple[str, int | None]]) -> Image.Image:
     """Add a legend below an image, which is not scaled; a narrow image is extended with white.
 
     Args:
-        picture: H x W x 3 uint8 RGB.
+        image: H x W x 3 uint8 RGB.
         entries: texts and the labels whose colours they explain (None: no colour).
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     size = max(13, width // 45)
     font, gap, box = ImageFont.load_default(size), size // 2, size
     lengths = [ceil(font.getlength(text)) + (0 if label is None else box + gap) for text, label in entries]
@@ -122,7 +122,7 @@ def with_legend(picture: np.ndarray, entries: Sequence[tuple[str, int | None]]) 
         places.append((x, y))
         x += length + 3 * gap
     sheet = Image.new("RGB", (full, y + size + gap), "white")
-    sheet.paste(Image.fromarray(picture), (0, 0))
+    sheet.paste(Image.fromarray(image), (0, 0))
     draw = ImageDraw.Draw(sheet)
     for (text, label), (x, y) in zip(entries, places):
         if label is not None:
@@ -182,8 +182,8 @@ class Predictor:
         entries = [(describe(found), found["label"]) for found in classes if found["label"] > 0]
         sheet = with_legend(overlay(image[:, :, ::-1], labels), entries or [("no class found", None)])
         results = {"mask": f"{source.name}.png", "overlay": f"{source.name}_overlay.jpg"}
-        for name, picture in zip(results.values(), (mask, sheet)):
-            write(self.args.out / name, partial(save_image, image=picture))
+        for name, result in zip(results.values(), (mask, sheet)):
+            write(self.args.out / name, partial(save_image, image=result))
         about = {"picture": str(source.path), "width": size[0], "height": size[1]}
         return about | results | {"classes": classes}
 
@@ -211,7 +211,7 @@ def predict_all(
     """
     for source in sources:
         try:
-            image, size = read_picture(source.path, predictor.args.max_side)
+            image, size = read_input(source.path, predictor.args.max_side)
         except InputError as error:
             failed.append({"picture": str(source.path), "error": str(error)})
             if len(sources) > 1:  # for a single image, the final error says it
@@ -223,7 +223,7 @@ def predict_all(
 
 
 def predict(args: argparse.Namespace) -> None:
-    sources, others = find_pictures(args.pictures, args.out)
+    sources, others = find_inputs(args.pictures, args.out)
     predictor = Predictor(args)
     write(args.out, lambda path: path.mkdir(parents=True, exist_ok=True))
     done: list[dict] = []

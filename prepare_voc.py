@@ -22,7 +22,7 @@ the originals change too. (All scripts here replace files.)
 
 import argparse
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -32,10 +32,11 @@ from datasets.images import image_size
 from datasets.labels import save_labels, validate_labels
 from datasets.lists import Entry, read_list
 from datasets.splits import write_list, write_split
+from datasets.voc_download import download, find_folders
 from datasets.voc_sbd import SBD_ARCHIVE, VOC_ARCHIVE
 from utils.core import cli
 from utils.core.errors import InputError, run_script
-from utils.core.files import atomic_write, error_reason
+from utils.core.files import atomic_write
 
 PUBLISHED = {"train_cls": 10_582, "simple": 6_681, "complex": 3_901, "val": 1_449}
 
@@ -49,68 +50,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=Path("dataset/VOC2012"),
         help="directory VOC2012, or its parent VOCdevkit",
     )
-    add("--sbd", type=Path, help="directory benchmark_RELEASE, its parent, or its subdirectory dataset")
+    add("--sbd", type=Path, help="directory benchmark_RELEASE, its parent or its subdirectory dataset")
     add("--out", type=Path, help="directory of the masks (default: SegmentationClassAug in --devkit)")
     add("--list-dir", type=Path, default=Path("dataset/voc_list"), help="directory of the lists")
     add("--sal2gt", type=Path, default=Path("dataset/sal2gt"), help="pseudo labels, ID.png")
     add(
         "--download",
         action="store_true",
-        help="download what is missing to --devkit and --sbd (default: SBD)",
+        help="download missing data to --devkit and --sbd (or SBD next to it)",
     )
     return parser.parse_args(argv)
-
-
-def first_folder(candidates: Iterable[Path], inside: str) -> Path | None:
-    """The first candidate that has the subdirectory `inside`; None if none has."""
-    return next((folder for folder in candidates if (folder / inside).is_dir()), None)
-
-
-def find_devkit(path: Path) -> Path | None:
-    """The directory VOC2012 at or below `path`; None if there is none with lists."""
-    return first_folder((path, path / "VOC2012", path / "VOCdevkit" / "VOC2012"), "ImageSets/Segmentation")
-
-
-def find_sbd(path: Path) -> Path | None:
-    """SBD's directory with cls/ at or below `path`; None if there is none."""
-    return first_folder((path, path / "dataset", path / "benchmark_RELEASE" / "dataset"), "cls")
-
-
-def download(devkit: Path, sbd: Path) -> None:
-    """Download VOC 2012 to `devkit` and SBD to `sbd` with torchvision, unless they exist.
-
-    Raises:
-        InputError: torchvision cannot be imported, or a download fails.
-    """
-    try:
-        from torchvision.datasets import SBDataset, VOCSegmentation
-    except (ImportError, RuntimeError) as error:  # RuntimeError: built for another version of torch
-        raise InputError(
-            f"--download needs torchvision, which cannot be imported ({error_reason(error)}): install it, or"
-            f" download {VOC_ARCHIVE} and SBD's {SBD_ARCHIVE} and use --devkit and --sbd"
-        ) from None
-    if find_sbd(sbd) is None:
-        voc_sbd.load_scipy()  # SBDataset needs it: fail before downloading gigabytes
-    if find_devkit(devkit) is None:
-        if devkit.exists():
-            raise InputError(
-                f"{devkit} contains something other than VOC 2012: choose another --devkit to download to"
-            )
-        fetch(VOC_ARCHIVE, lambda: VOCSegmentation(devkit.parent, "2012", "trainval", download=True))
-        if find_devkit(devkit) is None:
-            os.rename(devkit.parent / "VOCdevkit" / "VOC2012", devkit)
-    if find_sbd(sbd) is None:
-        fetch(SBD_ARCHIVE, lambda: SBDataset(sbd, "train", mode="segmentation", download=True))
-
-
-def fetch(archive: str, start: Callable[[], object]) -> None:
-    """Run a download; any failure becomes an InputError."""
-    try:
-        start()
-    except Exception as error:  # network, disk, archive or checksum: many types of exception
-        raise InputError(
-            f"{archive} could not be downloaded ({error_reason(error)}): download and unpack it manually"
-        ) from None
 
 
 def voc_ids(devkit: Path, name: str) -> list[str]:
@@ -190,32 +139,11 @@ def mask_sources(
     return sources
 
 
-def find_folders(args: argparse.Namespace) -> tuple[Path, Path | None]:
-    """The directories of VOC 2012 and, if --sbd is given, of SBD.
-
-    Raises:
-        InputError: --devkit or --sbd does not exist or has other contents.
-    """
-    devkit, sbd = find_devkit(args.devkit), None
-    if devkit is None:
-        wrong = "has no ImageSets/Segmentation" if args.devkit.exists() else "not found"
-        raise InputError(
-            f"{args.devkit} {wrong}: unpack {VOC_ARCHIVE} and pass its VOC2012, or use --download"
-        )
-    if args.sbd is not None:
-        sbd = find_sbd(args.sbd)
-        if sbd is None:
-            raise InputError(
-                f"{args.sbd} has no benchmark_RELEASE/dataset/cls: unpack SBD's {SBD_ARCHIVE} there"
-            )
-    return devkit, sbd
-
-
 def prepare(args: argparse.Namespace) -> None:
     if args.download:
         args.sbd = args.sbd or args.devkit.parent / "SBD"
         download(args.devkit, args.sbd)
-    devkit, sbd = find_folders(args)
+    devkit, sbd = find_folders(args.devkit, args.sbd)
     out = args.out or devkit / "SegmentationClassAug"
     if out.resolve() == (devkit / "SegmentationClass").resolve():
         raise InputError(f"--out {out} contains VOC's own masks: choose another directory")

@@ -11,7 +11,7 @@ from conftest import error_line, flags, run_script
 from PIL import Image, ImageOps
 
 from datasets import transforms as T
-from datasets.pictures import find_pictures, read_picture
+from datasets.inputs import find_inputs, read_input
 from datasets.voc import palette
 from networks.checkpoint import save
 from networks.deeplab import Arch, DeepLab
@@ -115,7 +115,7 @@ def test_pictures_of_every_kind(tmp_path: Path, odd: Path, weights: dict[str, Pa
 
 def test_what_a_person_sees_is_read(odd: Path) -> None:
     def read(name: str) -> np.ndarray:
-        return read_picture(odd / name, 1000)[0][:, :, ::-1].astype(int)
+        return read_input(odd / name, 1000)[0][:, :, ::-1].astype(int)
 
     rgb = drawing()
     opacity = np.array(OPACITY)[..., None] / 255
@@ -139,10 +139,10 @@ def test_orientations_agree_with_pillow(tmp_path: Path) -> None:
         exif[0x0112] = orientation
         Image.fromarray(drawing()).save(tmp_path / "a.png", exif=exif)
         expected = ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))
-        image, size = read_picture(tmp_path / "a.png", 1000)
+        image, size = read_input(tmp_path / "a.png", 1000)
         assert size == expected.size and np.array_equal(image[:, :, ::-1], np.array(expected))
     Image.fromarray(drawing()).save(tmp_path / "a.jpg", exif=b"Exif\0\0XX\0\0nonsense")
-    assert read_picture(tmp_path / "a.jpg", 1000)[1] == (60, 40)
+    assert read_input(tmp_path / "a.jpg", 1000)[1] == (60, 40)
 
 
 def test_large_picture_stays_small_in_the_network(
@@ -240,7 +240,7 @@ def test_folders_and_clashes(tmp_path: Path) -> None:
         (tmp_path / name).touch()
 
     def names(*given: str, out: str = "x/out") -> tuple[list[str], int]:
-        sources, others = find_pictures([tmp_path / name for name in given], tmp_path / out)
+        sources, others = find_inputs([tmp_path / name for name in given], tmp_path / out)
         return [source.name for source in sources], others
 
     assert names("x") == (["a", "sub/b"], 1)

@@ -83,9 +83,7 @@ def sbd(root: Path) -> Path:
 
 def options(root: Path, *more: object) -> list[object]:
     return [
-        *flags(devkit=root / "VOCdevkit/VOC2012", list_dir=root / "lists"),
-        "--sal2gt",
-        root / "sal2gt",
+        *flags(devkit=root / "VOCdevkit/VOC2012", list_dir=root / "lists", sal2gt=root / "sal2gt"),
         *more,
     ]
 

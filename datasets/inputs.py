@@ -1,4 +1,4 @@
-"""Finds and reads images of any common format and mode, for prediction."""
+"""Finds and reads the input images of prediction, of any common format and mode."""
 
 import os
 import warnings
@@ -26,7 +26,7 @@ class Source(NamedTuple):
     name: str
 
 
-def find_pictures(given: Sequence[Path], out: Path) -> tuple[list[Source], int]:
+def find_inputs(given: Sequence[Path], out: Path) -> tuple[list[Source], int]:
     """Find images among the given files and, recursively, in the given directories.
 
     Hidden files and directories are skipped, and so is `out`. A result has the name of its image without the suffix,
@@ -93,7 +93,7 @@ def _names(short: list[Path], absolute: list[str]) -> list[str]:
     return [path.as_posix() for path in long]
 
 
-def read_picture(path: Path, max_side: int) -> tuple[np.ndarray, tuple[int, int]]:
+def read_input(path: Path, max_side: int) -> tuple[np.ndarray, tuple[int, int]]:
     """Read the first frame of an image as it is meant to be seen: rotated by its EXIF orientation, on white.
 
     Args:
@@ -111,8 +111,8 @@ def read_picture(path: Path, max_side: int) -> tuple[np.ndarray, tuple[int, int]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about size and minor damage: whatever can be shown is used
-            with Image.open(path, formats=FORMATS) as picture:
-                return _read(picture, max_side)
+            with Image.open(path, formats=FORMATS) as image:
+                return _read(image, max_side)
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise InputError(f"{path} has more than {limit} pixels: make it smaller first") from None
@@ -122,39 +122,39 @@ def read_picture(path: Path, max_side: int) -> tuple[np.ndarray, tuple[int, int]
         raise InputError(f"{path} cannot be read as an image ({error_reason(error)})") from None
 
 
-def _read(picture: Image.Image, max_side: int) -> tuple[np.ndarray, tuple[int, int]]:
-    width, height = picture.size
+def _read(image: Image.Image, max_side: int) -> tuple[np.ndarray, tuple[int, int]]:
+    width, height = image.size
     factor = min(1, max_side / max(width, height))
     fitted = max(1, round(width * factor)), max(1, round(height * factor))
-    picture.draft(None, fitted)  # a large JPEG is decoded at a half, a quarter or an eighth
-    picture.load()
+    image.draft(None, fitted)  # a large JPEG is decoded at a half, a quarter or an eighth
+    image.load()
     try:
-        orientation = picture.getexif().get(ExifTags.Base.Orientation)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # damaged EXIF data do not make the image unusable
         orientation = None
-    picture = _to_8_bit(picture)
-    if picture.size != fitted:
-        picture = picture.resize(fitted, Image.Resampling.BILINEAR, reducing_gap=2)
-    if picture.mode == "RGBA":
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    picture = picture.convert("RGB")
+    image = _to_8_bit(image)
+    if image.size != fitted:
+        image = image.resize(fitted, Image.Resampling.BILINEAR, reducing_gap=2)
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
     if orientation:
-        picture.getexif()[ExifTags.Base.Orientation] = orientation  # the conversions above can drop it
-        ImageOps.exif_transpose(picture, in_place=True)
+        image.getexif()[ExifTags.Base.Orientation] = orientation  # the conversions above can drop it
+        ImageOps.exif_transpose(image, in_place=True)
     size = (height, width) if orientation in (5, 6, 7, 8) else (width, height)
-    return np.ascontiguousarray(np.asarray(picture)[:, :, ::-1]), size
+    return np.ascontiguousarray(np.asarray(image)[:, :, ::-1]), size
 
 
-def _to_8_bit(picture: Image.Image) -> Image.Image:
+def _to_8_bit(image: Image.Image) -> Image.Image:
     """Convert to L, RGB or RGBA, the modes that can be resized smoothly."""
-    if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.asarray(picture)
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image)
         if values.dtype.kind in "ui" and values.min() >= 0 and values.max() < 1 << 16:
             return Image.fromarray((values >> 8).astype(np.uint8))
         # The range is unknown: stretch it to 0..255.
         values = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
         least, span = values.min(), np.ptp(values)
         return Image.fromarray(((values - least) * (255 / span if span else 0)).astype(np.uint8))
-    if picture.mode in ("L", "RGB", "RGBA") and "transparency" not in picture.info:
-        return picture
-    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    if image.mode in ("L", "RGB", "RGBA") and "transparency" not in image.info:
+        return image
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
