@@ -82,10 +82,7 @@ def sbd(root: Path) -> Path:
 
 
 def options(root: Path, *more: object) -> list[object]:
-    return [
-        *flags(devkit=root / "VOCdevkit/VOC2012", list_dir=root / "lists", sal2gt=root / "sal2gt"),
-        *more,
-    ]
+    return [*flags(devkit=root / "VOCdevkit/VOC2012", list_dir=root / "lists", sal2gt=root / "sal2gt"), *more]
 
 
 def prepare(root: Path, *more: object) -> Done:
