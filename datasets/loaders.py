@@ -104,9 +104,9 @@ class ComplexDataset(ImageDataset):
 
     def rescaled(self, image: np.ndarray, label: np.ndarray | None, rng: np.random.Generator) -> T.Pair:
         """Resize by a random factor if `random_scale` is set."""
-        return (
-            T.scale(image, label, T.random_scale_factor(rng)) if self.config.random_scale else (image, label)
-        )
+        if self.config.random_scale:
+            return T.scale(image, label, T.random_scale_factor(rng))
+        return image, label
 
     def cropped(self, image: np.ndarray, label: np.ndarray | None, rng: np.random.Generator) -> T.Pair:
         """Random crop, mean subtraction and padding to the crop size."""

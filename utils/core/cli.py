@@ -13,8 +13,9 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
 
     class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
         def _get_help_string(self, action: argparse.Action) -> str | None:
-            # For None, the help text itself says what the default is.
-            return action.help if action.default is None else super()._get_help_string(action)
+            # For None, the help text itself says what the default is; flags need no default.
+            obvious = action.default is None or action.default is False
+            return action.help if obvious else super()._get_help_string(action)
 
     return argparse.ArgumentParser(description=doc, formatter_class=Formatter, allow_abbrev=False)
 
