@@ -36,7 +36,12 @@ def add_data_options(
     text = "number of labels, background included" + ("" if num_classes else f" (default: {found_in})")
     add("--num-classes", type=cli.positive_int, default=num_classes, help=text)
     if ignored:
-        add("--ignore-label", type=cli.label_value, default=IGNORE_LABEL, help="label of pixels excluded from losses and scores")
+        add(
+            "--ignore-label",
+            type=cli.label_value,
+            default=IGNORE_LABEL,
+            help="label excluded from losses and scores",
+        )
     if names:
         add("--class-names", type=Path, help=CLASS_NAMES_HELP)
     return group
