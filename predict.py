@@ -40,7 +40,7 @@ from datasets.voc import palette
 from step2.libs.predictor import RATES, label_map, load_any
 from utils.core import cli
 from utils.core.device import pick_device, prepare
-from utils.core.errors import InputError, is_memory, run_script
+from utils.core.errors import InputError, is_out_of_memory, run_script
 from utils.core.files import save_image, save_json
 from utils.crf.run import add_crf_options, crf_settings
 from utils.evaluation.visualize import overlay
@@ -174,7 +174,7 @@ class Predictor:
         try:
             labels = label_map(self.trained, image, self.device, self.scales, self.crf)
         except (RuntimeError, MemoryError) as error:
-            if not is_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise InputError(f"{source.path} needs too much memory: try a smaller --max-side") from None
         mask = palette_image(labels).resize(size, Image.Resampling.NEAREST)

@@ -141,7 +141,8 @@ class Trainer:
                 keep_heap()  # cannot be undone in this process
             G, D = (torch.compile(n) if self.compiled else n for n in (self.G, self.D))
             precision = Precision("bf16" if "bf16" in extras else None, device)
-            self.iteration = Iteration(G, D, method, precision)
+            iteration = Iteration(G, D, method, precision)
+            self.iteration = lambda i, batches, mix: iteration(i, batches, mix).tensors()
 
     def gradients(self, batches: Batches, case: str, mix: CutMix) -> dict[str, Tensor | float]:
         """Runs an iteration without the optimisers' steps; returns the losses."""

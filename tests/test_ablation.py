@@ -116,7 +116,7 @@ def test_runs_are_not_run_again_and_noise_is_in_the_labels(
         with pytest.raises(KeyboardInterrupt):
             run.main(args)
     run.main(args)
-    assert "going on after 4 of 4 iterations" in capsys.readouterr().out  # the interrupted run is resumed
+    assert "resuming after 4 of 4 iterations" in capsys.readouterr().out  # the interrupted run is resumed
     text = (tmp_path / "runs.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     assert [line["parts"] for line in lines] == [[], ["cls", "pnd", "s2c", "c2s"]]

@@ -49,7 +49,7 @@ def test_good_data_has_no_errors(tiny_data: Path) -> None:
 def test_lists_that_a_training_does_without(own_data: Path, name: str, option: str) -> None:
     (own_data / f"lists/{name}.txt").write_text("")
     done = run_script("check_data.py", *check_options(own_data), status=2)
-    assert f"{name}: unusable" in done.stdout and f"to do without it: {option}" in done.stdout
+    assert f"{name}: unusable" in done.stdout and f"to train without it: {option}" in done.stdout
     run_script("check_data.py", *check_options(own_data), option)
 
 

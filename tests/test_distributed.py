@@ -126,7 +126,7 @@ def test_measured_thresholds_are_those_of_all_images(
     assert states[0]["values"]["thresholds"] == states[1]["values"]["thresholds"]
     # The number of processes is not part of the recipe: a run may resume with another.
     again = run_script("train.py", *train_options(textured_data, tmp_path / "two", *more))
-    assert "going on after 1 of 1" in again.stdout
+    assert "resuming after 1 of 1" in again.stdout
 
 
 def test_stage_2_trains_as_one(textured_data: Path, start_weights: Path, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_signal_stops_all_processes_at_one_iteration(tiny_data: Path, tmp_path
     os.kill(process.pid, signal.SIGTERM)
     stderr = process.communicate(timeout=DEADLINE)[1]
     assert process.returncode
-    assert stderr.count("the same command goes on from there") == 1, stderr
+    assert stderr.count("rerun the command (without --no-resume) to resume") == 1, stderr
     assert before < read_checkpoint(tmp_path / "last.pth")["iteration"] < 2000
 
 

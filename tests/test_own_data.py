@@ -37,7 +37,7 @@ def test_from_pictures_to_a_trained_network(tiny_data: Path, tmp_path: Path) -> 
         "--snapshot-dir", snapshots, "--arch", "mini", "--restore-from", "none", "--num-steps", 4, "--batch-size", 2,
         "--denoise-from", 2, "--input-size", "48,56", "--num-workers", 0, "--device", "cpu",
     )  # fmt: skip
-    assert "IoU thresholds, measured: 0." in done.stdout and "no validation" in done.stdout
+    assert "measured IoU thresholds: 0." in done.stdout and "no validation" in done.stdout
     run_script("predict.py", "--restore-from", snapshots / "VOC_best.pth", "--class-names", own / "classes.txt",
                "--device", "cpu", "--out", tmp_path / "predictions", own / "JPEGImages")  # fmt: skip
     with Image.open(tmp_path / "predictions/simple_00001.png") as mask:

@@ -97,10 +97,10 @@ def test_a_stopped_run_ends_as_the_uninterrupted(
     process = start("train.py", options, signal.Signals(number).name)
     stderr = process.communicate(timeout=DEADLINE)[1]
     assert process.returncode == 128 + number, stderr
-    assert "the same command goes on" in stderr and "Traceback" not in stderr
+    assert "rerun the command" in stderr and "Traceback" not in stderr
     assert 0 < read_checkpoint(tmp_path / "last.pth")["iteration"] < STEPS
     done = run_script("train.py", *train_options(tiny_data, tmp_path))
-    assert "going on after" in done.stdout
+    assert "resuming after" in done.stdout
     check_same_end(tmp_path, uninterrupted)
 
 
@@ -131,7 +131,7 @@ def test_changed_options_are_named_and_refused(uninterrupted: Path, tiny_data: P
     done = run_script(
         "train.py", *train_options(tiny_data, uninterrupted, "--num-workers", 1, "--log-every", 2)
     )
-    assert "going on after 40 of 40" in done.stdout and "val mIoU" in done.stdout
+    assert "resuming after 40 of 40" in done.stdout and "val mIoU" in done.stdout
 
 
 def test_no_resume_starts_over(tiny_data: Path, tmp_path: Path) -> None:
@@ -140,16 +140,16 @@ def test_no_resume_starts_over(tiny_data: Path, tmp_path: Path) -> None:
     )
     run_script("train.py", *options)
     before = read_state(tmp_path / "VOC_best.pth")
-    assert "going on" not in run_script("train.py", *options, "--no-resume").stdout
+    assert "resuming" not in run_script("train.py", *options, "--no-resume").stdout
     assert same(read_state(tmp_path / "VOC_best.pth"), before)
     # Weights that a run starts from are where they were when it goes on.
     again = [*options, "--restore-from", tmp_path / "VOC_best.pth", "--save-every", 1]
     run_script("train.py", *again, "--no-resume")
-    assert "going on after 2 of 2" in run_script("train.py", *again).stdout
+    assert "resuming after 2 of 2" in run_script("train.py", *again).stdout
     (tmp_path / "last.pth").write_bytes((tmp_path / "last.pth").read_bytes()[:9999])
     assert "last.pth cannot be read" in error_line("train.py", *options)
     torch.save({"a": torch.zeros(1)}, tmp_path / "last.pth")
-    assert "last.pth is no state of a training run" in error_line("train.py", *options)
+    assert "last.pth is not the state of a training run" in error_line("train.py", *options)
 
 
 def test_stage_2_goes_on_to_the_same_end(tiny_data: Path, tmp_path: Path) -> None:
@@ -170,10 +170,10 @@ def test_stage_2_goes_on_to_the_same_end(tiny_data: Path, tmp_path: Path) -> Non
     for name in ("checkpoint_10.pth", "checkpoint_final.pth"):
         assert same(read_state(ends[0] / name), read_state(ends[1] / name))
     line = error_line("step2/main.py", *step2_options(tiny_data, tmp_path / "whole"), "SOLVER.LR=1.0")
-    assert "other options: SOLVER.LR (was 0.00025, is 1.0): give the same" in line
+    assert "other options: SOLVER.LR (was 0.00025, is 1.0): use the same options" in line
     free = ["DATALOADER.NUM_WORKERS=1", "SOLVER.ITER_SAVE=40", "CRF.ITER_MAX=1"]
     done = run_script("step2/main.py", *step2_options(tiny_data, tmp_path / "whole"), *free)
-    assert f"going on after {STEPS} of {STEPS}" in done.stdout
+    assert f"resuming after {STEPS} of {STEPS}" in done.stdout
     run_script("step2/main.py", *step2_options(tiny_data, tmp_path / "whole"), *free, "--no-resume")
     assert {p.name for p in ends[0].glob("*_10*.pth")} == {"checkpoint_10.old.pth"}
 

@@ -164,7 +164,7 @@ def test_options_refused_by_the_parser(option: list[str], capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("option", "reason"),
     [
-        (["--denoise-from", "9", "--denoise-until", "5"], "lies before"),
+        (["--denoise-from", "9", "--denoise-until", "5"], "is before"),
         (["--iou-thresholds", "0.1,0.2"], "has 2 values"),
         (["--iou-thresholds", "high"], "give voc, auto, one number"),
     ],
@@ -176,7 +176,7 @@ def test_options_refused_together(option: list[str], reason: str) -> None:
 
 def test_help_names_defaults_and_groups() -> None:
     text = run_script("train.py", "--help").stdout
-    for part in ("data:", "optimisation:", "method:", "machine:", "(default: 0.00025)", "nats"):
+    for part in ("data:", "optimization:", "method:", "machine:", "(default: 0.00025)", "nats"):
         assert part in text
 
 

@@ -55,19 +55,18 @@ SCHEMA: dict[str, Any] = {
     },
 }
 
-# Keys that published files of this family may hold, and that mean nothing here.
-WITHOUT_EFFECT = {
-    "DATASET.SPLIT.TEST", "IMAGE.SIZE.BASE", "IMAGE.SIZE.TEST", "SOLVER.BATCH_SIZE.TEST", "SOLVER.ITER_TB",
-}  # fmt: skip
+# Keys that published configurations may contain and that have no effect here.
+WITHOUT_EFFECT = {"DATASET.SPLIT.TEST", "IMAGE.SIZE.BASE", "IMAGE.SIZE.TEST"}
+WITHOUT_EFFECT |= {"SOLVER.BATCH_SIZE.TEST", "SOLVER.ITER_TB"}
 
 
-# What may change while a training is stopped.
-FREE = ("EXP.OUTPUT_DIR", "DATASET.LABELS", "DATASET.SPLIT.VAL", "DATALOADER.", "SOLVER.ITER_SAVE",
-        "SOLVER.AVERAGE_LOSS", "CRF.")  # fmt: skip
+# Keys whose values may change when training resumes.
+FREE = ("EXP.OUTPUT_DIR", "DATASET.LABELS", "DATASET.SPLIT.VAL", "DATALOADER.", "CRF.")
+FREE += ("SOLVER.ITER_SAVE", "SOLVER.AVERAGE_LOSS")
 
 
 class Config:
-    """Nested keys as attributes, `config.SOLVER.LR`, and all of them as one text."""
+    """Nested keys as attributes, as in `config.SOLVER.LR`; `text` is the whole configuration as YAML."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values, self.text = values, yaml.safe_dump(dict(values))
@@ -75,7 +74,7 @@ class Config:
             setattr(self, key, Config(value) if isinstance(value, Mapping) else value)
 
     def of_training(self) -> dict[str, Any]:
-        """`SECTION.KEY` and value of what the weights depend on."""
+        """`SECTION.KEY` and value of all keys that the weights depend on."""
         return {key: value for key, value in _flat(self.values, "") if not key.startswith(FREE)}
 
 

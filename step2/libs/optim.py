@@ -1,4 +1,4 @@
-"""Stage 2's optimiser and learning-rate schedule."""
+"""The optimizer and the learning rate schedule of stage 2."""
 
 import torch
 from torch import nn
@@ -7,9 +7,9 @@ from utils.training.optim import fused, poly_lr, start_momentum
 
 
 def build_sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """SGD over the convolutions at lr, the head's weights at 10 x lr, its biases at 20 x lr without decay.
+    """SGD with convolutions at lr, weights of the head at 10 x lr, its biases at 20 x lr without weight decay.
 
-    Scale and shift of batch normalisation are in no group: they stay as they were loaded.
+    Scale and shift of batch normalisation are in no group and keep their loaded values.
     """
     convolutions, weights, biases = [], [], []
     for name, module in model.named_modules():
@@ -29,5 +29,5 @@ def build_sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float)
 
 
 def lr_after(iteration: int, base: float, iter_max: int, power: float, every: int) -> float:
-    """The learning rate once `iteration` iterations are done: the poly schedule, moved on every `every`."""
+    """The learning rate after `iteration` iterations: the poly schedule, updated every `every` iterations."""
     return poly_lr(base, iteration // every * every, iter_max, power)

@@ -1,4 +1,4 @@
-"""What stage 2's commands work on, from the configuration: lists, labels, networks, where results lie."""
+"""Builds what the commands of stage 2 work on from the configuration: lists, labels, networks, paths of results."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from utils.core.errors import InputError
 
 
 class Paths:
-    """Where the results of a configuration lie: models/, features/ and scores/ under OUTPUT_DIR."""
+    """Paths of the results of a configuration: models/, features/ and scores/ in OUTPUT_DIR."""
 
     def __init__(self, config: Config) -> None:
         def folder(kind: str, split: str) -> Path:
@@ -29,7 +29,7 @@ class Paths:
 
 
 def split_path(split: str) -> Path:
-    """The list of a split: a path, or a name in ../dataset/voc_list."""
+    """The list file of a split, which is a path or a name in ../dataset/voc_list."""
     return Path(split) if split.endswith(".txt") else Path("../dataset/voc_list") / f"{split}.txt"
 
 
@@ -41,10 +41,15 @@ def read_split(config: Config, split: str) -> list[Entry]:
 def data_config(config: Config, label_dir: Path, seed: int = 0) -> Stage2Config:
     mean = config.IMAGE.MEAN
     return Stage2Config(
-        Path(config.DATASET.ROOT) / "JPEGImages", label_dir, (config.IMAGE.SIZE.TRAIN,) * 2,
-        num_classes=config.DATASET.N_CLASSES, ignore_label=config.DATASET.IGNORE_LABEL, seed=seed,
-        mean_bgr=(mean.B, mean.G, mean.R), factors=config.DATASET.SCALES,
-    )  # fmt: skip
+        image_dir=Path(config.DATASET.ROOT) / "JPEGImages",
+        label_dir=label_dir,
+        crop=(config.IMAGE.SIZE.TRAIN,) * 2,
+        num_classes=config.DATASET.N_CLASSES,
+        ignore_label=config.DATASET.IGNORE_LABEL,
+        seed=seed,
+        mean_bgr=(mean.B, mean.G, mean.R),
+        factors=config.DATASET.SCALES,
+    )
 
 
 def build(config: Config) -> MSC:
@@ -57,25 +62,29 @@ def class_names(config: Config) -> list[str]:
 
 
 def check_training(images: PseudoLabelDataset, config: Config, paths: Paths, truth_allowed: bool) -> None:
-    """Lists and files, and that the labels are there and not the ground truth in the place of pseudo labels."""
+    """Check that the training images and labels exist, and that the labels are not the ground truth.
+
+    Raises:
+        InputError: a file is missing, or the labels are the ground truth and `truth_allowed` is not set.
+    """
     folder = images.config.label_dir
     missing = [e.id for e in images.entries if not images.label_path(e).exists()]
     if missing:
         raise InputError(
-            f"{folder} lacks the pseudo labels of {len(missing)} of {len(images)} images, first {missing[0]}: make"
-            " them with gen_label.py, gen_label_crf.py and gen_label_mining.py, or shorten DATASET.SPLIT.TRAIN"
+            f"{folder} lacks the pseudo labels of {len(missing)} of {len(images)} images, first {missing[0]}:"
+            " generate them with gen_label.py, gen_label_crf.py and gen_label_mining.py, or shorten DATASET.SPLIT.TRAIN"
         )
     if not truth_allowed and is_ground_truth(images, paths.truth):
         raise InputError(
             f"{folder} is the ground truth, not pseudo labels: set DATASET.PSEUDO_LABELS, or give"
-            " --train-on-ground-truth if it is meant"
+            " --train-on-ground-truth if this is intended"
         )
     check_start(split_path(config.DATASET.SPLIT.TRAIN), images.entries, images.files())
     warn_overlap(config, images.entries)
 
 
 def is_ground_truth(images: PseudoLabelDataset, truth: Path, looked_at: int = 20) -> bool:
-    """Whether the labels lie in the ground truth's folder, or the first of them are its very pixels."""
+    """Whether the labels are in the folder of the ground truth, or the first ones equal it."""
     if images.config.label_dir.resolve() == truth.resolve():
         return True
     allowed = images.config.num_classes, None, images.config.ignore_label
@@ -89,7 +98,7 @@ def is_ground_truth(images: PseudoLabelDataset, truth: Path, looked_at: int = 20
 
 
 def warn_overlap(config: Config, entries: Sequence[Entry]) -> None:
-    """A warning where the validation list, if it is there, holds training images."""
+    """Warn if the validation list, where it exists, contains training images."""
     train, val = (split_path(s) for s in (config.DATASET.SPLIT.TRAIN, config.DATASET.SPLIT.VAL))
     if val.exists() and val != train:
         listed = {entry.id for entry in read_split(config, str(val))}

@@ -1,6 +1,6 @@
-"""One training in several processes, one a GPU, started by torchrun; without it nothing here changes anything.
+"""Training in several processes started by torchrun, one per GPU. In a single process, nothing here has an effect.
 
-Each process computes on its part of the batch; losses and decisions are those of the whole batch.
+Each process computes on its part of the batch. Losses and decisions are those of the whole batch.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ def launched() -> bool:
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the processes that torchrun started, and leave them once the work is done."""
+    """Join the process group of torchrun, and leave it after the block."""
     if not launched():
         yield
         return
-    # Flags and counts travel by gloo, so that nobody waits for a GPU to learn of them.
+    # CPU tensors (flags, counts) go through gloo, so that exchanging them does not synchronize with the GPU.
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     yield
-    dist.destroy_process_group()  # not after an error, when the others may wait in the middle of an iteration
+    dist.destroy_process_group()  # not after an error: other processes may be in the middle of an iteration
 
 
 def world_size() -> int:
@@ -40,23 +40,23 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """This process's number, from 0 on."""
+    """The number of this process, starting at 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes files and speaks."""
+    """Whether this is the process that writes files and prints."""
     return rank() == 0
 
 
 def barrier() -> None:
-    """Go on once all processes are here."""
+    """Wait for all processes."""
     if world_size() > 1:
         any_process(False)
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is up in any of the processes."""
+    """Whether the flag is set in any process."""
     return bool(all_reduce_sum(torch.tensor(int(flag)))) if world_size() > 1 else flag
 
 
@@ -69,65 +69,67 @@ def all_reduce_sum(values: Tensor) -> Tensor:
     return values
 
 
-def batch_mean(summed: Tensor, count: Tensor) -> Tensor:
-    """The mean of something over the whole batch, as this process's share of it; 0 where nothing counts.
+def batch_mean(total: Tensor, count: Tensor) -> Tensor:
+    """The mean over the whole batch, as the contribution of this process; 0 if the count is zero.
 
     Args:
-        summed: its sum over this process's part, with gradient.
-        count: how many it sums.
+        total: sum over the part of this process, with gradient.
+        count: number of summands.
 
     Returns:
-        A scalar whose mean over the processes, which is what DistributedDataParallel makes of the gradients and
-        the log of the figures, is the mean over the whole batch. A process that sums nothing has weight zero.
+        A scalar whose mean over the processes is the mean over the whole batch. (DistributedDataParallel averages
+        gradients over the processes.)
     """
-    return world_size() * summed / all_reduce_sum(count).clamp(min=1)
+    return world_size() * total / all_reduce_sum(count).clamp(min=1)
 
 
-def part_of_batch(batch_size: int) -> int:
-    """This process's share of the whole batch.
+def local_batch_size(batch_size: int) -> int:
+    """The part of the whole batch that this process computes.
 
     Raises:
-        InputError: it does not divide.
+        InputError: the batch size is not divisible by the number of processes.
     """
     if batch_size % world_size():
         raise InputError(
             f"a batch of {batch_size} does not divide among {world_size()} processes: the batch size is that of the"
-            " whole batch, give a multiple"
+            " whole batch; use a multiple of the number of processes"
         )
     return batch_size // world_size()
 
 
 def wrap_ddp(network: nn.Module) -> nn.Module:
-    """A network whose gradients are averaged over the processes."""
+    """The network with gradients averaged over the processes."""
     if world_size() == 1:
         return network
-    # Buffers are not sent about: in training nothing depends on them, and `share_buffers` comes before whatever does.
+    # No synchronization of buffers: training does not depend on them, and `broadcast_buffers` precedes validation.
     known = inspect.signature(DistributedDataParallel).parameters
-    # Before torch 2.13 the option had the second name.
-    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    option = (
+        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    )  # torch < 2.13
     return DistributedDataParallel(network, **{option: False})
 
 
 def broadcast_buffers(network: nn.Module) -> None:
-    """Give all processes the first one's running statistics; they are what is saved, and what inference uses."""
+    """Copy the running statistics of the main process, which are the ones saved, to all processes."""
     if world_size() > 1:
         for buffer in network.buffers():
             dist.broadcast(buffer, 0)
 
 
 def unwrap(network: nn.Module) -> nn.Module:
-    """The network itself, without what `parallel` and torch.compile put around it."""
+    """The network itself, without DistributedDataParallel and torch.compile."""
     network = getattr(network, "_orig_mod", network)
     return network.module if isinstance(network, DistributedDataParallel) else network
 
 
-def no_sync(network: nn.Module, later: bool = True) -> contextlib.AbstractContextManager:
-    """Around a forward and its backward: gradients stay here until a later backward sums up all of them."""
-    return network.no_sync() if later and hasattr(network, "no_sync") else contextlib.nullcontext()
+def no_sync(network: nn.Module | None, active: bool = True) -> contextlib.AbstractContextManager:
+    """Context of forward and backward passes whose gradients are all-reduced by a later backward pass."""
+    method = getattr(network, "no_sync", None) if active else None
+    return contextlib.nullcontext() if method is None else method()
 
 
-def bar(iterations: range, total: int) -> tqdm:
-    """The bar of a training's last iterations of `total`; only the first process shows one."""
+def progress_bar(iterations: range, total: int) -> tqdm:
+    """The bar over the last iterations of `total`, shown by the main process only."""
     initial = total - len(iterations)
     return tqdm(iterations, initial=initial, total=total, unit="it", disable=not is_main())
 
@@ -139,7 +141,5 @@ def local_device(name: str) -> str:
     if name == "mps":
         raise InputError("--device mps does not work with torchrun: several processes need CPUs or CUDA GPUs")
     if name.startswith("cuda:"):
-        raise InputError(
-            "torchrun gives each process a GPU of its own: leave out --gpu, or give --device cuda"
-        )
+        raise InputError("torchrun assigns a GPU to each process: omit --gpu, or use --device cuda")
     return f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" else name

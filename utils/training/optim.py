@@ -1,15 +1,15 @@
-"""The optimisers of stage 1 and their learning-rate schedule."""
+"""The optimizers of stage 1 and their learning rate schedule."""
 
 import torch
 from torch import nn
 
 
 class RepeatedSGD(torch.optim.SGD):
-    """SGD that steps a parameter group `steps` times an iteration, with the same gradient.
+    """SGD that steps each parameter group `steps` times per iteration, with the same gradient.
 
-    The published code lists a tensor once per module that contains it, and old versions of torch stepped it as
-    often: the steps follow one another, weight decay acts on the tensor as it then is, and they share one
-    momentum buffer. A single step at a higher learning rate is something else.
+    The published code lists a tensor once per module that contains it, and former versions of torch stepped it as
+    many times: one full step after the other, each with weight decay on the current value, with one shared momentum
+    buffer. This differs from a single step at a higher learning rate.
     """
 
     def step(self, closure: None = None) -> None:
@@ -23,7 +23,7 @@ class RepeatedSGD(torch.optim.SGD):
 
 
 def fused(network: nn.Module) -> dict[str, bool]:
-    """One kernel for all tensors where torch has it; elsewhere torch's own choice."""
+    """The fused implementation where torch has one; otherwise torch's default."""
     device = next(network.parameters()).device
     return {"fused": True} if device.type in ("cuda", "cpu") else {}
 
@@ -31,10 +31,13 @@ def fused(network: nn.Module) -> dict[str, bool]:
 def build_sgd(
     G: nn.Module, lr: float, momentum: float = 0.9, weight_decay: float = 5e-4, repeated: bool = True
 ) -> RepeatedSGD:
-    """SGD for the segmentation network: `layer5` at 10 x lr, everything else that is trained at lr.
+    """SGD for the segmentation network: `layer5` at 10 x lr, all other trained parameters at lr.
 
-    With `repeated`, a tensor outside `layer5` is stepped once for each module that contains it (the stem's
-    convolution 1, a block's 3, a shortcut's 4 times), as the published checkpoints were trained.
+    Args:
+        G: the network.
+        lr, momentum, weight_decay: of SGD.
+        repeated: step a tensor outside `layer5` once per module that contains it, as the published checkpoints were
+            trained: the stem once, the convolutions of blocks 3 times, those of shortcuts 4 times.
     """
     groups: dict[tuple[int, int], list[nn.Parameter]] = {}
     for name, parameter in G.named_parameters():
@@ -58,8 +61,9 @@ def build_sgd(
 
 
 def start_momentum(optimizer: torch.optim.SGD) -> None:
-    """Momentum from zero, which is what the first step makes of it; torch's fused step leaves it as the memory was
-    where fp16's scaling skips that step.
+    """Set the momentum buffers to zero.
+
+    Otherwise the fused step leaves them uninitialized if the loss scaling of fp16 skips the first step.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"] if group["momentum"] else ():
@@ -79,6 +83,6 @@ def poly_lr(base: float, i: int, num_steps: int, power: float = 0.9) -> float:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every group, its factor applied."""
+    """Set the learning rate of every group, times the factor of the group."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]

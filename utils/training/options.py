@@ -1,4 +1,4 @@
-"""The command line of stage 1's training, and the method's constants that follow from it."""
+"""The command line of train.py, and the constants of the method that follow from it."""
 
 import argparse
 from pathlib import Path
@@ -16,43 +16,44 @@ from utils.denoising import VOC_IOU_THRESHOLDS
 from utils.iteration import Method
 from utils.training.log import add_log_options
 
-# A training's lists, and the option to do without.
+# The lists of a training run, and the option that makes each unnecessary.
 LISTS = {"simple_list": None, "complex_list": "no_c2s", "train_cls": "no_cls", "val": "no_val"}
 
 
 def needed_lists(args: argparse.Namespace) -> list[str]:
-    """The names of the lists that a training with these options reads."""
+    """The names of the lists that training with these options reads."""
     return [name for name, without in LISTS.items() if without is None or not getattr(args, without)]
 
 
 def read_needed_list(args: argparse.Namespace, name: str) -> list[Entry]:
-    """One of them, from --list-dir.
+    """One of these lists, from --list-dir.
 
     Raises:
-        InputError: as `read_list`, with the option to do without.
+        InputError: as `read_list`, with the option that makes the list unnecessary.
     """
     try:
         return read_list(args.list_dir / f"{name}.txt", args.num_classes, labelled=name != "val")
     except InputError as error:
-        hint = f" (to do without it: {option(LISTS[name])})" if LISTS[name] else ""
+        without = LISTS[name]
+        hint = f" (to train without it: {option(without)})" if without else ""
         raise InputError(f"{error}{hint}") from None
 
 
 def option(name: str) -> str:
-    """How an attribute of the parsed options is given: no_val -> --no-val."""
+    """The option of an attribute of the parsed options: no_val -> --no-val."""
     return f"--{name.replace('_', '-')}"
 
 
 def parse_args(doc: str, argv: list[str] | None = None) -> argparse.Namespace:
-    """The options of train.py; `doc` heads the help."""
+    """Parse the options of train.py; `doc` is the description."""
     parser = cli.make_parser(doc)
     _add_data(parser)
-    _add_optimisation(parser)
+    _add_optimization(parser)
     _add_method(parser)
     _add_files(parser)
     group = cli.add_device_options(parser)
     add_speed_options(group)
-    group.add_argument("--random-seed", type=cli.count, default=1234, help="seed of every random draw")
+    group.add_argument("--random-seed", type=cli.count, default=1234, help="seed of all random draws")
     return parser.parse_args(argv)
 
 
@@ -60,104 +61,111 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     group = add_data_options(parser)
     add_stage1_data_options(group)
     add = group.add_argument
-    add("--input-size", type=cli.image_size, default=(321, 321), metavar="N or H,W", help="crop, pixels")
+    add(
+        "--input-size",
+        type=cli.image_size,
+        default=(321, 321),
+        metavar="N or H,W",
+        help="crop size in pixels",
+    )
     add("--random-mirror", action="store_true", help="mirror half of the training images")
     add("--random-scale", action="store_true", help="scale training images by 0.5, 0.6, ... 1.6")
 
 
-def _add_optimisation(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("optimisation").add_argument
-    add("--arch", choices=ARCHS, default="resnet101", help="segmentation network; mini is for a CPU")
-    add(
-        "--batch-size",
-        type=cli.positive_int,
-        default=10,
-        help="images of each kind in a batch, of all processes together",
-    )
-    add("--iter-size", type=cli.positive_int, default=1,
-        help="batches of each kind in an iteration, whose gradients make its step")  # fmt: skip
-    add("--num-steps", type=cli.positive_int, default=12000, help="iterations")
+def _add_optimization(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("optimization").add_argument
+    add("--arch", choices=ARCHS, default="resnet101", help="segmentation network; mini is for CPUs")
+    text = "images per batch of each kind, over all processes"
+    add("--batch-size", type=cli.positive_int, default=10, help=text)
+    text = "batches of each kind per iteration; their gradients are accumulated"
+    add("--iter-size", type=cli.positive_int, default=1, help=text)
+    add("--num-steps", type=cli.positive_int, default=12000, help="number of iterations")
     add("--learning-rate", type=cli.positive, default=2.5e-4, help="of the segmentation network (SGD)")
     add("--learning-rate-D", type=cli.positive, default=1e-4, help="of the discriminator (Adam)")
     add("--momentum", type=cli.non_negative, default=0.9, help="of SGD")
     add("--weight-decay", type=cli.non_negative, default=5e-4, help="of SGD")
     add("--power", type=cli.non_negative, default=0.9, help="lr * (1 - i / num_steps) ^ power")
-    add("--freeze-bn", action="store_true",
-        help="keep batch normalisation's statistics as loaded (published: the batch's, and moved)")  # fmt: skip
-    add("--single-steps", action="store_true",
-        help="step every tensor once an iteration (published: once per module that contains it)")  # fmt: skip
+    text = "keep the loaded statistics of batch normalisation (published: batch statistics)"
+    add("--freeze-bn", action="store_true", help=text)
+    text = "step each tensor once per iteration (published: once per module that contains it)"
+    add("--single-steps", action="store_true", help=text)
 
 
 def _add_method(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("method").add_argument
-    add("--denoise-from", type=cli.count, metavar="I",
-        help="first iteration of ONF and PND (1/12 of --num-steps, unless given)")  # fmt: skip
-    add("--denoise-until", type=cli.count, metavar="I",
-        help="iteration at which PND's threshold is lowest (11/12 of --num-steps, unless given)")  # fmt: skip
-    add("--high-T", type=cli.non_negative, default=1.2, help="PND's first loss threshold, nats")
-    add("--low-T", type=cli.non_negative, default=0.8, help="PND's last loss threshold, nats")
-    add("--long-tail-labels", type=cli.labels_list, metavar="L[,L...]",
-        help="labels that PND never drops, or none (11, diningtable, for 21 classes, unless given)")  # fmt: skip
-    add("--iou-thresholds", metavar="T[,T...]",
-        help="ONF: voc, one IoU, one per class, or auto: each class's mean over the simple images at the end of"
-        " the warm-up, floored to a tenth (voc for 21 classes, else 0.5, unless given)")  # fmt: skip
+    text = "first iteration of ONF and PND (default: 1/12 of --num-steps)"
+    add("--denoise-from", type=cli.count, metavar="I", help=text)
+    text = "iteration at which the threshold of PND reaches --low-T (default: 11/12 of --num-steps)"
+    add("--denoise-until", type=cli.count, metavar="I", help=text)
+    add("--high-T", type=cli.non_negative, default=1.2, help="first loss threshold of PND, in nats")
+    add("--low-T", type=cli.non_negative, default=0.8, help="last loss threshold of PND, in nats")
+    text = "labels that PND never drops, or none (default for 21 classes: 11, diningtable)"
+    add("--long-tail-labels", type=cli.labels_list, metavar="L[,L...]", help=text)
+    text = (
+        "IoU thresholds of ONF: voc, one number, one per class, or auto: the mean of each class over the simple"
+        " images at the end of the warm-up, floored to a tenth (default: voc for 21 classes, else 0.5)"
+    )
+    add("--iou-thresholds", metavar="T[,T...]", help=text)
     add("--cutmix-probability", type=cli.non_negative, default=0.5, help="of S2C in an iteration")
     add("--lambda-adv", type=cli.non_negative, default=0.001, help="weight of the adversarial losses")
-    for part, text in (
-        ("onf", "online noise filtering: train on every simple image"),
-        ("pnd", "progressive noise detection: train on every labelled pixel"),
-        ("s2c", "simple to complex: no CutMix"),
-        ("c2s", "complex to simple: no discriminator, no complex images"),
-        ("cls", "the classification loss"),
-    ):
-        add(f"--no-{part}", action="store_true", help=f"leave out {text}")
+    parts = {
+        "onf": "without online noise filtering: train on all simple images",
+        "pnd": "without progressive noise detection: train on all labelled pixels",
+        "s2c": "without simple-to-complex alignment: no CutMix",
+        "c2s": "without complex-to-simple alignment: no discriminator, no complex images",
+        "cls": "without the classification loss",
+    }
+    for part, text in parts.items():
+        add(f"--no-{part}", action="store_true", help=text)
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("weights and results")
     add = group.add_argument
-    add("--restore-from", default="model/resnet101COCO-41f33a49.pth", metavar="FILE",
-        help="initial weights; tensors that fit are copied; imagenet: torchvision's; none: random ones")  # fmt: skip
+    text = "initial weights, a file (tensors of the same name and shape are copied), imagenet (torchvision's) or none"
+    add("--restore-from", default="model/resnet101COCO-41f33a49.pth", metavar="FILE", help=text)
     add("--restore-from-D", type=Path, metavar="FILE", help="initial weights of the discriminator")
     add("--not-restore-last", action="store_true", help="do not copy the classifier (layer5)")
     add("--no-val", action="store_true", help="no validation; VOC_best.pth holds the last weights")
     add("--save-pred-every", type=cli.positive_int, default=500, help="iterations between validations")
     cli.add_resume_options(group)
-    add("--snapshot-dir", type=Path, default=Path("snapshots"), help="folder of the results")
-    add("--scales", type=cli.scales, default=(1.0, 0.75), help="scales of validation, by commas")
+    add("--snapshot-dir", type=Path, default=Path("snapshots"), help="directory of the results")
+    text = "scales of the multi-scale validation, separated by commas"
+    add("--scales", type=cli.scales, default=(1.0, 0.75), help=text)
     add_log_options(group)
 
 
 def build_method(args: argparse.Namespace, device: torch.device) -> Method:
-    """The method's constants from the options."""
+    """The constants and switches of the method."""
     start = args.num_steps // 12 if args.denoise_from is None else args.denoise_from
     end = args.num_steps * 11 // 12 if args.denoise_until is None else args.denoise_until
     if end < start:
         raise InputError(
-            f"--denoise-until {end} lies before --denoise-from {start} (unless given, they are 11/12 and 1/12 of"
-            " --num-steps)"
+            f"--denoise-until {end} is before --denoise-from {start} (default: 11/12 and 1/12 of --num-steps)"
         )
     exempt = args.long_tail_labels
     if exempt is None:
-        exempt = (11,) if args.num_classes == 21 else ()  # VOC's diningtable
+        exempt = (11,) if args.num_classes == 21 else ()  # diningtable of VOC
     if any(label >= args.num_classes for label in exempt):
-        raise InputError(
-            f"--long-tail-labels {','.join(map(str, exempt))}: labels end at {args.num_classes - 1}"
-        )
+        labels = ",".join(map(str, exempt))
+        raise InputError(f"--long-tail-labels {labels}: the largest label is {args.num_classes - 1}")
+    thresholds = iou_thresholds(args.iou_thresholds, args.num_classes, VOC_IOU_THRESHOLDS)
     return Method(
-        iou_thresholds=iou_thresholds(args.iou_thresholds, args.num_classes, VOC_IOU_THRESHOLDS).to(device),
+        iou_thresholds=thresholds.to(device),
         exempt=torch.tensor(exempt, dtype=torch.int64, device=device),
         denoise_from=start,
         denoise_until=end,
         high_T=args.high_T,
         low_T=args.low_T,
+        cutmix_probability=args.cutmix_probability,
         lambda_adv=args.lambda_adv,
         ignore_label=args.ignore_label,
         onf=not args.no_onf,
         pnd=not args.no_pnd,
+        s2c=not args.no_s2c,
         c2s=not args.no_c2s,
         cls=not args.no_cls,
-    )  # fmt: skip
+    )
 
 
 def iou_thresholds(value: str | None, num_classes: int, published: tuple[float, ...]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Training that survives: everything a run needs to go on lies in one file, written whole or not at all."""
+"""Interruptible training: the state of a run in one file, stopping on signals, and logs that resume with it."""
 
 import json
 import math
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, Any
 
 import torch
 from torch import nn
@@ -18,15 +18,16 @@ from utils.core.distributed import any_process, barrier, is_main, world_size
 from utils.core.errors import InputError
 from utils.core.files import atomic_write
 
-# What may differ between the parts of a run: where and how it computes, not what.
+# Options that may change when a run resumes, since the weights do not depend on them.
 FREE_OPTIONS = frozenset(
-    {"device", "gpu", "cpu", "num_workers", "n_jobs", "snapshot_dir", "save_every", "no_resume", "log_every",
-     "logdir", "class_names", "model_path", "config_path", "overrides", "command", "crf_prune", "crf_backend"}
-)  # fmt: skip
+    ("device", "gpu", "cpu", "num_workers", "n_jobs", "crf_prune", "crf_backend")
+    + ("snapshot_dir", "out", "logdir", "class_names", "model_path", "config_path", "overrides", "command")
+    + ("save_every", "save_pred_every", "log_every", "no_resume")
+)
 
 
 class TrainState:
-    """The state of a training run: networks, optimisers, and small values (iteration, best score) beside them."""
+    """The state of a run: networks, optimizers and small values (iteration, best score), in one file."""
 
     def __init__(
         self,
@@ -35,15 +36,19 @@ class TrainState:
         optimizers: Sequence[torch.optim.Optimizer | torch.amp.GradScaler],
         options: dict,
     ) -> None:
-        """Args: path: the file; options: what must not change between the parts of the run."""
+        """Args:
+        path: the file.
+        networks, optimizers: what is saved and loaded, by state dict.
+        options: a run resumes only with the same values, except for FREE_OPTIONS.
+        """
         self.path, self.networks, self.optimizers = path, networks, optimizers
         self.options = {key: _plain(value) for key, value in options.items() if key not in FREE_OPTIONS}
 
     def save(self, iteration: int, **values: object) -> None:
-        """Note that `iteration` iterations are done, with `values` that torch.load reads back safely.
+        """Save the state after `iteration` iterations, with values that torch.load accepts with weights_only.
 
         Raises:
-            InputError: the weights are no numbers any more; the file stays as it was.
+            InputError: a weight is not finite; the file is left unchanged.
         """
         self.check(iteration)
         if not is_main():
@@ -58,39 +63,41 @@ class TrainState:
         save(state, self.path)
 
     def check(self, iteration: int, loss: float | None = None) -> None:
-        """Raise InputError where the loss or, without one, a weight or running statistic is not a finite number."""
+        """Raise InputError if the loss or, if it is not given, a weight or running statistic is not finite."""
         if loss is None:
-            state = [t for network in self.networks for t in network.state_dict().values()]
-            loss = float(torch.stack([t.sum() for t in state if t.is_floating_point()]).sum())
+            tensors = [t for network in self.networks for t in network.state_dict().values()]
+            loss = float(torch.stack([t.sum() for t in tensors if t.is_floating_point()]).sum())
         if not math.isfinite(loss):
+            precision = " or --amp bf16" if self.options.get("amp") == "fp16" else ""
+            saved = f"{self.path} is unchanged" if self.path.exists() else "nothing has been saved yet"
             raise InputError(
-                f"the loss is not a number any more, at iteration {iteration} or since the last log line: try a lower"
-                f" learning rate{' or --amp bf16' if self.options.get('amp') == 'fp16' else ''};"
-                f" {f'{self.path} stands as it was saved' if self.path.exists() else 'nothing was saved yet'}"
+                f"the loss is not finite, since iteration {iteration} or the log line before it: try a lower learning"
+                f" rate{precision}; {saved}"
             )
 
-    def load(self) -> tuple[int, dict] | None:
-        """Fill networks and optimisers; returns the iterations done and the values, None where no run began.
+    def load(self) -> tuple[int, dict[str, Any]] | None:
+        """Load networks and optimizers; returns the number of iterations done and the values, None without a file.
 
         Raises:
-            InputError: the file is damaged, or an option that matters has changed.
+            InputError: the file is damaged, or an option has changed.
         """
         if not self.path.exists():
             return None
         state = read_checkpoint(self.path)
-        if not isinstance(state, dict) or not {"iteration", "networks", "optimizers", "options"} <= set(
-            state
-        ):
-            raise InputError(f"{self.path} is no state of a training run: delete it, or give --no-resume")
+        keys = {"iteration", "networks", "optimizers", "options"}
+        if not isinstance(state, dict) or not keys <= set(state):
+            raise InputError(f"{self.path} is not the state of a training run: delete it, or use --no-resume")
+        saved = {key: value for key, value in state["options"].items() if key not in FREE_OPTIONS}
+        # A flag that only one of the two versions of the code knows does not matter unless it is set.
         changed = [
-            f"{key} (was {state['options'].get(key)!r}, is {self.options.get(key)!r})"
-            for key in sorted({*state["options"], *self.options})
-            if state["options"].get(key) != self.options.get(key)
+            f"{key} (was {saved.get(key)!r}, is {self.options.get(key)!r})"
+            for key in sorted({*saved, *self.options})
+            if saved.get(key, False) != self.options.get(key, False)
         ]
         if changed:
             raise InputError(
-                f"{self.path} belongs to a run with other options: {'; '.join(changed)}: give the same, --no-resume"
-                " to start over, or another folder"
+                f"{self.path} belongs to a run with other options: {'; '.join(changed)}: use the same options,"
+                " --no-resume to start over, or another folder"
             )
         for parts, states in ((self.networks, state["networks"]), (self.optimizers, state["optimizers"])):
             for part, part_state in zip(parts, states, strict=True):
@@ -99,60 +106,60 @@ class TrainState:
 
 
 def _plain(value: object) -> object:
-    """An option as it is compared: paths and tuples as text, so that it survives the file."""
+    """An option as it is saved and compared: paths and tuples as text."""
     return value if isinstance(value, bool | int | float | str) or value is None else str(value)
 
 
 class StopSignal:
-    """Inside `with`, Ctrl-C or SIGTERM ends the iteration in hand, a second one everything at once."""
+    """Context in which Ctrl-C or SIGTERM stops after the current iteration, and a second Ctrl-C at once."""
 
     def __enter__(self) -> "StopSignal":
         self.number = 0
         self.before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, _: type | None, error: BaseException | None, __: object) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-        if self and isinstance(
-            error, RuntimeError | ConnectionError | EOFError
-        ):  # the loaders heard the signal, too, and gave no batch
-            print("stopped; the same command goes on from the last saved state", file=sys.stderr)
+        # The data loading processes may have received the signal too, and returned no batch.
+        if self and isinstance(error, RuntimeError | ConnectionError | EOFError):
+            print("stopped; rerun the command to resume from the last saved state", file=sys.stderr)
             raise SystemExit(128 + self.number) from None
 
     def __bool__(self) -> bool:
         return self.number != 0
 
     def agreed(self) -> bool:
-        """Whether to stop now: with several processes, all at the same iteration."""
+        """Whether to stop now; with several processes, all stop at the same iteration."""
         return any_process(bool(self))
 
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number:
             if world_size() > 1:
-                return  # torchrun passes on what the terminal has already sent; it kills who takes too long
+                return  # torchrun passes on the signal that the terminal has already sent, and kills after a while
             raise KeyboardInterrupt
         self.number = number
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # a loader that ends now is no fault
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # a data loading process that ends now is not an error
         if is_main():
-            print("\nstopping after this iteration; again to stop at once", file=sys.stderr)
+            print("\nstopping after this iteration; press Ctrl-C again to stop at once", file=sys.stderr)
 
     def leave(self, iteration: int) -> None:
-        """Exit with the signal's status, once all processes have saved what they save."""
+        """Exit with the status of the signal, after all processes have saved."""
         barrier()
         if is_main():
-            print(
-                f"stopped after {iteration} iterations; the same command goes on from there (without --no-resume)",
-                file=sys.stderr,
+            message = (
+                f"stopped after {iteration} iterations; rerun the command (without --no-resume) to resume"
             )
+            print(message, file=sys.stderr)
         raise SystemExit(128 + (self.number or signal.SIGTERM))
 
 
 def back_up(paths: Iterable[Path], start: str | Path | None) -> None:
-    """Rename what an earlier run left, so that it cannot pass for the new run's: F.pth becomes F.old.pth.
+    """Rename the files of an earlier run from F.pth to F.old.pth, so that they are not taken for the new run's.
 
     Args:
-        start: the weights that the new run begins with; they stay, for it reads them whenever it goes on.
+        paths: the files.
+        start: the initial weights of the new run; not renamed, since resuming reads them again.
     """
     for path in paths:
         used = start is not None and path.resolve() == Path(start).resolve()
@@ -161,13 +168,12 @@ def back_up(paths: Iterable[Path], start: str | Path | None) -> None:
 
 
 def open_log(path: Path, key: str, done: int) -> IO[str]:
-    """A JSON-lines log to append to, less the lines that a stopped run wrote after its last saved state.
+    """Open a JSON-lines log for appending, without the lines of iterations that will be run again.
 
     Args:
+        path: the log; in all processes but the main one, lines are discarded instead.
         key: the name of the iteration in a line.
-        done: lines from this iteration on will be written again.
-
-    With several processes, the first one's; the others' lines go nowhere.
+        done: the first iteration that will be run.
     """
     if not is_main():
         return open(os.devnull, "w")
@@ -178,14 +184,14 @@ def open_log(path: Path, key: str, done: int) -> IO[str]:
                 if json.loads(line)[key] < done:
                     kept.append(line + "\n")
             except (ValueError, KeyError):
-                break  # cut off in the middle of a line
+                break  # the last line may be incomplete
     with atomic_write(path, "w") as file:
         file.writelines(kept)
     return open(path, "a", buffering=1)
 
 
 def append(log: IO[str], record: dict) -> None:
-    """Write one line of a JSON-lines log; an error names the file."""
+    """Write one line to a JSON-lines log. An error names the file."""
     try:
         log.write(json.dumps(record) + "\n")
     except OSError as error:

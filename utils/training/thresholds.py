@@ -1,4 +1,4 @@
-"""T_class of ONF, measured: what `--iou-thresholds auto` does."""
+"""Measures T_class of ONF for `--iou-thresholds auto`."""
 
 import math
 from collections.abc import Iterable
@@ -18,12 +18,14 @@ def measure_iou_thresholds(
 ) -> list[float]:
     """The mean foreground IoU of each class over the simple images, floored to a tenth.
 
-    The paper calls its thresholds class-adaptive and floored; that they are these means is our reading.
+    The paper calls its thresholds class-adaptive and floored; that they are these means is an interpretation.
 
     Args:
-        G: in training mode, and so again afterwards; measured in eval mode, on its own device.
-        loader: ID, 1 x 3 x H x W images and H x W pseudo labels, whole: this process's part of them.
+        G: in training mode before and after; evaluated in eval mode.
+        loader: yields ID, 1 x 3 x H x W image and H x W pseudo label of the images of this process.
         classes: 0-based class by ID.
+        num_classes: number of labels.
+        ignore_label: label of ignored pixels.
 
     Returns:
         num_classes - 1 thresholds; 0 for a class without a simple image.
@@ -42,5 +44,5 @@ def measure_iou_thresholds(
 
 
 def floor_to_tenth(value: float) -> float:
-    """0.69 -> 0.6; 0.7 stays 0.7 although 10 x 0.7 may fall just short of 7."""
+    """0.69 -> 0.6. The offset keeps 0.7 at 0.7, although 10 * 0.7 may be slightly below 7."""
     return math.floor(value * 10 + 1e-6) / 10

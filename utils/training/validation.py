@@ -1,7 +1,8 @@
-"""What stage 1 looks at now and then: scores on the validation images, a picture of a fixed batch, thresholds."""
+"""Validation during stage 1: scores, a contact sheet, the best weights, measured thresholds of ONF."""
 
-import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -19,55 +20,56 @@ from utils.evaluation.scoring import score_images
 from utils.evaluation.visualize import contact_sheet
 from utils.training.log import TrainLog
 from utils.training.resume import append
-from utils.training.setup import Trainer
 from utils.training.thresholds import measure_iou_thresholds
+from utils.training.trainer import Trainer
 
-SHOWN = 8  # images of a contact sheet
+SHEET_IMAGES = 8
 
 
 @dataclass
 class Validation:
-    """The images that it takes, and where it tells what it found."""
+    """Validates, keeps the best weights, and measures ONF's thresholds."""
 
     val: EvalDataset | None  # None: --no-val
     simple: ImageDataset
-    names: list[str]
-    args: argparse.Namespace
+    names: Sequence[str]
+    sheet_dir: Path
+    scales: Sequence[float]
+    num_workers: int
     device: torch.device
     log: TrainLog
     file: IO[str]  # val.jsonl
 
-    def __call__(self, i: int, t: Trainer) -> None:
-        """Scores, a contact sheet, and the weights on disk if they are the best so far, or if nothing tells."""
-        distributed.broadcast_buffers(t.G)
+    def __call__(self, i: int, trainer: Trainer) -> None:
+        """Validate after iteration i; without validation images, keep the current weights."""
+        distributed.broadcast_buffers(trainer.G)
         if self.val is not None:
-            t.scores = self.score(t.G)
-            append(self.file, {"i": i, **t.scores})
-            self.log.scores(i, t.scores)
+            trainer.scores = self.score(self.val, trainer.G)
+            append(self.file, {"i": i, **trainer.scores})
+            self.log.scores(i, trainer.scores)
             if distributed.is_main():
-                tqdm.write(f"iteration {i}: val mIoU {100 * t.scores['Mean IoU']:.2f} %")
+                tqdm.write(f"iteration {i}: val mIoU {100 * trainer.scores['Mean IoU']:.2f} %")
         if distributed.is_main():
-            sheet = self.draw(t.G)
-            save_image(self.args.snapshot_dir / f"sheets/{i:06d}.png", sheet)
+            sheet = self.draw(trainer.G)
+            save_image(self.sheet_dir / f"{i:06d}.png", sheet)
             self.log.picture(i, sheet)
-        if t.scores is None or t.best is None or t.scores["Mean IoU"] > t.best:
-            t.best = t.scores["Mean IoU"] if t.scores else None
-            t.save_best()
+        score = trainer.scores["Mean IoU"] if trainer.scores else None
+        if score is None or trainer.best is None or score > trainer.best:
+            trainer.best = score
+            trainer.save_best(i)
 
-    def score(self, G: nn.Module) -> dict:
-        """Scores on the validation images of all processes; G is back in training mode afterwards."""
+    def score(self, val: EvalDataset, G: nn.Module) -> dict:
+        """The scores on the validation images, computed by all processes; G is in training mode afterwards."""
         G.eval()
-        confusion = score_images(
-            G, self.val, self.args.num_workers, self.device, self.args.scales, desc="val"
-        )
+        confusion = score_images(G, val, self.num_workers, self.device, self.scales, desc="val")
         G.train()
         return confusion.gather().scores()
 
     def draw(self, G: nn.Module) -> Image.Image:
-        """The first simple images: image, pseudo label, and what the network makes of it by now."""
-        shown = EvalDataset(self.simple.entries[:SHOWN], self.simple.config)
+        """Image, pseudo label and prediction of the first simple images."""
+        shown = EvalDataset(self.simple.entries[:SHEET_IMAGES], self.simple.config)
         G.eval()
-        found = infer(G, eval_loader(shown, 0), self.device, self.args.scales)
+        found = infer(G, eval_loader(shown, 0), self.device, self.scales)
         rows = [
             (read_image(shown.image_path(entry))[..., ::-1], label.cpu().numpy(), prediction.cpu().numpy())
             for entry, (_, _, prediction, label) in zip(shown.entries, found)
@@ -77,18 +79,16 @@ class Validation:
         legend = [(self.names[n] if n < len(self.names) else "ignored", n) for n in labels]
         return contact_sheet(rows, ("image", "pseudo label", "prediction"), legend=legend)
 
-
-def auto_thresholds(
-    G: nn.Module, simple: ImageDataset, args: argparse.Namespace, device: torch.device
-) -> list[float]:
-    """T_class, measured on the simple images with the network as it is."""
-    distributed.broadcast_buffers(G)
-    classes = {entry.id: entry.classes[0] for entry in simple.entries}
-    images = EvalDataset(simple.entries, simple.config).part(distributed.rank(), distributed.world_size())
-    loader = eval_loader(images, args.num_workers, pin=device.type == "cuda")
-    measured = measure_iou_thresholds(G, loader, classes, args.num_classes, args.ignore_label)
-    if distributed.is_main():
-        tqdm.write(f"IoU thresholds, measured: {','.join(f'{t:.1f}' for t in measured)}")
-        if min(measured) == 0:
-            tqdm.write("of a class at 0 ONF drops no image: try a longer warm-up (--denoise-from)")
-    return measured
+    def iou_thresholds(self, G: nn.Module) -> list[float]:
+        """T_class, measured on the simple images with the current network."""
+        distributed.broadcast_buffers(G)
+        config = self.simple.config
+        classes = {entry.id: entry.classes[0] for entry in self.simple.entries}
+        images = EvalDataset(self.simple.entries, config).part(distributed.rank(), distributed.world_size())
+        loader = eval_loader(images, self.num_workers, pin=self.device.type == "cuda")
+        measured = measure_iou_thresholds(G, loader, classes, config.num_classes, config.ignore_label)
+        if distributed.is_main():
+            tqdm.write(f"measured IoU thresholds: {','.join(f'{t:.1f}' for t in measured)}")
+            if min(measured) == 0:
+                tqdm.write("ONF drops no image of a class with threshold 0: try a later --denoise-from")
+        return measured
