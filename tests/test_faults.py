@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DEADLINE, ROOT, assert_close, data_options, error_line, run_script
+from conftest import DEADLINE, ROOT, assert_close, data_options, error_line, flags, run_script
 from test_resume import wait_for
 
 import utils.core.errors
@@ -27,11 +27,9 @@ PROC = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
 
 
 def train_options(data: Path, out: Path, *more: object) -> list[object]:
-    return [
-        *data_options(data), "--list-dir", data / "lists", "--pseudo-label-dir", data / "sal2gt", "--arch", "mini",
-        "--restore-from", "none", "--batch-size", 2, "--input-size", 40, "--num-steps", 8, "--save-every", 2,
-        "--log-every", 1, "--no-val", "--snapshot-dir", out, *more,
-    ]  # fmt: skip
+    options = "--arch mini --restore-from none --batch-size 2 --input-size 40 --num-steps 8 --save-every 2"
+    folders = flags(list_dir=data / "lists", pseudo_label_dir=data / "sal2gt", snapshot_dir=out)
+    return [*data_options(data), *folders, *options.split(), "--log-every", 1, "--no-val", *more]
 
 
 def start(

@@ -77,11 +77,25 @@ def folder(run: Path, *options: str) -> RunOutputs:
 def test_page_holds_everything(run: Path) -> None:
     page = report(run)
     for text in (
-        "python train.py --arch mini", "4 min 14 s", "stage 2, training", "1 h 06 min", "stage 2 + CRF", "+mining",
-        "0123abc", "<mini>", "begins at\niteration 25,", "Kept images", "Dropped pixels", "Validation mIoU",
-        "Confusion matrix of stage 2 + CRF", "Confusion matrix of stage 1", "Simple training images",
-        "saliency label", "pseudo label", *NAMES,
-    ):  # fmt: skip
+        "python train.py --arch mini",
+        "4 min 14 s",
+        "stage 2, training",
+        "1 h 06 min",
+        "stage 2 + CRF",
+        "+mining",
+        "0123abc",
+        "<mini>",
+        "begins at\niteration 25,",
+        "Kept images",
+        "Dropped pixels",
+        "Validation mIoU",
+        "Confusion matrix of stage 2 + CRF",
+        "Confusion matrix of stage 1",
+        "Simple training images",
+        "saliency label",
+        "pseudo label",
+        *NAMES,
+    ):
         assert text in page.text, text
     assert "This command creates it" not in page.text
     charts = [a for a in page.all("svg") if a.get("class") == "chart"]

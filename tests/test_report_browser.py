@@ -16,9 +16,15 @@ pytestmark = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="no chromium with a chromedriver (Debian: chromium, chromium-driver)"
 )
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 # Pictures that are not loaded, or without an alternative text or a caption.
 PICTURES = """
@@ -126,8 +132,11 @@ def test_page(browser: "webdriver.Chrome", page: Path, width: int, scheme: str) 
 def test_nothing_leaves_the_file(browser: "webdriver.Chrome", page: Path) -> None:
     browser.get_log("performance")
     visit(browser, page, 1280, "light")
-    requests = [line["message"] for line in browser.get_log("performance")
-                if '"Network.requestWillBeSent"' in line["message"]]  # fmt: skip
+    requests = [
+        line["message"]
+        for line in browser.get_log("performance")
+        if '"Network.requestWillBeSent"' in line["message"]
+    ]
     assert requests
     assert all('"url":"file:' in message or '"url":"data:' in message for message in requests)
     loaded = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")

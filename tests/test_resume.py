@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DEADLINE, ROOT, data_options, error_line, run_script
+from conftest import DEADLINE, ROOT, data_options, error_line, flags, run_script
 
 from networks.checkpoint import read_checkpoint, read_state
 from utils.training.resume import open_log
@@ -21,22 +21,32 @@ STEPS = 40
 
 
 def train_options(data: Path, out: Path, *more: object) -> list[object]:
-    return [
-        *data_options(data), "--list-dir", data / "lists", "--pseudo-label-dir", data / "sal2gt", "--arch", "mini",
-        "--restore-from", "none", "--batch-size", 2, "--input-size", 40, "--num-steps", STEPS, "--denoise-from", 12,
-        "--iou-thresholds", "auto", "--save-pred-every", 15, "--save-every", 3, "--log-every", 1, "--iter-size", 2,
-        "--random-mirror", "--random-scale", "--snapshot-dir", out, *more,
-    ]  # fmt: skip
+    options = (
+        "--arch mini --restore-from none --batch-size 2 --input-size 40 --denoise-from 12 --save-every 3"
+    )
+    options += " --iou-thresholds auto --save-pred-every 15 --log-every 1 --iter-size 2 --random-mirror --random-scale"
+    folders = flags(list_dir=data / "lists", pseudo_label_dir=data / "sal2gt", snapshot_dir=out)
+    return [*data_options(data), *folders, "--num-steps", STEPS, *options.split(), *more]
 
 
 def step2_options(data: Path, out: Path) -> list[object]:
-    return [
-        "train", "--config-path", ROOT / "step2/configs/voc12.yaml", "--cpu", "--save-every", 3,
-        f"EXP.OUTPUT_DIR={out}", f"DATASET.ROOT={data}", f"DATASET.PSEUDO_LABELS={data / 'sal2gt'}",
-        "DATASET.N_CLASSES=4", f"DATASET.SPLIT.TRAIN={data / 'lists/simple_list.txt'}",
-        "DATALOADER.NUM_WORKERS=0", "IMAGE.SIZE.TRAIN=40", "MODEL.NAME=DeepLabV2_Mini_MSC", "MODEL.INIT_MODEL=null",
-        "MODEL.N_BLOCKS=[1, 1, 1, 1]", f"SOLVER.ITER_MAX={STEPS}", "SOLVER.BATCH_SIZE.TRAIN=2", "SOLVER.ITER_SAVE=10",
-    ]  # fmt: skip
+    config = {
+        "EXP.OUTPUT_DIR": out,
+        "DATASET.ROOT": data,
+        "DATASET.PSEUDO_LABELS": data / "sal2gt",
+        "DATASET.N_CLASSES": 4,
+        "DATASET.SPLIT.TRAIN": data / "lists/simple_list.txt",
+        "DATALOADER.NUM_WORKERS": 0,
+        "IMAGE.SIZE.TRAIN": 40,
+        "MODEL.NAME": "DeepLabV2_Mini_MSC",
+        "MODEL.INIT_MODEL": "null",
+        "MODEL.N_BLOCKS": [1, 1, 1, 1],
+        "SOLVER.ITER_MAX": STEPS,
+        "SOLVER.BATCH_SIZE.TRAIN": 2,
+        "SOLVER.ITER_SAVE": 10,
+    }
+    options = ["train", "--config-path", ROOT / "step2/configs/voc12.yaml", "--cpu", "--save-every", 3]
+    return [*options, *(f"{key}={value}" for key, value in config.items())]
 
 
 def start(script: str, options: list[object], action: str | None = None) -> subprocess.Popen:

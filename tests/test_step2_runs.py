@@ -87,13 +87,27 @@ def run_options(tiny_data: Path, tmp_path: Path) -> list[object]:
     shutil.copy(tiny_data / "lists/train_aug.txt", split)
     pseudo = Path(shutil.copytree(tiny_data / "truth", tmp_path / "pseudo"))
     return [
-        "--config-path", "configs/voc12.yaml", "--cpu", "--n-jobs", 1,
-        f"EXP.OUTPUT_DIR={tmp_path / 'out'}", f"DATASET.ROOT={tiny_data}", f"DATASET.PSEUDO_LABELS={pseudo}",
-        "DATASET.N_CLASSES=4", f"DATASET.SPLIT.TRAIN={split}", f"DATASET.SPLIT.VAL={tiny_data / 'lists/val.txt'}",
-        f"DATASET.LABELS={tiny_data / 'lists/class_names.txt'}", "DATALOADER.NUM_WORKERS=0", "IMAGE.SIZE.TRAIN=49",
-        "MODEL.NAME=DeepLabV2_Mini_MSC", "MODEL.N_BLOCKS=[1, 1, 1, 1]", "MODEL.INIT_MODEL=null",
-        "SOLVER.ITER_MAX=4", "SOLVER.BATCH_SIZE.TRAIN=2", "SOLVER.ITER_SAVE=2",
-    ]  # fmt: skip
+        "--config-path",
+        "configs/voc12.yaml",
+        "--cpu",
+        "--n-jobs",
+        1,
+        f"EXP.OUTPUT_DIR={tmp_path / 'out'}",
+        f"DATASET.ROOT={tiny_data}",
+        f"DATASET.PSEUDO_LABELS={pseudo}",
+        "DATASET.N_CLASSES=4",
+        f"DATASET.SPLIT.TRAIN={split}",
+        f"DATASET.SPLIT.VAL={tiny_data / 'lists/val.txt'}",
+        f"DATASET.LABELS={tiny_data / 'lists/class_names.txt'}",
+        "DATALOADER.NUM_WORKERS=0",
+        "IMAGE.SIZE.TRAIN=49",
+        "MODEL.NAME=DeepLabV2_Mini_MSC",
+        "MODEL.N_BLOCKS=[1, 1, 1, 1]",
+        "MODEL.INIT_MODEL=null",
+        "SOLVER.ITER_MAX=4",
+        "SOLVER.BATCH_SIZE.TRAIN=2",
+        "SOLVER.ITER_SAVE=2",
+    ]
 
 
 def test_train_test_crf(run_options: list[object], tmp_path: Path) -> None:
@@ -102,9 +116,13 @@ def test_train_test_crf(run_options: list[object], tmp_path: Path) -> None:
     assert f"training labels: {tmp_path / 'pseudo'} (20 images)" in done.stdout
     models = tmp_path / "out/models/voc12/deeplabv2_mini_msc/train"
     assert {p.name for p in models.iterdir()} == {
-        "checkpoint_2.pth", "checkpoint_4.pth", "checkpoint_final.pth", "last.pth", "log.jsonl",
+        "checkpoint_2.pth",
+        "checkpoint_4.pth",
+        "checkpoint_final.pth",
+        "last.pth",
+        "log.jsonl",
         "run.json",
-    }  # fmt: skip
+    }
     assert "bird" in run_script("step2/main.py", "test", *run_options, cwd=cwd).stdout
     run_script("step2/main.py", "crf", *run_options, cwd=cwd)
     scores = tmp_path / "out/scores/voc12/deeplabv2_mini_msc/val"
