@@ -24,9 +24,9 @@ def train_options(data: Path, out: Path, *more: object) -> list[object]:
     options = (
         "--arch mini --restore-from none --batch-size 2 --input-size 40 --denoise-from 12 --save-every 3"
     )
-    options += " --iou-thresholds auto --save-pred-every 15 --log-every 1 --iter-size 2 --random-mirror --random-scale"
+    options += " --iou-thresholds auto --save-pred-every 15 --log-every 1 --iter-size 2 --random-mirror"
     folders = flags(list_dir=data / "lists", pseudo_label_dir=data / "sal2gt", snapshot_dir=out)
-    return [*data_options(data), *folders, "--num-steps", STEPS, *options.split(), *more]
+    return [*data_options(data), *folders, "--num-steps", STEPS, *options.split(), "--random-scale", *more]
 
 
 def step2_options(data: Path, out: Path) -> list[object]:

@@ -1,5 +1,6 @@
 """Bidirectional alignment: S2C mixes simple images into complex ones, C2S aligns the outputs (section III-C)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +34,7 @@ def draw_cutmix(
     return CutMix(float(lam), int(centre[0]), int(centre[1]), tuple(map(int, rng.permutation(batch))))
 
 
-def cutmix_box(size: tuple[int, int], lam: float, cx: int, cy: int) -> tuple[int, int, int, int]:
+def cutmix_box(size: Sequence[int], lam: float, cx: int, cy: int) -> tuple[int, int, int, int]:
     """The box: start on axis 2, start on axis 3, end on axis 2, end on axis 3, clipped to the image."""
     ratio = np.sqrt(1.0 - lam)
     half_x, half_y = int(size[0] * ratio) // 2, int(size[1] * ratio) // 2

@@ -1,7 +1,8 @@
 """One training iteration of stage 1, as in Figure 2 of the paper: complex, classification, simple, discriminator."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -41,12 +42,15 @@ class Method:
 
 @dataclass
 class Batches:
-    """The four batches of an iteration, on the networks' device; images are B x 3 x H x W, labels B x H x W."""
+    """The four batches of an iteration, on the networks' device; images are B x 3 x H x W, labels B x H x W.
 
-    complex: Tensor | None  # images; None without C2S
-    cls: tuple[Tensor, Tensor] | None  # images, B x (C - 1) of 0 and 1; None without classification
+    Those that the method does not use are None: `complex` and `gt` without C2S, `cls` without classification.
+    """
+
+    complex: Tensor  # images
+    cls: tuple[Tensor, Tensor]  # images, B x (C - 1) of 0 and 1
     simple: tuple[Tensor, Tensor, Tensor]  # images, labels, B 0-based classes
-    gt: tuple[Tensor, Tensor, Tensor] | None  # images, labels, classes; None without C2S
+    gt: tuple[Tensor, Tensor, Tensor]  # images, labels, classes
 
 
 @dataclass
@@ -90,7 +94,7 @@ class Iteration:
         self, G: nn.Module, D: nn.Module | None, method: Method, precision: Precision | None = None
     ) -> None:
         """Args: G, D: the networks, possibly wrapped by DistributedDataParallel or compiled; D only for C2S."""
-        self.G, self.D, self.method = G, D, method
+        self.G, self.D, self.method = G, cast(nn.Module, D), method
         self.precision = precision or Precision()
 
     def __call__(
@@ -132,7 +136,8 @@ class Iteration:
         #    PND:  L_seg = mean over labelled pixels of l * [l <= T(i)], l the cross-entropy of a pixel.
         with no_sync(self.G, not sync_gradients):
             images, labels, classes = batches.simple
-            p_s, kept = None, len(images)
+            p_s: Any = None
+            kept = len(images)
             if mix is None or m.c2s or (m.onf and denoise):  # else nothing uses the unmixed predictions
                 with torch.set_grad_enabled(mix is None):
                     p_s = self.predict(images)
@@ -208,6 +213,6 @@ class Iteration:
         return images[index], labels[index], p[index], number
 
 
-def up(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def up(logits: Tensor, size: Sequence[int]) -> Tensor:
     """Logits resized to the crop."""
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
+    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=True)

@@ -72,7 +72,7 @@ def check_training(images: PseudoLabelDataset, config: Config, paths: Paths, tru
     if missing:
         raise InputError(
             f"{folder} lacks the pseudo labels of {len(missing)} of {len(images)} images, first {missing[0]}:"
-            " generate them with gen_label.py, gen_label_crf.py and gen_label_mining.py, or shorten DATASET.SPLIT.TRAIN"
+            " run gen_label.py, gen_label_crf.py and gen_label_mining.py, or shorten DATASET.SPLIT.TRAIN"
         )
     if not truth_allowed and is_ground_truth(images, paths.truth):
         raise InputError(

@@ -4,6 +4,7 @@ import argparse
 import ctypes
 import os
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +103,7 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 def prepare(network: nn.Module, args: argparse.Namespace, device: torch.device) -> nn.Module:
     """The network on the device, in the memory format of --channels-last."""
     memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
-    return network.to(device, memory_format=memory_format)
+    return network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
 
 
 def wrap(network: nn.Module, sync_bn: bool = False, compiled: bool = False) -> nn.Module:
@@ -110,7 +111,7 @@ def wrap(network: nn.Module, sync_bn: bool = False, compiled: bool = False) -> n
     if sync_bn and distributed.world_size() > 1:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     network = distributed.wrap_ddp(network)
-    return torch.compile(network) if compiled else network
+    return cast(nn.Module, torch.compile(network)) if compiled else network
 
 
 class Precision:

@@ -103,10 +103,9 @@ def wrap_ddp(network: nn.Module) -> nn.Module:
         return network
     # No synchronization of buffers: training does not depend on them, and `broadcast_buffers` precedes validation.
     known = inspect.signature(DistributedDataParallel).parameters
-    option = (
-        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    )  # torch < 2.13
-    return DistributedDataParallel(network, **{option: False})
+    if "forward_sync_buffers" in known:
+        return DistributedDataParallel(network, forward_sync_buffers=False)
+    return DistributedDataParallel(network, broadcast_buffers=False)  # torch < 2.13
 
 
 def broadcast_buffers(network: nn.Module) -> None:

@@ -12,7 +12,7 @@ class RepeatedSGD(torch.optim.SGD):
     buffer. This differs from a single step at a higher learning rate.
     """
 
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closures
         groups = self.param_groups
         try:
             for k in range(max(group["steps"] for group in groups)):

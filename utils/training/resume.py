@@ -33,12 +33,12 @@ class TrainState:
         self,
         path: Path,
         networks: Sequence[nn.Module],
-        optimizers: Sequence[torch.optim.Optimizer | torch.amp.GradScaler],
+        optimizers: Sequence[Any],
         options: dict,
     ) -> None:
         """Args:
         path: the file.
-        networks, optimizers: what is saved and loaded, by state dict.
+        networks, optimizers: what is saved and loaded, by state dict; optimizers include gradient scalers.
         options: a run resumes only with the same values, except for FREE_OPTIONS.
         """
         self.path, self.networks, self.optimizers = path, networks, optimizers

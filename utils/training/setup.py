@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,18 +98,14 @@ def endless_batches(
         for purpose, images in train.items()
     }
 
-    def next_batch(purpose: str) -> tuple[Tensor, ...] | None:
-        loader = loaders.get(purpose)
-        return None if loader is None else tuple(send(tensor, device) for tensor in next(loader))
+    def next_batch(purpose: str) -> Any:
+        if purpose not in loaders:
+            return None
+        tensors = tuple(send(tensor, device) for tensor in next(loaders[purpose]))
+        return tensors if len(tensors) > 1 else tensors[0]
 
     while True:
-        complex_ = next_batch("complex")
-        yield Batches(
-            complex=complex_[0] if complex_ else None,
-            cls=next_batch("cls"),
-            simple=next_batch("simple"),
-            gt=next_batch("gt"),
-        )
+        yield Batches(**{purpose: next_batch(purpose) for purpose in ("complex", "cls", "simple", "gt")})
 
 
 def build_trainer(args: argparse.Namespace, device: torch.device) -> Trainer:

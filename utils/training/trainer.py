@@ -42,8 +42,8 @@ class Trainer:
         self.best_path = args.snapshot_dir / "VOC_best.pth"
         self.best_path_D = args.snapshot_dir / "VOC_best_D.pth"
         networks = [G] if D is None else [G, D]
-        optimizers = [*self.optimizers, self.precision.scaler]
-        self.state = TrainState(args.snapshot_dir / "last.pth", networks, optimizers, vars(args))
+        states = [*self.optimizers, self.precision.scaler]
+        self.state = TrainState(args.snapshot_dir / "last.pth", networks, states, vars(args))
         wrapped_G = wrap(G, args.sync_bn, args.compile)
         wrapped_D = None if D is None else wrap(D, args.sync_bn, args.compile)
         self.iteration = Iteration(wrapped_G, wrapped_D, build_method(args, device), self.precision)

@@ -73,6 +73,7 @@ class Validation:
         rows = [
             (read_image(shown.image_path(entry))[..., ::-1], label.cpu().numpy(), prediction.cpu().numpy())
             for entry, (_, _, prediction, label) in zip(shown.entries, found)
+            if label is not None
         ]
         G.train()
         labels = sorted({int(label) for row in rows for cell in row[1:] for label in np.unique(cell)} - {0})
