@@ -1,26 +1,30 @@
-# Two commands do all the set-up: `make demo` and `make test`.
+# `make demo` and `make test` do all of the setup.
 PYTHON ?= python3
 VENV := .venv
 JOBS ?= 2
 PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+EXTRAS ?= pydensecrf2 tensorboard matplotlib jinja2 scipy
 
 .PHONY: help install demo demo-plain test test-slow test-cpus lint clean
 
 help:
-	@echo "make demo        the whole of it on a small embedded data set, in minutes on 2 CPU cores"
-	@echo "make demo-plain  the same run without the method, for comparison"
-	@echo "make test        style checks and tests"
+	@echo "make demo        the whole pipeline on a small embedded data set, in minutes on 2 CPU cores"
+	@echo "make demo-plain  stage 1 of the demo without the method, for comparison"
+	@echo "make test        style checks, type checks and tests"
 	@echo "make test-slow   the tests that take minutes"
 	@echo "make test-cpus   the tests as other CPUs, numbers of threads and newer libraries run them"
-	@echo "make install     the environment alone ($(VENV))"
+	@echo "make install     the environment ($(VENV)); EXTRAS=\"NAME ...\" selects optional packages"
 
 install: $(VENV)/installed
 
-$(VENV)/installed: requirements.txt requirements-dev.txt
+$(VENV)/installed: requirements.txt requirements-optional.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
-	@$(PY) -m pip install --quiet --disable-pip-version-check pydensecrf2==1.1 >$(VENV)/pydensecrf2.log 2>&1 \
-		|| echo "pydensecrf2 could not be built ($(VENV)/pydensecrf2.log); the CRF uses its torch backend instead"
+	$(PIP) -r requirements.txt -r requirements-dev.txt
+	@for name in $(EXTRAS); do \
+		line=$$(grep "^$$name==" requirements-optional.txt) || { echo "$$name: not in requirements-optional.txt"; exit 2; }; \
+		$(PIP) "$${line%% *}" >$(VENV)/$$name.log 2>&1 || echo "could not install $$line ($(VENV)/$$name.log)"; \
+	done
 	@touch $@
 
 demo: install
@@ -32,6 +36,7 @@ demo-plain: install
 lint: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 test: lint
 	$(PY) -m pytest -m "not slow" -n $(JOBS) --dist loadfile

@@ -19,6 +19,9 @@ from utils.report import plots
 from utils.report.collect import RunOutputs
 from utils.report.gallery import choose
 
+pytest.importorskip("jinja2")
+pytest.importorskip("matplotlib")
+
 VOID = {"meta", "img"}
 
 
