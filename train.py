@@ -6,9 +6,9 @@
     make demo                                  prints a complete command line for a small data set
 
 Results, in --snapshot-dir: VOC_best.pth and VOC_best_D.pth (the weights with the best validation), log.jsonl
-(losses, images kept by ONF, share of pixels dropped by PND), val.jsonl (scores), sheets/ (images, labels and
-predictions at each validation), run.json (options, versions, device) and last.pth (the state of the run). If
-interrupted, rerun the command to resume from last.pth; the final weights are the same.
+(losses, images kept by ONF, shares of pixels dropped by PND and predicted as foreground), val.jsonl (scores), sheets/
+(images, labels and predictions at each validation), run.json (options, versions, device) and last.pth (the state of
+the run). If interrupted, rerun the command to resume from last.pth; the final weights are the same.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from utils.training.setup import build_data, build_trainer, endless_batches
 from utils.training.trainer import Trainer
 from utils.training.validation import Validation
 
-BAR = ("loss_seg", "loss_cls", "loss_D", "kept", "dropped")
+BAR = ("loss_seg", "loss_cls", "loss_D", "kept", "dropped", "foreground")
 
 
 def train(args: argparse.Namespace, probe: Callable[[int, nn.Module, Method], None] | None = None) -> None:
@@ -108,8 +108,10 @@ def report(trainer: Trainer, names: list[str]) -> None:
     if trainer.scores is None:
         print(f"weights of the last iteration (no validation): {trainer.best_path}")
     else:
+        print(f"validation after the last iteration, {trainer.args.num_steps - 1}:")
         print(score_table(trainer.scores, names))
-        print(f"best val mIoU {100 * (trainer.best or 0):.2f} %: {trainer.best_path}")
+        best = "" if trainer.best_iteration is None else f", iteration {trainer.best_iteration}"
+        print(f"best val mIoU {100 * (trainer.best or 0):.2f} %{best}: {trainer.best_path}")
 
 
 if __name__ == "__main__":

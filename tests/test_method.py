@@ -155,7 +155,7 @@ def test_parts_left_out() -> None:
     batches = tiny_batches()
     batches.complex = batches.cls = batches.gt = None
     losses = Iteration(G, None, tiny_method(onf=False, pnd=False, c2s=False, cls=False))(7, batches).tensors()
-    assert set(losses) == {"loss_seg", "kept", "dropped"}
+    assert set(losses) == {"loss_seg", "kept", "dropped", "foreground"}
     assert losses["kept"] == 3 and losses["dropped"] == 0
     calls = []
     G.register_forward_hook(lambda *_: calls.append(1))

@@ -139,7 +139,10 @@ def test_changed_options_are_named_and_refused(uninterrupted: Path, tiny_data: P
     assert "learning_rate (was 0.00025, is 0.5)" in line and "no_pnd (was False, is True)" in line
     assert "batch_size" not in line
     done = run_script(
-        "train.py", *train_options(tiny_data, uninterrupted, "--num-workers", 1, "--log-every", 2)
+        "train.py",
+        *train_options(
+            tiny_data, uninterrupted, "--num-workers", 1, "--log-every", 2, "--save-pred-every", 7
+        ),
     )
     assert "resuming after 40 of 40" in done.stdout and "val mIoU" in done.stdout
 

@@ -1,6 +1,7 @@
 """train.py and evaluate.py as a user runs them, and what they say to a bad input."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 import evaluate
 from networks.checkpoint import save
-from networks.deeplab import Arch, DeepLab
+from networks.deeplab import Arch, DeepLab, build_deeplab
 from utils.core.errors import InputError
 from utils.training.options import build_method, parse_args
 
@@ -58,11 +59,26 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_background_only_is_reported(tiny_data: Path, tmp_path: Path) -> None:
+    """A network whose classifier prefers background everywhere: once a warning, and 0 % foreground in log and bar."""
+    start = build_deeplab("mini", 4, seed=0).state_dict()
+    start["layer5.conv2d_list.0.bias"][0] = 1e4
+    save(start, tmp_path / "background.pth")
+    more = "--restore-from", tmp_path / "background.pth", "--learning-rate", 1e-9
+    done = run_script("train.py", *train_options(tiny_data, tmp_path / "out", *more))
+    assert done.stderr.count("warning: the network predicts background only") == 1
+    assert "foreground=0%" in done.stderr
+    log = [json.loads(line) for line in (tmp_path / "out/log.jsonl").read_text().splitlines()]
+    assert [line["foreground"] for line in log] == [0, 0, 0, 0]
+
+
 def test_train_then_evaluate(tiny_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "snapshots"
     options = train_options(tiny_data, out, "--class-names", tiny_data / "lists/class_names.txt")
     done = run_script("train.py", *options, process=True)
     assert "bird" in done.stdout and "val mIoU" in done.stdout
+    assert "validation after the last iteration, 3:" in done.stdout
+    assert re.search(r"best val mIoU [\d.]+ %, iteration [23]: ", done.stdout)
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [line["i"] for line in log] == [0, 1, 2, 3]
     names = {"loss_seg", "loss_cls", "loss_adv_complex", "loss_D", "kept", "dropped", "lr"}
@@ -113,7 +129,7 @@ def test_train_without_the_method(tiny_data: Path, tmp_path: Path) -> None:
     parts = ["--no-onf", "--no-pnd", "--no-s2c", "--no-c2s", "--no-cls"]
     run_script("train.py", *train_options(tiny_data, tmp_path, *parts, "--iter-size", 2, "--single-steps"))
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert all(set(line) == {"i", "lr", "loss_seg", "kept", "dropped"} for line in log)
+    assert all(set(line) == {"i", "lr", "loss_seg", "kept", "dropped", "foreground"} for line in log)
     assert not (tmp_path / "VOC_best_D.pth").exists()
 
 

@@ -67,6 +67,7 @@ class Figures:
     passed: Tensor | None = None  # images above their class's threshold
     kept: Tensor | None = None  # images that ONF kept
     dropped: Tensor | None = None  # share of the labelled pixels that PND dropped
+    foreground: Tensor | None = None  # share of the pixels that are predicted as foreground
     loss_seg: Tensor | None = None
     loss_adv_simple: Tensor | None = None
     loss_D_pred: Tensor | None = None  # half of the loss on predictions
@@ -149,6 +150,7 @@ class Iteration:
                 images_mix, y = cutmix(images, labels, mix)
                 p = self.predict(images_mix)
             r.loss_seg, r.dropped = segmentation_loss(p, y, m.T(i), m.exempt, m.ignore_label)
+            r.foreground = (p.detach().argmax(1) != 0).float().mean()
             r.kept = torch.full((), float(kept * world_size()), device=labels.device)
             if mix is None and m.c2s:  # L_adv = BCE(D(p_s), 1)
                 r.loss_adv_simple = self.adversarial_loss(p_s, labels == m.ignore_label)

@@ -134,7 +134,9 @@ def mean_figures(batches: Iterable[Mapping[str, Tensor]]) -> dict[str, float]:
 
 def show(name: str, value: float) -> str:
     """A figure as text for the bar."""
-    return f"{value:.0f}" if name == "kept" else f"{value:.0%}" if name == "dropped" else f"{value:.3f}"
+    if name in ("dropped", "foreground"):
+        return f"{value:.0%}"
+    return f"{value:.0f}" if name == "kept" else f"{value:.3f}"
 
 
 def peak_memory(device: torch.device) -> float:

@@ -1,5 +1,6 @@
 """Validation during stage 1: scores, a contact sheet, the best weights, measured thresholds of ONF."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,11 @@ from utils.training.thresholds import measure_iou_thresholds
 from utils.training.trainer import Trainer
 
 SHEET_IMAGES = 8
+BACKGROUND_ONLY = (
+    "the network predicts background only on all validation images: start from pre-trained weights (--restore-from;"
+    " for --arch mini: model/mini_tiny_imagenet.pth), or try a later --denoise-from, higher --high-T and --low-T, or"
+    " another --learning-rate"
+)
 
 
 @dataclass
@@ -39,6 +45,7 @@ class Validation:
     device: torch.device
     log: TrainLog
     file: IO[str]  # val.jsonl
+    warned: bool = False
 
     def __call__(self, i: int, trainer: Trainer) -> None:
         """Validate after iteration i; without validation images, keep the current weights."""
@@ -63,7 +70,16 @@ class Validation:
         G.eval()
         confusion = score_images(G, val, self.num_workers, self.device, self.scales, desc="val")
         G.train()
-        return confusion.gather().scores()
+        confusion = confusion.gather()
+        if not confusion.matrix()[:, 1:].any():
+            self.warn_of_collapse()
+        return confusion.scores()
+
+    def warn_of_collapse(self) -> None:
+        """Print once that the network predicts background only; the falling loss looks like success."""
+        if distributed.is_main() and not self.warned:
+            tqdm.write(f"warning: {BACKGROUND_ONLY}", file=sys.stderr)
+        self.warned = True
 
     def draw(self, G: nn.Module) -> Image.Image:
         """Image, pseudo label and prediction of the first simple images."""
