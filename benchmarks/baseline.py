@@ -5,7 +5,7 @@ is float32, and the head computes its convolutions one by one. IoUs, masks and o
 the host, image by image, and every loss is copied to the host for the log at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,13 +17,11 @@ from networks.deeplab import ASPP
 
 Labelled = tuple[Tensor, Tensor, Tensor]  # images B x 3 x H x W, labels B x H x W, B 0-based classes
 Batches = tuple[Tensor, tuple[Tensor, Tensor], Labelled, Labelled]  # complex, classification, simple, gt
-Mix = tuple[
-    tuple[int, int, int, int], tuple[int, ...]
-]  # CutMix: its box (x1, y1, x2, y2) and the permutation
+Mix = tuple[tuple[int, int, int, int], tuple[int, ...]]  # CutMix: box (x1, y1, x2, y2) and permutation
 
 
-def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
+def upsample(logits: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=True)
 
 
 class PlainASPP(ASPP):
@@ -145,9 +143,9 @@ class PlainIteration:
         if denoise:
             keep = self.clean_images(upsample(self.G(images), size), labels, classes)
             labels = torch.stack([labels[k] for k in keep])
-        labels = labels.cpu().numpy()
-        output = upsample(self.D(one_hot(labels, preds.shape[1]).to(images.device)), size)
-        loss = bce_loss(output, 1, labels == self.ignore_label) / 2
+        label_maps = labels.cpu().numpy()
+        output = upsample(self.D(one_hot(label_maps, preds.shape[1]).to(images.device)), size)
+        loss = bce_loss(output, 1, label_maps == self.ignore_label) / 2
         losses["loss_D_gt"] = loss.item()
         loss.backward()
         losses["loss_D"] = losses["loss_D_pred"] + losses["loss_D_gt"]

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import make_parser, set_up, table, timed
 from benchmarks.data import Size, make_image, make_probabilities
+from datasets.images import read_image
 from utils.core.cli import positive_int as positive
 from utils.core.errors import InputError, run_script
 from utils.crf.dense_crf import PRUNE, dense_crf
@@ -62,11 +63,7 @@ def load_images(folder: Path, count: int, size: Size) -> list[np.ndarray]:
     paths = sorted(folder.glob("*.jpg"))[:count]
     if len(paths) < count:
         raise InputError(f"{folder} has {len(paths)} .jpg files, not {count}: set --count")
-    images = [cv2.imread(str(path)) for path in paths]
-    for path, image in zip(paths, images):
-        if image is None:
-            raise InputError(f"{path} is not a readable image: remove it from the folder")
-    return [cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA) for image in images]
+    return [cv2.resize(read_image(path), size[::-1], interpolation=cv2.INTER_AREA) for path in paths]
 
 
 def measure(images: list[np.ndarray], classes: int, args: argparse.Namespace) -> Runs:

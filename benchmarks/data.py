@@ -19,7 +19,7 @@ Size = tuple[int, int]  # height, width
 def make_image(rng: np.random.Generator, size: Size) -> np.ndarray:
     """H x W x 3 uint8: textured ellipses and boxes on a textured background, with blur and sensor noise."""
     height, width = size
-    image = np.zeros((height, width, 3), np.float32)
+    image: np.ndarray = np.zeros((height, width, 3), np.float32)
     for k in range(12):
         mask = np.zeros((height, width), np.uint8)
         centre = int(rng.integers(width)), int(rng.integers(height))

@@ -22,7 +22,6 @@ from unittest import mock
 
 import numpy as np
 import torch
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -31,9 +30,9 @@ from benchmarks.common import alone, make_parser, peak_bytes, quietly, set_up, t
 from benchmarks.data import make_evaluation, output_options
 from datasets.labels import read_label, save_labels
 from datasets.lists import read_class_names, read_list
-from datasets.loaders import DataConfig, EvalDataset
+from datasets.loaders import DataConfig, EvalDataset, eval_loader
 from networks.checkpoint import load_deeplab
-from networks.deeplab import ARCHS, logit_side
+from networks.deeplab import ARCHS, DeepLab, logit_side
 from utils.core.cli import positive_int as positive
 from utils.core.errors import InputError, run_script
 from utils.core.files import save_array
@@ -69,7 +68,7 @@ def synthetic_data(args: argparse.Namespace, count: int) -> Iterator[tuple[Path,
         yield Path(folder), [*options, f"--device={args.device}", f"--num-workers={args.num_workers}"]
 
 
-def load(args: argparse.Namespace) -> tuple[nn.Module, EvalDataset]:
+def load(args: argparse.Namespace) -> tuple[DeepLab, EvalDataset]:
     """The network, and the images for it."""
     network = load_deeplab(args.restore_from, args.num_classes).to(args.device)
     entries = read_list(args.data_list, network.num_classes, labelled=False)
@@ -80,8 +79,7 @@ def sequential(args: argparse.Namespace) -> None:
     """Reads, computes and writes, one image after the other."""
     device, (network, images) = torch.device(args.device), load(args)
     confusion = ConfusionMatrix(network.num_classes)
-    items = ((id_, torch.from_numpy(image), torch.from_numpy(label)) for id_, image, label in images)
-    for id_, logits, prediction, label in scoring.infer(network, items, device, args.scales):
+    for id_, logits, prediction, label in scoring.infer(network, eval_loader(images, 0), device, args.scales):
         confusion.update(label, prediction)
         save_array(args.logit_dir / f"{id_}.npy", logits[0].cpu().numpy())
         save_labels(args.save_predictions / f"{id_}.png", prediction.cpu().numpy())
@@ -106,7 +104,7 @@ WAYS = {
 def waiting(seconds: float) -> Callable[..., Iterator[tuple]]:
     """Replaces `infer`: waits instead of running the network, as the host does for a GPU."""
 
-    def infer(network: nn.Module, loader: Iterable, *_: object) -> Iterator:
+    def infer(network: DeepLab, loader: Iterable, *_: object) -> Iterator:
         noise = torch.randn(1, network.num_classes, 80, 80, generator=torch.Generator().manual_seed(0))
         for id_, image, label in loader:
             time.sleep(seconds)
@@ -164,13 +162,14 @@ def compare(options: list[str], root: Path, args: argparse.Namespace) -> tuple[l
 def measure_parts(options: list[str], args: argparse.Namespace) -> list[dict]:
     """Milliseconds per image of each part, and of forwards with several images."""
     device = torch.device(args.device)
-    network, images = load(script.parse_args(options))
+    script_args = script.parse_args(options)
+    network, images = load(script_args)
     image = torch.from_numpy(images[0][1]).to(device)
     group, batched = image.repeat(args.group, 1, 1, 1), f"the same, {args.group} per forward"
     logits = multi_scale_logits(network, image)
     apart = float((multi_scale_logits(network, group) - logits).abs().max() / logits.abs().max())
     prediction = full_size(logits, image.shape[2:]).argmax(1)[0].to(torch.uint8)
-    out = images.config.label_dir.parent / "parts"
+    out = script_args.data_dir / "parts"
     functions = {
         "reading": lambda: images[0],
         "two-scale logits": lambda: multi_scale_logits(network, image),

@@ -144,7 +144,7 @@ def grow(subject: str, s: Setting, most: int) -> Curves:
         points = [alone(POINTS[subject], USUAL | {quantity: value}, s) for value in values]
         found[quantity] = values, points
         seconds, mebibytes = zip(*((time, size / 2**20) for time, size in points))
-        cells = [*zip(values, seconds, mebibytes)]
+        cells: list[tuple] = [*zip(values, seconds, mebibytes)]
         if len(values) > 1:
             cells.append(("exponent", exponent(values, seconds), exponent(values, mebibytes)))
         head = f"{subject}: {quantity}", UNITS[subject], "peak MiB"

@@ -100,8 +100,8 @@ def take_turn(mode: str, case: str, s: Setting, iterations: int, warm_up: int, g
         optimizer.step()
     step = partial(trainer.step, batches, case, mix)
     times = [timed(step, device)[1] for _ in range(warm_up + iterations)][warm_up:]
-    losses = {name: float(value) for name, value in losses.items() if name.startswith("loss")}
-    return Turn(times, peak_bytes(device) - before, counter.get_total_flops() if counter else 0, losses)
+    numbers = {name: float(value) for name, value in losses.items() if name.startswith("loss")}
+    return Turn(times, peak_bytes(device) - before, counter.get_total_flops() if counter else 0, numbers)
 
 
 def gradients_of(trainer: Trainer) -> list[Tensor]:

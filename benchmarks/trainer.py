@@ -1,8 +1,10 @@
 """The modes that train_step.py compares: synthetic batches, and the networks and the iteration of a mode."""
 
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from benchmarks.baseline import PlainASPP, PlainIteration
 from networks.deeplab import Bottleneck, DeepLab, build_deeplab
 from networks.discriminator import build_discriminator
 from utils.alignment import CutMix, cutmix_box
-from utils.core.device import Precision, keep_heap, send
+from utils.core.device import Precision, keep_heap, prepare, send, wrap
 from utils.denoising import noise_threshold
 from utils.iteration import Batches, Iteration, Method
 from utils.training.optim import RepeatedSGD, build_adam, build_sgd
@@ -64,7 +66,7 @@ def make_batches(s: Setting) -> Batches:
 def moved(batches: Batches, move: Callable[[Tensor], Tensor]) -> Batches:
     """The batches with `move` applied to every tensor."""
 
-    def one(value: Tensor | tuple) -> Tensor | tuple:
+    def one(value: Any) -> Any:
         return tuple(map(one, value)) if isinstance(value, tuple) else move(value)
 
     return Batches(*map(one, vars(batches).values()))
@@ -122,13 +124,13 @@ class Trainer:
 
     def __init__(self, mode: str, s: Setting) -> None:
         extras, device, method = mode.split("+")[1:], torch.device(s.device), make_method(s)
-        order = torch.channels_last if "channels-last" in extras else torch.contiguous_format
+        options = Namespace(channels_last="channels-last" in extras)
         self.device, self.compiled = device, "compile" in extras
-        self.G = damped(build_deeplab(s.arch, s.num_classes, seed=0)).to(device, memory_format=order).train()
+        self.G = prepare(damped(build_deeplab(s.arch, s.num_classes, seed=0)), options, device).train()
         if "onednn" in extras:
             use_onednn(self.G)
         self.D = build_discriminator(s.num_classes, self.G.arch.width, seed=1)
-        self.D = self.D.to(device, memory_format=order).train()
+        self.D = prepare(self.D, options, device).train()
         self.optimizers = [build_sgd(self.G, LEARNING_RATE), build_adam(self.D, LEARNING_RATE)]
         if mode == "baseline":
             groups = [{**group, "fused": None} for group in self.optimizers[0].param_groups]
@@ -139,7 +141,7 @@ class Trainer:
         else:
             if device.type == "cpu":
                 keep_heap()  # cannot be undone in this process
-            G, D = (torch.compile(n) if self.compiled else n for n in (self.G, self.D))
+            G, D = (wrap(network, compiled=self.compiled) for network in (self.G, self.D))
             precision = Precision("bf16" if "bf16" in extras else None, device)
             iteration = Iteration(G, D, method, precision)
             self.iteration = lambda i, batches, mix: iteration(i, batches, mix).tensors()

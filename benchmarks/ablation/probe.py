@@ -100,7 +100,9 @@ class Probe:
         start = method.denoise_from
         T = noise_threshold(max(i, start), start, method.denoise_until, method.high_T, method.low_T)
         kept = [pixels for (_, pixels), k in zip(found, keep.tolist()) if k]
-        pnd = pnd_quality(*map(torch.cat, zip(*kept)), T, method.exempt.cpu(), ignore)
+        assert T is not None
+        losses, kept_labels, truths = map(torch.cat, zip(*kept))
+        pnd = pnd_quality(losses, kept_labels, truths, T, method.exempt.cpu(), ignore)
         return {
             "i": i,
             "denoise_from": start,

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from datasets.labels import read_label
 from datasets.lists import Entry, read_list
@@ -39,11 +40,12 @@ def score(args: argparse.Namespace, crf_args: argparse.Namespace, folder: Path) 
     image_dir, label_dir = args.data_dir / "JPEGImages", args.data_dir / "SegmentationClassAug"
     config = DataConfig(image_dir, label_dir, num_classes=args.num_classes, ignore_label=args.ignore_label)
     settings = make_settings(args.num_classes, CRFParams(), crf_args.crf_prune, crf_args.crf_backend, device)
-    options = {"logit_dir": logits, "desc": "val"}
     found: dict[str, dict[str, ConfusionMatrix]] = {"raw": {}, "crf": {}}
     for kind, entries in split_val(args, label_dir).items():
         images = EvalDataset(entries, config)
-        found["raw"][kind] = score_images(network, images, args.num_workers, device, args.scales, **options)
+        found["raw"][kind] = score_images(
+            network, images, args.num_workers, device, args.scales, logit_dir=logits, desc="val"
+        )
         tasks = make_tasks(entries, image_dir, logits, folder / "crf")
         found["crf"][kind] = evaluate_crf(tasks, settings, crf_args.n_jobs, label_dir, args.ignore_label)
     return {how: summary(kinds) for how, kinds in found.items()}
@@ -53,6 +55,6 @@ def summary(confusions: dict[str, ConfusionMatrix]) -> dict:
     """Mean IoU by kind of image and for `all`, and the confusion matrices by kind."""
     first = next(iter(confusions.values()))
     total = ConfusionMatrix(first.num_classes, first.ignore_label)
-    total.counts = sum(confusion.matrix() for confusion in confusions.values()).flatten()
+    total.counts = torch.stack([confusion.counts for confusion in confusions.values()]).sum(0)
     miou = {kind: c.scores()["Mean IoU"] for kind, c in {**confusions, "all": total}.items()}
     return {"miou": miou, "confusion": {kind: c.matrix().tolist() for kind, c in confusions.items()}}

@@ -52,7 +52,7 @@ FILE_ERRORS = (
 RERUN = "finished files are kept; rerun the command to resume"
 
 
-def run_script(main: Callable[[], None]) -> None:
+def run_script(main: Callable[[], object]) -> None:
     """Run the `main` function of a script and report errors that the user can act on as one line on stderr.
 
     The exit status is 2 for invalid input and file errors, 1 for lack of memory and killed processes, and 130 for

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +46,7 @@ def infer(
     device: torch.device,
     scales: Sequence[float] = (1.0, 0.75),
     align_corners: bool = True,
-) -> Iterator[tuple[str, Tensor, Tensor, Tensor | None]]:
+) -> Iterator[tuple[str, Tensor, Tensor, Any]]:
     """Predict the labels of whole images.
 
     Args:
