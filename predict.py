@@ -37,7 +37,7 @@ from datasets.labels import palette_image
 from datasets.lists import read_class_names
 from datasets.options import CLASS_NAMES_HELP
 from datasets.voc import palette
-from step2.libs.predictor import RATES, label_map, load_any
+from step2.libs.predictor import RATES, label_map, load_network
 from utils.core import cli
 from utils.core.device import pick_device, prepare
 from utils.core.errors import InputError, is_out_of_memory, run_script
@@ -138,7 +138,7 @@ class Predictor:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.device = args, pick_device(args)
         self.weights, names = choose_weights(args)
-        trained = load_any(self.weights, args.atrous_rates)
+        trained = load_network(self.weights, args.atrous_rates)
         if trained.stage == 2 and args.scales is not None:
             raise InputError(f"--scales is for stage 1, but {self.weights} is of stage 2: omit it")
         self.scales = (args.scales or STAGE1_SCALES) if trained.stage == 1 else (1.0,)

@@ -4,8 +4,9 @@
     python main.py test  --config-path configs/voc12.yaml --model-path data/models/checkpoint_72.0.pth
     python main.py crf   --config-path configs/voc12.yaml
 
-`test` scores the multi-scale logits and saves them; `crf` scores them again after the dense CRF. If training is
-interrupted, rerun the command to resume. Every value of the configuration can be overridden: SOLVER.ITER_MAX=100.
+`test` saves and scores the multi-scale logits; `crf` refines them with the dense CRF and scores the result. If
+training is interrupted, rerun the command to resume. Values of the configuration can be overridden on the command
+line: SOLVER.ITER_MAX=100.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -45,10 +46,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
     add("command", choices=("train", "test", "crf"))
-    add("overrides", nargs="*", metavar="SECTION.KEY=VALUE", help="values of the configuration")
-    add("--config-path", type=Path, required=True, help="YAML file")
-    add("--model-path", type=Path, help="weights for test (default: checkpoint_final.pth of the training)")
-    add("--seed", type=cli.count, default=1234, help="seed of all random draws")
+    add("overrides", nargs="*", metavar="SECTION.KEY=VALUE", help="override values of the configuration")
+    add("--config-path", type=Path, required=True, help="YAML configuration file")
+    add("--model-path", type=Path, help="weights for test (default: checkpoint_final.pth of the run)")
+    add("--seed", type=cli.count, default=1234, help="random seed")
     group = parser.add_argument_group("train only")
     text = "train even if the pseudo labels are the ground truth"
     group.add_argument("--train-on-ground-truth", action="store_true", help=text)
@@ -100,7 +101,7 @@ def train(args: argparse.Namespace, config: Config) -> None:
 
 
 def training_images(args: argparse.Namespace, config: Config, paths: Paths) -> PseudoLabelDataset:
-    """The training images with their pseudo labels, checked."""
+    """Load and check the training images and their pseudo labels."""
     distributed.local_batch_size(config.SOLVER.BATCH_SIZE.TRAIN)
     labels = data_config(config, Path(config.DATASET.PSEUDO_LABELS), args.seed)
     images = PseudoLabelDataset(read_split(config, config.DATASET.SPLIT.TRAIN), labels)
@@ -113,7 +114,7 @@ def training_images(args: argparse.Namespace, config: Config, paths: Paths) -> P
 def endless_batches(
     images: PseudoLabelDataset, config: Config, device: torch.device, start: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The part of this process of the batches from number `start` on: images and labels on the device."""
+    """Yield this process's part of the batches, starting with batch `start`: images and labels on `device`."""
     part, workers = (distributed.rank(), distributed.world_size()), config.DATALOADER.NUM_WORKERS
     batch_size, pin = config.SOLVER.BATCH_SIZE.TRAIN, device.type == "cuda"
     for image, label in train_loader(images, batch_size, workers, start, pin, part):
@@ -123,7 +124,7 @@ def endless_batches(
 def begin(
     trainer: Trainer, config: Config, paths: Paths, args: argparse.Namespace, device: torch.device
 ) -> int:
-    """Load the saved state, or back up the files of an earlier run; returns the number of iterations done."""
+    """Load a saved state, or back up the files of an earlier run; returns the number of completed iterations."""
     state = trainer.state
     done, _ = (None if args.no_resume else state.load()) or (0, {})
     if distributed.is_main():
@@ -136,34 +137,40 @@ def begin(
 
 
 def options_of(args: argparse.Namespace, config: Config) -> dict:
-    """The options of the command line and the configuration."""
-    return vars(args) | {"config": config.text}
+    """The command-line options and the configuration, for the record of a run."""
+    return vars(args) | {"config": config.to_yaml()}
 
 
 def test(args: argparse.Namespace, config: Config) -> None:
-    """Score the multi-scale logits and save them."""
+    """Compute, save and score the multi-scale logits of the validation images."""
     device, paths = pick_device(args), Paths(config)
     with distributed.process_group(device):
         listed = read_split(config, config.DATASET.SPLIT.VAL)
         images = EvalDatasetBGR(listed, data_config(config, paths.truth))
         check_start(split_path(config.DATASET.SPLIT.VAL), listed, images.files())
-        model: nn.Module = build(config)
+        model = build(config)
         load_trained(model, args.model_path or paths.models / "checkpoint_final.pth")
         prepare(model, args, device).eval()
         made_by = {"weights": weights_checksum(model), "scales": [1, *SCALES]}
         if distributed.is_main():
             claim_folder(paths.logits, made_by, "*.npy", replaceable={e.id for e in images.entries})
         distributed.barrier()
-        # The network itself computes several scales.
-        options = {"scales": (1,), "align_corners": False, "logit_dir": paths.logits}
-        confusion = score_images(model, images, config.DATALOADER.NUM_WORKERS, device, **options)
+        confusion = score_images(
+            model,
+            images,
+            config.DATALOADER.NUM_WORKERS,
+            device,
+            scales=(1,),  # the network itself computes several scales
+            align_corners=False,
+            logit_dir=paths.logits,
+        )
         report_scores(
             confusion, class_names(config), paths.scores / "scores.json", options_of(args, config), device
         )
 
 
 def crf(args: argparse.Namespace, config: Config) -> None:
-    """Score the saved logits after the dense CRF."""
+    """Refine the saved logits with the dense CRF and score the label maps."""
     device, paths, c = pick_device(args), Paths(config), config.CRF
     params = CRFParams(c.ITER_MAX, c.POS_W, c.POS_XY_STD, c.BI_W, c.BI_XY_STD, c.BI_RGB_STD)
     settings = make_settings(

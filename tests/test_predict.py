@@ -18,7 +18,7 @@ from networks.deeplab import Arch, DeepLab
 from step2.libs.models import from_stage1
 from step2.libs.models.deeplab import DeepLabV1, DeepLabV2
 from step2.libs.models.msc import MSC
-from step2.libs.predictor import label_map, load_any
+from step2.libs.predictor import label_map, load_network
 from utils.core.errors import InputError
 
 ARCH = Arch((1, 1, 1, 1), 4, True)
@@ -194,7 +194,7 @@ def test_stages_agree(tmp_path: Path, weights: dict[str, Path]) -> None:
 def test_checkpoint_tells_the_network(tmp_path: Path) -> None:
     def load(state: dict, **options: object) -> tuple:
         save(state, tmp_path / "some.pth")
-        return load_any(tmp_path / "some.pth", **options)
+        return load_network(tmp_path / "some.pth", **options)
 
     deep = MSC(DeepLabV2(7, (1, 2, 3, 1), (6, 12), 4)).state_dict()
     trained = load(deep, rates=(6, 12))
@@ -202,7 +202,7 @@ def test_checkpoint_tells_the_network(tmp_path: Path) -> None:
     assert label_map(trained, drawing()[:, :, ::-1], torch.device("cpu"), (1,)).shape == (40, 60)
     stem = {key: tensor for key, tensor in deep.items() if "aspp" not in key}
     for state in ({"weight": torch.zeros(3)}, stem, {"fc.bias": torch.zeros(())}):
-        with pytest.raises(InputError, match=r"some\.pth is no DeepLab of stage 1 or stage 2"):
+        with pytest.raises(InputError, match=r"some\.pth is not a checkpoint of stage 1 or 2"):
             load(state)
     with pytest.raises(InputError, match="does not fit"):
         load(deep)

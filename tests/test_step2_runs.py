@@ -47,21 +47,21 @@ def broken(change: str) -> str:
         (broken("values['SOLVER']['LRR'] = 1"), "unknown key SOLVER.LRR"),
         (broken("values['EXTRA'] = 1"), "unknown key EXTRA"),
         (broken("del values['IMAGE']['MEAN']['G']"), "missing key IMAGE.MEAN.G"),
-        (broken("values['SOLVER'] = 3"), "SOLVER must hold the keys"),
+        (broken("values['SOLVER'] = 3"), "SOLVER must contain the keys"),
         (broken("values['SOLVER']['ITER_MAX'] = 'many'"), "SOLVER.ITER_MAX must be of type int, not 'many'"),
         (broken("values['SOLVER']['ITER_MAX'] = 1.5"), "SOLVER.ITER_MAX must be of type int"),
-        (broken("values['SOLVER']['LR'] = -1"), "SOLVER.LR must not be negative"),
+        (broken("values['SOLVER']['LR'] = -1"), "SOLVER.LR must be finite and not negative"),
         (
             broken("values['SOLVER']['BATCH_SIZE']['TRAIN'] = 0"),
-            "BATCH_SIZE.TRAIN must be a whole number above 0",
+            "BATCH_SIZE.TRAIN must be a positive integer",
         ),
-        (broken("values['MODEL']['N_BLOCKS'] = [1, 1]"), "N_BLOCKS must name the blocks of four stages"),
+        (broken("values['MODEL']['N_BLOCKS'] = [1, 1]"), "N_BLOCKS must have four values"),
         (broken("values['SOLVER']['LR'] = True"), "SOLVER.LR must be of type float"),
         (broken("values['DATASET']['SCALES'] = 1"), "DATASET.SCALES must be a list of float"),
-        (broken("values['DATASET']['SCALES'] = [1, 0]"), "DATASET.SCALES must lie between 0.1 and 4"),
+        (broken("values['DATASET']['SCALES'] = [1, 0]"), "DATASET.SCALES must be between 0.1 and 4"),
         (broken("values['MODEL']['NAME'] = 'VGG'"), "MODEL.NAME must be one of DeepLabV2_ResNet101_MSC"),
-        ("a: [", "is no YAML"),
-        ("", "the file must hold the keys"),
+        ("a: [", "is not valid YAML"),
+        ("", "the file must contain the keys"),
     ],
 )
 def test_bad_configurations(tmp_path: Path, text: str, reason: str) -> None:
@@ -150,4 +150,4 @@ def test_bad_pseudo_labels(run_options: list[object], tiny_data: Path, tmp_path:
         assert "is the ground truth" in error_line("step2/main.py", "train", *options, cwd=cwd)
         options += ["--train-on-ground-truth", "--no-resume"]
         stderr = run_script("step2/main.py", "train", *options, cwd=cwd).stderr
-        assert "is in val.txt as well, which makes its scores worthless (4, first val_00001)" in stderr
+        assert "also in val.txt, whose scores are then meaningless (4, first val_00001)" in stderr

@@ -55,6 +55,6 @@ def summary(confusions: dict[str, ConfusionMatrix]) -> dict:
     """Mean IoU by kind of image and for `all`, and the confusion matrices by kind."""
     first = next(iter(confusions.values()))
     total = ConfusionMatrix(first.num_classes, first.ignore_label)
-    total.counts = torch.stack([confusion.counts for confusion in confusions.values()]).sum(0)
+    total.counts = torch.stack([c.matrix() for c in confusions.values()]).sum(0).flatten()
     miou = {kind: c.scores()["Mean IoU"] for kind, c in {**confusions, "all": total}.items()}
     return {"miou": miou, "confusion": {kind: c.matrix().tolist() for kind, c in confusions.items()}}

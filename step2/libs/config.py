@@ -1,6 +1,7 @@
-"""The YAML file of stage 2: read, overridden from the command line, and checked key by key."""
+"""Loads the YAML configuration of stage 2, applies overrides from the command line, and validates every key."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import yaml
 from step2.libs.models import MODELS
 from utils.core.errors import InputError
 
-POSITIVE = "whole number above 0"
+POSITIVE = "positive integer"
 
-# Every key and its type; a tuple of strings lists the values there are.
+# All keys with their types; a tuple lists the allowed values.
 SCHEMA: dict[str, Any] = {
     "EXP": {"ID": str, "OUTPUT_DIR": str},
     "DATASET": {
@@ -55,63 +56,89 @@ SCHEMA: dict[str, Any] = {
     },
 }
 
-# Keys that published configurations may contain and that have no effect here.
-WITHOUT_EFFECT = {"DATASET.SPLIT.TEST", "IMAGE.SIZE.BASE", "IMAGE.SIZE.TEST"}
-WITHOUT_EFFECT |= {"SOLVER.BATCH_SIZE.TEST", "SOLVER.ITER_TB"}
+# Keys of published configurations that are accepted but have no effect.
+IGNORED = {
+    "DATASET.SPLIT.TEST",
+    "IMAGE.SIZE.BASE",
+    "IMAGE.SIZE.TEST",
+    "SOLVER.BATCH_SIZE.TEST",
+    "SOLVER.ITER_TB",
+}
 
-
-# Keys whose values may change when training resumes.
-FREE = ("EXP.OUTPUT_DIR", "DATASET.LABELS", "DATASET.SPLIT.VAL", "DATALOADER.", "CRF.")
-FREE += ("SOLVER.ITER_SAVE", "SOLVER.AVERAGE_LOSS")
+# Keys (or prefixes of keys) whose values may change when training resumes.
+FREE = (
+    "EXP.OUTPUT_DIR",
+    "DATASET.LABELS",
+    "DATASET.SPLIT.VAL",
+    "DATALOADER.",
+    "SOLVER.ITER_SAVE",
+    "SOLVER.AVERAGE_LOSS",
+    "CRF.",
+)
 
 
 class Config:
-    """Nested keys as attributes, as in `config.SOLVER.LR`; `text` is the whole configuration as YAML."""
+    """A configuration or one of its sections; keys are attributes, as in `config.SOLVER.LR`."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self.values, self.text = values, yaml.safe_dump(dict(values))
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = values
         for key, value in values.items():
-            setattr(self, key, Config(value) if isinstance(value, Mapping) else value)
+            setattr(self, key, Config(value) if isinstance(value, dict) else value)
 
-    def of_training(self) -> dict[str, Any]:
-        """`SECTION.KEY` and value of all keys that the weights depend on."""
-        return {key: value for key, value in _flat(self.values, "") if not key.startswith(FREE)}
+    def __getattr__(self, name: str) -> Any:  # declares the attributes for type checkers
+        raise AttributeError(f"the configuration has no key {name}")
+
+    def to_yaml(self) -> str:
+        """The configuration as YAML text."""
+        return yaml.safe_dump(self.values)
+
+    def training_options(self) -> dict[str, Any]:
+        """The values that the weights depend on, by `SECTION.KEY`."""
+        return {key: value for key, value in _flatten(self.values) if not key.startswith(FREE)}
 
 
-def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read and check a YAML file; `overrides` are `SECTION.KEY=value`.
+    """Load and validate a YAML file.
+
+    Args:
+        path: the file.
+        overrides: `SECTION.KEY=value` strings that replace values of the file.
 
     Raises:
-        InputError: the file is missing or no YAML; a key is unknown, missing or of another type.
+        InputError: the file is missing or not valid YAML; a key is unknown, missing or has an invalid value.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path} not found: name the configuration with --config-path") from None
+        raise InputError(f"{path} not found: set --config-path to a configuration file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} is no YAML that can be read: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     for override in overrides:
-        _override(values, override)
-    values = _checked(values, SCHEMA, "", str(path))
+        _apply_override(values, override)
+    values = _validated(values, SCHEMA, "", path)
     if len(values["MODEL"]["N_BLOCKS"]) != 4:
-        raise InputError(f"{path}: MODEL.N_BLOCKS must name the blocks of four stages, as [3, 4, 23, 3]")
+        raise InputError(
+            f"{path}: MODEL.N_BLOCKS must have four values, one per stage, such as [3, 4, 23, 3]"
+        )
     if not all(0.1 <= factor <= 4 for factor in values["DATASET"]["SCALES"]):
-        raise InputError(f"{path}: DATASET.SCALES must lie between 0.1 and 4")
+        raise InputError(f"{path}: all DATASET.SCALES must be between 0.1 and 4")
     return Config(values)
 
 
-def _override(values: Any, override: str) -> None:
+def _apply_override(values: Any, override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals:
-        raise InputError(f"{override!r} is no override: write SECTION.KEY=value, as in SOLVER.ITER_MAX=100")
+        raise InputError(
+            f"{override!r} is not an override: use SECTION.KEY=value, such as SOLVER.ITER_MAX=100"
+        )
     *sections, last = key.split(".")
     for section in sections:
         values = values.get(section) if isinstance(values, dict) else None
@@ -120,21 +147,21 @@ def _override(values: Any, override: str) -> None:
     try:
         values[last] = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise InputError(f"{override!r}: the value is no YAML") from None
+        raise InputError(f"{override!r}: the value is not valid YAML") from None
 
 
-def _checked(value: Any, kind: Any, key: str, path: str) -> Any:
-    """`value` as `kind` wants it; InputError names the key that does not fit."""
+def _validated(value: Any, kind: Any, key: str, path: Path) -> Any:
+    """Return `value` converted to `kind`, an entry of SCHEMA; InputError names the key of an invalid value."""
     if isinstance(kind, dict):
         if not isinstance(value, dict):
-            raise InputError(f"{path}: {key or 'the file'} must hold the keys {', '.join(kind)}")
+            raise InputError(f"{path}: {key or 'the file'} must contain the keys {', '.join(kind)}")
         prefix = f"{key}." if key else ""
-        unknown = {name for name in set(value) - set(kind) if f"{prefix}{name}" not in WITHOUT_EFFECT}
+        unknown = {name for name in set(value) - set(kind) if f"{prefix}{name}" not in IGNORED}
         for what, names in (("unknown", unknown), ("missing", set(kind) - set(value))):
             if names:
                 listed = ", ".join(prefix + str(name) for name in sorted(names, key=str))
                 raise InputError(f"{path}: {what} key {listed}")
-        return {name: _checked(value[name], inner, prefix + name, path) for name, inner in kind.items()}
+        return {name: _validated(value[name], inner, prefix + name, path) for name, inner in kind.items()}
     if isinstance(kind, tuple):
         if value not in kind:
             raise InputError(f"{path}: {key} must be one of {', '.join(kind)}, not {value!r}")
@@ -147,20 +174,18 @@ def _checked(value: Any, kind: Any, key: str, path: str) -> Any:
         item = int if kind == list[int] else float
         if not isinstance(value, list) or not value:
             raise InputError(f"{path}: {key} must be a list of {item.__name__}, not {value!r}")
-        return [_checked(element, item, key, path) for element in value]
+        return [_validated(element, item, key, path) for element in value]
     if kind == str | None:
-        return None if value is None else _checked(value, str, key, path)
+        return None if value is None else _validated(value, str, key, path)
     return _scalar(value, kind, key, path)
 
 
-def _scalar(value: Any, kind: type, key: str, path: str) -> Any:
+def _scalar(value: Any, kind: type, key: str, path: Path) -> Any:
     if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:  # YAML reads 1e-4, without a point, as text
-            value = float(value)
-        except ValueError:
-            pass
+        with contextlib.suppress(ValueError):
+            value = float(value)  # YAML parses 1e-4, which has no decimal point, as a string
     if not isinstance(value, kind) or isinstance(value, bool):
         raise InputError(f"{path}: {key} must be of type {kind.__name__}, not {value!r}")
-    if kind in (int, float) and not 0 <= value < float("inf"):
-        raise InputError(f"{path}: {key} must not be negative or infinite, not {value!r}")
+    if isinstance(value, int | float) and not 0 <= value < float("inf"):
+        raise InputError(f"{path}: {key} must be finite and not negative, not {value!r}")
     return value

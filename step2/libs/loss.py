@@ -1,4 +1,4 @@
-"""The loss of stage 2: cross-entropy at each scale and of the maximum over the scales."""
+"""The multi-scale loss of stage 2."""
 
 import functools
 from collections.abc import Sequence
@@ -10,12 +10,15 @@ from utils.denoising import segmentation_loss
 
 
 def msc_loss(logits: list[Tensor], labels: Tensor, ignore_label: int) -> tuple[Tensor, list[Tensor]]:
-    """The sum of the cross-entropies at each scale and of the maximum, and its parts.
+    """Sum of the cross-entropies of the logits at each scale and of their maximum.
 
     Args:
-        logits: the output of MSC in training mode, B x C x h x w each.
-        labels: B x H x W; resized to each of the logits by nearest neighbour as in PIL.
-        ignore_label: label of ignored pixels.
+        logits: the outputs of MSC in training mode, B x C x h x w each.
+        labels: B x H x W; resized to the size of each of the logits.
+        ignore_label: label of pixels that do not count.
+
+    Returns:
+        The sum, and the cross-entropy of each of the logits.
     """
     parts = [
         segmentation_loss(out, resize_labels(labels, out.shape[2:]), ignore_label=ignore_label)[0]
@@ -25,14 +28,14 @@ def msc_loss(logits: list[Tensor], labels: Tensor, ignore_label: int) -> tuple[T
 
 
 def resize_labels(labels: Tensor, size: Sequence[int]) -> Tensor:
-    """B x H x W labels resized to (h, w) by nearest neighbour as in PIL; int64."""
+    """Resize B x H x W labels to `size` (h, w) by nearest neighbour, with the rounding of PIL; returns int64."""
     rows, columns = (nearest(*sides, labels.device) for sides in zip(labels.shape[1:], size))
     return labels[:, rows][:, :, columns].long()
 
 
 @functools.lru_cache(maxsize=64)
 def nearest(source: int, target: int, device: torch.device) -> Tensor:
-    """Source index of each of `target` pixels. PIL accumulates the step, and so its rounding errors."""
+    """Source index of each of `target` pixels. As in PIL, the step and its rounding errors accumulate."""
     step = source / target
-    places = torch.tensor([step / 2] + [step] * (target - 1), dtype=torch.float64).cumsum(0)
-    return places.long().to(device)
+    positions = torch.tensor([step / 2] + [step] * (target - 1), dtype=torch.float64).cumsum(0)
+    return positions.long().to(device)

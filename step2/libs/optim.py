@@ -1,25 +1,27 @@
 """The optimizer and the learning rate schedule of stage 2."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from utils.training.optim import fused, poly_lr, start_momentum
 
 
 def build_sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """SGD with convolutions at lr, weights of the head at 10 x lr, its biases at 20 x lr without weight decay.
+    """SGD: backbone convolutions at lr, weights of the head at 10 x lr, its biases at 20 x lr without weight decay.
 
-    Scale and shift of batch normalisation are in no group and keep their loaded values.
+    The scale and shift of batch normalization are not trained.
     """
-    convolutions, weights, biases = [], [], []
+    backbone: list[Tensor] = []
+    weights: list[Tensor] = []
+    biases: list[Tensor] = []
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             head = ".aspp." in f".{name}." or name.endswith("fc")
-            (weights if head else convolutions).append(module.weight)
+            (weights if head else backbone).append(module.weight)
             if module.bias is not None:
                 biases.append(module.bias)
     groups = [
-        {"params": convolutions, "lr_factor": 1, "weight_decay": weight_decay},
+        {"params": backbone, "lr_factor": 1, "weight_decay": weight_decay},
         {"params": weights, "lr_factor": 10, "weight_decay": weight_decay},
         {"params": biases, "lr_factor": 20, "weight_decay": 0.0},
     ]
@@ -29,5 +31,5 @@ def build_sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float)
 
 
 def lr_after(iteration: int, base: float, iter_max: int, power: float, every: int) -> float:
-    """The learning rate after `iteration` iterations: the poly schedule, updated every `every` iterations."""
+    """Learning rate after `iteration` iterations: the poly schedule, updated every `every` iterations."""
     return poly_lr(base, iteration // every * every, iter_max, power)

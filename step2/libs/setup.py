@@ -1,7 +1,9 @@
-"""Builds what the commands of stage 2 work on from the configuration: lists, labels, networks, paths of results."""
+"""Builds lists, data sets, networks and output paths of stage 2 from its configuration."""
 
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from datasets.checks import check_start, collect, warn
 from datasets.labels import read_label
@@ -14,7 +16,7 @@ from utils.core.errors import InputError
 
 
 class Paths:
-    """Paths of the results of a configuration: models/, features/ and scores/ in OUTPUT_DIR."""
+    """Paths of the outputs (models/, features/ and scores/ in EXP.OUTPUT_DIR) and of the ground truth."""
 
     def __init__(self, config: Config) -> None:
         def folder(kind: str, split: str) -> Path:
@@ -29,12 +31,12 @@ class Paths:
 
 
 def split_path(split: str) -> Path:
-    """The list file of a split, which is a path or a name in ../dataset/voc_list."""
+    """The list file of a split: a path, or a name in ../dataset/voc_list."""
     return Path(split) if split.endswith(".txt") else Path("../dataset/voc_list") / f"{split}.txt"
 
 
 def read_split(config: Config, split: str) -> list[Entry]:
-    """The images of a split."""
+    """Read the image list of a split."""
     return read_list(split_path(split), config.DATASET.N_CLASSES, labelled=False)
 
 
@@ -62,48 +64,43 @@ def class_names(config: Config) -> list[str]:
 
 
 def check_training(images: PseudoLabelDataset, config: Config, paths: Paths, truth_allowed: bool) -> None:
-    """Check that the training images and labels exist, and that the labels are not the ground truth.
+    """Check that training images and labels exist and that the labels are not the ground truth.
 
     Raises:
-        InputError: a file is missing, or the labels are the ground truth and `truth_allowed` is not set.
+        InputError: a file is missing, or the labels are the ground truth and `truth_allowed` is false.
     """
-    folder = images.config.label_dir
+    folder = Path(config.DATASET.PSEUDO_LABELS)
     missing = [e.id for e in images.entries if not images.label_path(e).exists()]
     if missing:
         raise InputError(
             f"{folder} lacks the pseudo labels of {len(missing)} of {len(images)} images, first {missing[0]}:"
-            " run gen_label.py, gen_label_crf.py and gen_label_mining.py, or shorten DATASET.SPLIT.TRAIN"
+            " generate them with gen_label.py, gen_label_crf.py and gen_label_mining.py, or remove the images from"
+            " DATASET.SPLIT.TRAIN"
         )
-    if not truth_allowed and is_ground_truth(images, paths.truth):
+    same_folder = folder.resolve() == paths.truth.resolve()
+    if not truth_allowed and (same_folder or equal_ground_truth(images, paths.truth)):
         raise InputError(
-            f"{folder} is the ground truth, not pseudo labels: set DATASET.PSEUDO_LABELS, or give"
+            f"{folder} is the ground truth, not pseudo labels: set DATASET.PSEUDO_LABELS, or use"
             " --train-on-ground-truth if this is intended"
         )
     check_start(split_path(config.DATASET.SPLIT.TRAIN), images.entries, images.files())
     warn_overlap(config, images.entries)
 
 
-def is_ground_truth(images: PseudoLabelDataset, truth: Path, looked_at: int = 20) -> bool:
-    """Whether the labels are in the folder of the ground truth, or the first ones equal it."""
-    if images.config.label_dir.resolve() == truth.resolve():
-        return True
-    allowed = images.config.num_classes, None, images.config.ignore_label
-    pairs = [(images.label_path(e), truth / f"{e.id}.png") for e in images.entries]
-    pairs = [pair for pair in pairs if pair[1].exists()][:looked_at]
-    return bool(pairs) and all(
-        (a := read_label(ours, *allowed)).shape == (b := read_label(theirs, *allowed)).shape
-        and (a == b).all()
-        for ours, theirs in pairs
-    )
+def equal_ground_truth(images: PseudoLabelDataset, truth_dir: Path, count: int = 20) -> bool:
+    """Whether the first `count` labels that have a ground truth are equal to it."""
+    options = images.config.num_classes, None, images.config.ignore_label
+    pairs = [(images.label_path(e), truth_dir / f"{e.id}.png") for e in images.entries]
+    pairs = [(label, truth) for label, truth in pairs if truth.exists()][:count]
+    equal = (np.array_equal(read_label(a, *options), read_label(b, *options)) for a, b in pairs)
+    return bool(pairs) and all(equal)
 
 
 def warn_overlap(config: Config, entries: Sequence[Entry]) -> None:
-    """Warn if the validation list, where it exists, contains training images."""
+    """Warn if the validation list exists and contains training images."""
     train, val = (split_path(s) for s in (config.DATASET.SPLIT.TRAIN, config.DATASET.SPLIT.VAL))
     if val.exists() and val != train:
         listed = {entry.id for entry in read_split(config, str(val))}
         both = [entry.id for entry in entries if entry.id in listed]
-        for finding in collect(
-            "warning", f"is in {val.name} as well, which makes its scores worthless", both
-        ):
+        for finding in collect("warning", f"also in {val.name}, whose scores are then meaningless", both):
             warn(str(train), finding)

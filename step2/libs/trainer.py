@@ -1,4 +1,4 @@
-"""The trainer of stage 2: network, optimizer and schedule, one step per iteration, the state of the run."""
+"""The training step of stage 2 and the state of a run."""
 
 import argparse
 from collections import deque
@@ -22,24 +22,24 @@ from utils.training.resume import TrainState
 
 
 class Trainer:
-    """The network, its optimizer and the state of a run; the same in all processes."""
+    """Network, optimizer and state of a run; identical in all processes."""
 
     def __init__(
         self, model: MSC, config: Config, paths: Paths, args: argparse.Namespace, device: torch.device
     ) -> None:
-        """Args: model: in training mode on the device."""
+        """Args: model: in training mode, on `device`."""
         self.model, self.solver = model, config.SOLVER
         self.ignore_label, self.device = config.DATASET.IGNORE_LABEL, device
         self.optimizer = build_sgd(model, self.solver.LR, self.solver.MOMENTUM, self.solver.WEIGHT_DECAY)
         self.precision = Precision(args.amp, device)
         self.network = wrap(model, compiled=args.compile)
         self.recent: deque[Tensor] = deque(maxlen=self.solver.AVERAGE_LOSS)
-        options = vars(args) | config.of_training()
+        options = vars(args) | config.training_options()
         parts = [self.optimizer, self.precision.scaler]
         self.state = TrainState(paths.models / "last.pth", [model], parts, options)
 
     def step(self, iteration: int, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
-        """Run an iteration, counted from 1: ITER_SIZE batches, then one step of the optimizer."""
+        """Accumulate the gradients of ITER_SIZE batches and step the optimizer; iterations count from 1."""
         set_lr(self.optimizer, self.lr(iteration))
         self.optimizer.zero_grad(set_to_none=True)
         total, n = torch.zeros((), device=self.device), self.solver.ITER_SIZE
@@ -58,18 +58,18 @@ class Trainer:
         return [{"loss": loss} for loss in self.recent]
 
     def lr(self, iteration: int) -> float:
-        """The learning rate of an iteration, counted from 1."""
+        """The learning rate of an iteration; iterations count from 1."""
         s = self.solver
         return lr_after(iteration - 1, s.LR, s.ITER_MAX, s.POLY_POWER, s.LR_DECAY)
 
     def save_weights(self, path: Path) -> None:
-        """Save a checkpoint in the published format."""
+        """Save the weights in the published format."""
         if distributed.is_main():
             save(self.model.state_dict(), path)
 
 
 def build_trainer(config: Config, paths: Paths, args: argparse.Namespace, device: torch.device) -> Trainer:
-    """The trainer of a network with its initial weights; scale and shift of batch normalisation are not trained."""
+    """Build the network, load its initial weights and freeze batch normalization."""
     torch.manual_seed(args.seed)
     model = build(config)
     if config.MODEL.INIT_MODEL is not None:

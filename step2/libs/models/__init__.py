@@ -1,4 +1,4 @@
-"""Stage 2's networks by the names that MODEL.NAME gives them, and the weights that start or fill them."""
+"""Builds the networks of stage 2 by name and loads their weights."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -22,22 +22,22 @@ MODELS: dict[str, Callable[[int, Sequence[int], Sequence[int]], MSC]] = {
 
 
 def build_model(name: str, n_classes: int, n_blocks: Sequence[int], rates: Sequence[int]) -> MSC:
-    """A network by name."""
+    """Build the network MODEL.NAME."""
     return MODELS[name](n_classes, n_blocks, rates)
 
 
 def load_initial(model: MSC, path: Path) -> int:
-    """Start from a DeepLab-v1 or v2 of stage 2's format or from a network of stage 1; returns the tensors copied.
+    """Initialize from a checkpoint of stage 1 or 2; returns the number of tensors copied.
 
-    A v1 file's `fc` has no place in v2 and is skipped.
+    Tensors without a counterpart, such as `fc` of DeepLab-v1 in DeepLab-v2, are skipped.
 
     Raises:
-        InputError: the file is missing or damaged, or no tensor fits.
+        InputError: the file is missing or damaged, or no tensor matches.
     """
     if not path.exists():
         raise InputError(
             f"{path} not found: put the COCO pre-trained deeplabv1_resnet101-coco.pth there, or set MODEL.INIT_MODEL"
-            " to other weights (a stage 1 checkpoint will do), or to null to start from random ones"
+            " to another checkpoint of stage 1 or 2, or to null for random weights"
         )
     state = read_state(path)
     if arch_from_state(state) is not None:
@@ -46,12 +46,12 @@ def load_initial(model: MSC, path: Path) -> int:
 
 
 def load_trained(model: MSC, path: Path) -> None:
-    """Load a trained checkpoint, which must fit."""
+    """Load a trained checkpoint, which must match the network."""
     load_strict(model, read_state(path), path)
 
 
 def from_stage1(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A stage 1 state dict under stage 2's names; its stem takes BGR instead of RGB."""
+    """Convert a stage 1 state dict to the names of stage 2, and its first convolution from RGB to BGR."""
     convs = {"conv1": "reduce", "conv2": "conv3x3", "conv3": "increase", "downsample": "shortcut"}
     renamed = {}
     for key, tensor in state.items():

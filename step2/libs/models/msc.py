@@ -9,19 +9,24 @@ SCALES = (0.5, 0.75)
 
 
 class MSC(nn.Module):
-    """A network at three scales of its input, and the maximum of their logits."""
+    """Runs a network on its input at scales 1, 0.5 and 0.75 and takes the maximum of the logits."""
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.base = base
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """Images B x 3 x H x W -> in training the logits at scales 1, 0.5, 0.75 and their maximum; else that alone.
+        """Compute logits.
 
-        The maximum has the size of the full-scale logits.
+        Args:
+            x: B x 3 x H x W.
+
+        Returns:
+            The maximum, of the size of the logits at scale 1; in training mode, a list of the logits at each scale
+            and the maximum.
         """
         logits = [self.base(x)]
-        # By scale_factor and not by size: the published numbers sample at exactly 1 / factor.
+        # With scale_factor instead of size, as published: the input is sampled at steps of exactly 1 / factor.
         logits += [self.base(F.interpolate(x, scale_factor=p, mode="bilinear")) for p in SCALES]
         size = logits[0].shape[2:]
         best = logits[0]
@@ -30,7 +35,7 @@ class MSC(nn.Module):
         return [*logits, best] if self.training else best
 
     def train(self, mode: bool = True) -> "MSC":
-        """Training mode; the running statistics of batch normalisation are frozen in it, too."""
+        """Set the mode; batch normalization always uses its running statistics and does not update them."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, _BatchNorm):

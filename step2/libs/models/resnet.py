@@ -1,4 +1,4 @@
-"""The trunk of stage 2's networks: a ResNet in the module names of the published stage 2 checkpoints."""
+"""The ResNet backbone of stage 2, with the module names of the published checkpoints."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ BN_MOMENTUM = 0.001
 
 
 class ConvBnReLU(nn.Sequential):
-    """Convolution without bias, batch normalisation and, unless left out, ReLU."""
+    """Convolution without bias, batch normalization and optionally ReLU."""
 
     def __init__(
         self, inplanes: int, planes: int, kernel: int, stride: int = 1, dilation: int = 1, relu: bool = True
@@ -25,8 +25,8 @@ class ConvBnReLU(nn.Sequential):
         super().__init__(modules)
 
 
-class Block(nn.Module):
-    """Bottleneck: 1x1 (with the stride) -> 3x3 (with the dilation) -> 1x1, beside a shortcut."""
+class Bottleneck(nn.Module):
+    """Residual bottleneck: 1x1 (strided) -> 3x3 (dilated) -> 1x1 convolution, plus the shortcut."""
 
     def __init__(self, inplanes: int, planes: int, stride: int, dilation: int, project: bool) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Block(nn.Module):
 
 
 def stem(width: int) -> nn.Sequential:
-    """7x7/2 convolution and 3x3/2 max-pooling."""
+    """7x7 convolution and 3x3 max pooling, each with stride 2."""
     return nn.Sequential(
         OrderedDict(
             conv1=ConvBnReLU(3, width, 7, stride=2), pool=nn.MaxPool2d(3, 2, padding=1, ceil_mode=True)
@@ -53,15 +53,14 @@ def stem(width: int) -> nn.Sequential:
 
 
 def stage(inplanes: int, planes: int, blocks: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-    """`blocks` bottlenecks; the first has the stride and projects its shortcut."""
-    modules = OrderedDict(block1=Block(inplanes, planes, stride, dilation, project=True))
-    for i in range(2, blocks + 1):
-        modules[f"block{i}"] = Block(planes * EXPANSION, planes, 1, dilation, project=False)
-    return nn.Sequential(modules)
+    """A stage of `blocks` bottlenecks; the first applies the stride and has a projection shortcut."""
+    first = Bottleneck(inplanes, planes, stride, dilation, project=True)
+    others = [Bottleneck(planes * EXPANSION, planes, 1, dilation, project=False) for _ in range(blocks - 1)]
+    return nn.Sequential(OrderedDict((f"block{i}", block) for i, block in enumerate([first, *others], 1)))
 
 
-def trunk(n_blocks: Sequence[int], width: int = 64) -> "OrderedDict[str, nn.Module]":
-    """Stem and four stages, output stride 8: images B x 3 x H x W -> B x 32 width x ~H/8 x ~W/8."""
+def backbone(n_blocks: Sequence[int], width: int = 64) -> "OrderedDict[str, nn.Module]":
+    """Stem and four stages with output stride 8: images B x 3 x H x W -> features B x 32 width x ~H/8 x ~W/8."""
     return OrderedDict(
         layer1=stem(width),
         layer2=stage(width, width, n_blocks[0]),
