@@ -45,9 +45,10 @@ class Demo:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.out, self.data = args, args.out.resolve(), args.out.resolve() / "data"
-        self.labels = ["--num-classes", NUM_CLASSES]
-        self.images = ["--data-dir", self.data, *self.labels, "--device", args.device]
+        self.classes = ["--num-classes", NUM_CLASSES]
+        self.images = ["--data-dir", self.data, *self.classes, "--device", args.device]
         self.names = ["--class-names", self.data / "lists/class_names.txt"]
+        self.network = ["--restore-from", self.out / "snapshots/VOC_best.pth", "--num-workers", 0]
         self.seconds: dict[str, float] = {}
         self.commands: list[dict[str, object]] = []
 
@@ -73,19 +74,12 @@ class Demo:
 
     def train(self) -> None:
         """Train stage 1. Denoising starts late, as the network is not pre-trained."""
-        steps = self.args.num_steps
+        steps, seed = self.args.num_steps, self.args.seed
         schedule = ("--num-steps", steps, "--learning-rate", 0.005, "--denoise-from", steps * 2 // 5)
         thresholds = ("--high-T", 3, "--low-T", 1.5, "--iou-thresholds", 0.3)
         places = ("--list-dir", self.data / "lists", "--pseudo-label-dir", self.data / "sal2gt")
         network = ("--arch", "mini", "--restore-from", "none", "--input-size", 97, "--batch-size", 8)
-        run = (
-            "--save-pred-every",
-            200,
-            "--random-seed",
-            self.args.seed,
-            "--snapshot-dir",
-            self.out / "snapshots",
-        )
+        run = ("--save-pred-every", 200, "--random-seed", seed, "--snapshot-dir", self.out / "snapshots")
         method = (*schedule, *thresholds, *(PLAIN if self.args.plain else ()))
         options = (*places, *network, "--random-mirror", *method, *run, "--channels-last", "--num-workers", 0)
         self.run("train.py", *self.images, *self.names, *options)
@@ -93,19 +87,17 @@ class Demo:
     def evaluate(self) -> None:
         val = ("--data-list", self.data / "lists/val.txt", "--logit-dir", self.out / "logit_val")
         common = (*self.images, *self.names, *val, "--score-dir", self.out / "scores")
-        weights = ("--restore-from", self.out / "snapshots/VOC_best.pth")
-        self.run("evaluate.py", *common, *weights, "--num-workers", 0)
+        self.run("evaluate.py", *common, *self.network)
         self.run("evaluate_crf.py", *common, "--prediction-dir", self.out / "crf_val")
 
     def pseudo_labels(self) -> None:
         """Generate the pseudo labels, and score the labels of each step against the truth.
 
-        Stage 2 uses `pseudo_labels`; the others, in `labels`, are for the table of scores and the report.
+        Stage 2 uses `pseudo_labels`; the label maps in `labels` are only for the table of scores and the report.
         """
         train_cls = ("--data-list", self.data / "lists/train_cls.txt")
         common = (*self.images, "--logit-dir", self.out / "logit_train_aug", *train_cls)
-        weights = ("--restore-from", self.out / "snapshots/VOC_best.pth")
-        self.run("gen_label.py", *common, *weights, "--num-workers", 0, "--overwrite")
+        self.run("gen_label.py", *common, *self.network, "--overwrite")
         steps = {"raw": ("--crf-iterations", 0), "crf": (), "image_labels": ("--use-image-labels",)}
         for name, options in steps.items():
             folder = ("--pseudo-label-dir", self.out / "labels" / name)
@@ -114,7 +106,7 @@ class Demo:
         shutil.copytree(self.out / "labels/crf", self.out / "pseudo_labels")
         for name in ("pseudo_labels", "labels/image_labels"):
             folder = ("--pseudo-label-dir", self.out / name)
-            self.run("gen_label_mining.py", *self.labels, *train_cls, *folder)
+            self.run("gen_label_mining.py", *self.classes, *train_cls, *folder)
         self.score_labels("simple_list", {"saliency": self.data / "sal2gt"})
         self.score_labels("complex_list", {})
 
@@ -130,7 +122,7 @@ class Demo:
         named = [f"{name}={os.path.relpath(folder, ROOT)}" for name, folder in folders.items()]
         truth = ("--truth-dir", self.data / "truth", "--data-list", self.data / f"lists/{images}.txt")
         table = ("--score-path", self.out / f"scores/labels_{images}.json")
-        self.run("evaluate_labels.py", *self.labels, *truth, *table, *named)
+        self.run("evaluate_labels.py", *self.classes, *truth, *table, *named)
 
     def step2(self) -> None:
         """Train and evaluate stage 2. The configuration names the folders of `--out demo`; others override them."""

@@ -1,8 +1,8 @@
 """Stage 1's iteration as straightforward research code writes it: the baseline of train_step.py.
 
-It computes the same numbers as utils/iteration.py, without needless delays. Every forward keeps its graph, everything
-is float32, and the head computes its convolutions one by one. IoUs, masks and one-hot labels are computed by numpy on
-the host, image by image, and every loss is copied to the host for the log at once.
+It computes the same numbers as utils/iteration.py. Every forward pass builds a graph, everything is float32, and the
+head computes its convolutions one by one. IoUs, masks and one-hot labels are computed by numpy on the host, image by
+image, and every loss is copied to the host immediately.
 """
 
 from collections.abc import Callable, Sequence

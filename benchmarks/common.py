@@ -131,7 +131,7 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def alone(function: Callable, *args: object) -> Any:
-    """Calls the function in a new process with as many threads, so that its peak memory is its own."""
+    """Calls the function in a new process, to measure its peak memory; with the same number of threads."""
     context, threads = multiprocessing.get_context("spawn"), torch.get_num_threads()
     with ProcessPoolExecutor(1, context, set_threads, (threads,)) as executor:
         return executor.submit(function, *args).result()

@@ -46,9 +46,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add, size = parser.add_argument, (375, 500)
     add("--images", type=Path, help="folder of .jpg images (default: synthetic images)")
     add("--count", type=positive, default=20, help="number of images in addition to the noise")
-    add(
-        "--size", type=positive, nargs=2, default=size, metavar=("HEIGHT", "WIDTH"), help="size of the images"
-    )
+    add("--size", type=positive, nargs=2, default=size, metavar=("H", "W"), help="height and width, pixels")
     add("--classes", type=positive, nargs="+", default=[5, 21], help="numbers of classes")
     add("--favour", type=float, default=8, help="added to the logits of the favoured classes")
     add("--prune", type=float, default=PRUNE, help="probability below which a class is pruned")

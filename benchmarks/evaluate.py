@@ -200,9 +200,7 @@ def peak_gib(args: argparse.Namespace, count: int) -> float:
 def main(argv: list[str] | None = None) -> list[dict]:
     args = parse_args(argv)
     set_up(args)
-    print(
-        f"{args.arch}, {args.images} images of {len(SIZES)} sizes, {args.num_workers} loading process(es)\n"
-    )
+    print(f"{args.arch}, {args.images} images of {len(SIZES)} sizes, {args.num_workers} worker(s)\n")
     with synthetic_data(args, args.images) as (root, options):
         print(table(alone(measure_parts, options, args)), flush=True)
         rows, apart = compare(options, root, args)

@@ -66,9 +66,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--subjects", nargs="+", choices=UNITS, default=list(UNITS), help="what to measure")
     add("--arch", choices=ARCHS, default="mini", help="segmentation network")
-    add(
-        "--points", type=positive, default=9, help="maximum number of values per quantity, the smallest first"
-    )
+    add("--points", type=positive, default=9, help="measure only the N smallest values of each quantity")
     add("--out", type=Path, default=Path(__file__).parent / "plots", help="folder of the plots")
     return parser.parse_args(argv)
 
@@ -138,9 +136,8 @@ Curves = dict[str, tuple[list[int], list[Point]]]  # by quantity: its values, an
 def grow(subject: str, s: Setting, most: int) -> Curves:
     """Measures a subject with at most `most` values per quantity."""
     found = {}
-    for quantity, values in (
-        (quantity, values[:most]) for kind, quantity, values in RANGES if kind == subject
-    ):
+    ranges = {quantity: values[:most] for kind, quantity, values in RANGES if kind == subject}
+    for quantity, values in ranges.items():
         points = [alone(POINTS[subject], USUAL | {quantity: value}, s) for value in values]
         found[quantity] = values, points
         seconds, mebibytes = zip(*((time, size / 2**20) for time, size in points))

@@ -72,9 +72,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add, size = parser.add_argument, (375, 500)
     add("--workers", type=count, nargs="+", default=[0, 1, 2], help="processes of each of the four loaders")
     add("--images", type=positive, default=40, help="number of images")
-    add(
-        "--size", type=positive, nargs=2, default=size, metavar=("HEIGHT", "WIDTH"), help="size of the images"
-    )
+    add("--size", type=positive, nargs=2, default=size, metavar=("H", "W"), help="height and width, pixels")
     add("--crop", type=positive, default=321, help="side of the crop")
     add("--batch-size", type=positive, default=10, help="images per batch")
     add("--iterations", type=positive, default=10, help="timed iterations (four batches each) of a turn")

@@ -5,7 +5,7 @@
 
 A mode is `baseline` (benchmarks/baseline.py), or `ours` with any of +channels-last, +onednn, +bf16, +compile. The
 modes take turns. Each turn is a new process: one iteration whose losses and gradients are compared with those of the
-first mode, then the warm-up, then the timed iterations, including the optimisers' steps. Reported are medians over
+first mode, then the warm-up, then the timed iterations, including the optimizers' steps. Reported are medians over
 all turns.
 
 Ratios are of wall-clock time on a GPU, and of CPU time, which other programs hardly affect, on a CPU. torch counts
@@ -51,12 +51,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--iou-threshold", type=float, default=0.0, help="T_class of ONF, the same for all classes")
     add("--turns", type=positive, default=2, help="processes of each mode")
     add("--iterations", type=positive, default=5, help="timed iterations of a turn")
-    add(
-        "--warm-up",
-        type=count,
-        default=warm_up,
-        help="iterations before the timed ones, after the compared one",
-    )
+    add("--warm-up", type=count, default=warm_up, help="iterations between the compared and the timed ones")
     args = parser.parse_args(argv)
     if args.crop < 32 or args.num_classes < 2:
         raise InputError("--crop must be 32 or more, --num-classes 2 or more")

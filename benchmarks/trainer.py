@@ -26,7 +26,7 @@ CASES = {  # name: the iteration's number, and whether it uses S2C
     "denoising+cutmix": (1000, True),
 }
 EXTRAS = ("channels-last", "onednn", "bf16", "compile")
-LEARNING_RATE = 1e-8  # the optimisers do their full work, and the weights hardly change
+LEARNING_RATE = 1e-8  # the optimizers do their full work, and the weights hardly change
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def use_onednn(G: DeepLab) -> None:
 
 
 class Trainer:
-    """Networks, optimisers and the iteration of one mode; measure each mode in a process of its own."""
+    """Networks, optimizers and the iteration of one mode; measure each mode in a process of its own."""
 
     def __init__(self, mode: str, s: Setting) -> None:
         extras, device, method = mode.split("+")[1:], torch.device(s.device), make_method(s)
@@ -147,7 +147,7 @@ class Trainer:
             self.iteration = lambda i, batches, mix: iteration(i, batches, mix).tensors()
 
     def gradients(self, batches: Batches, case: str, mix: CutMix) -> dict[str, Tensor | float]:
-        """Runs an iteration without the optimisers' steps; returns the losses."""
+        """Runs an iteration without the optimizers' steps; returns the losses."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         i, mixed = CASES[case]

@@ -37,15 +37,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.prog = "python -m benchmarks.ablation"
     add = parser.add_argument
     rows = "plain, full, parts joined by + (cls+onf), or full-PART (default: those of the published ablation)"
+    options = "options of train.py that override those of the setting; results are stored as separate runs"
     add("--setting", choices=SETTINGS, default="small", help="small: CPU; full: 20 classes, ResNet-101, GPU")
     add("--seeds", type=cli.count, nargs="+", default=[20, 21, 22], help="one run of every row per seed")
     add("--rows", nargs="+", metavar="ROW", help=rows)
     add("--sweep", action="store_true", help="run the rows plain and full at four levels of noise")
-    add(
-        "--options",
-        default="",
-        help="options of train.py that override the setting's; they make separate runs",
-    )
+    add("--options", default="", help=options)
     add("--out", type=Path, default=Path("runs/ablation"), help="folder of runs.jsonl, tables and plots")
     add("--report-only", action="store_true", help="run nothing; write tables and plots of the finished runs")
     add("--keep", action="store_true", help="keep the weights, logits and label maps of finished runs")

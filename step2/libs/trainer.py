@@ -69,7 +69,7 @@ class Trainer:
 
 
 def build_trainer(config: Config, paths: Paths, args: argparse.Namespace, device: torch.device) -> Trainer:
-    """Build the network, load its initial weights and freeze batch normalization."""
+    """Build the network, load its initial weights and freeze batch normalisation."""
     torch.manual_seed(args.seed)
     model = build(config)
     if config.MODEL.INIT_MODEL is not None:

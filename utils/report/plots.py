@@ -36,9 +36,7 @@ def draw(description: str, height: float, plot: Callable[["Axes"], None]) -> str
 
     file = io.StringIO()
     with matplotlib.style.context(STYLE, after_reset=True), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # about characters that matplotlib's font lacks; browsers have other fonts
+        warnings.simplefilter("ignore")  # missing glyphs: the browser has other fonts
         figure = Figure(figsize=(5, height / 72))
         plot(figure.subplots())
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
@@ -147,9 +145,7 @@ def dot_chart(title: str, rows: Sequence[tuple[str, Sequence[float | None]]], st
         for name, column in zip(stages, values.T):
             colour = SERIES[not name.startswith("stage 1")]
             fill = colour if name.endswith("CRF") else BG
-            axes.plot(
-                column, places, "o", color=colour, markerfacecolor=fill, markeredgewidth=1.6, label=name
-            )
+            axes.plot(column, places, "o", color=colour, mfc=fill, mew=1.6, label=name)
         names = [name if len(name) <= 14 else f"{name[:13]}…" for name, _ in rows]
         axes.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5), yticks=places, yticklabels=names)
         axes.xaxis.set_major_formatter("{x:.0f} %")
