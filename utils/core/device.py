@@ -4,7 +4,7 @@ import argparse
 import ctypes
 import os
 from collections.abc import Sequence
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from utils.core import distributed
 from utils.core.errors import InputError
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+Network = TypeVar("Network", bound=nn.Module)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt (malloc.h of glibc)
 
 
@@ -100,7 +101,7 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
-def prepare(network: nn.Module, args: argparse.Namespace, device: torch.device) -> nn.Module:
+def prepare(network: Network, args: argparse.Namespace, device: torch.device) -> Network:
     """The network on the device, in the memory format of --channels-last."""
     memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
     return network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
