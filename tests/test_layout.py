@@ -11,7 +11,7 @@ ORDER = (
     ("utils.core",),
     ("datasets", "networks"),
     ("utils.denoising", "utils.alignment", "utils.iteration", "utils.mining", "utils.evaluation"),
-    ("utils.crf", "utils.training", "utils.report"),
+    ("utils.crf", "utils.saliency", "utils.training", "utils.report"),
     ("step2",),
     ("scripts",),
     ("benchmarks",),
