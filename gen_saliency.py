@@ -5,10 +5,15 @@
 
 Writes ID.png to --out: 8-bit grey, of the size of the image after its EXIF rotation. Detectors:
 
-    u2net, isnet-general-use, ...  trained networks. Require the optional package rembg (pip install rembg[cpu], or
-                                   rembg[gpu]), which downloads the weights when they are first used.
-    --model FILE                   any ONNX file. Requires the optional package onnxruntime.
-    classical                      no weights, no packages: minimum barrier distance and GrabCut. Much less accurate.
+    u2net, isnet-general-use, ...
+        Trained networks. They need the optional package rembg (pip install rembg[cpu] or rembg[gpu]), which downloads
+        the weights on first use.
+    --model FILE
+        Any ONNX file. It needs the optional package onnxruntime.
+    classical
+        No weights and no further packages: minimum barrier distance and GrabCut. Much less accurate: mean IoU of the
+        foreground 0.47 on 349 photographs of VOC with one class, where CSNet, a small trained network, has 0.70
+        (python -m benchmarks.saliency; threshold 128; mean absolute error 0.16 and 0.09; IoU of the two 0.48).
 
 If interrupted, rerun the command to resume; --overwrite recreates existing maps. --shard I/N processes one of N parts
 of the list, for use on several machines.

@@ -86,7 +86,7 @@ def make_detector(args: argparse.Namespace) -> Detector:
     """The detector that the options describe, with its weights.
 
     Raises:
-        InputError: the options contradict each other, a package is missing, or the weights cannot be obtained or used.
+        InputError: options contradict each other, a package is missing, or the weights cannot be obtained or used.
     """
     given = {"size": args.input_size, "mean": args.mean, "scale": args.scale, "output": args.output}
     given = {name: value for name, value in given.items() if value is not None}
@@ -121,7 +121,8 @@ def find_weights(name: str, model_dir: Path | None) -> Path:
     Raises:
         InputError: a package is missing, or the download fails.
     """
-    import_onnxruntime()  # without it, importing rembg ends the process
+    hint = f"pip install rembg[cpu] or rembg[gpu], or put {name}.onnx into --model-dir"
+    import_onnxruntime("pip install rembg[cpu] or rembg[gpu]")  # without it, importing rembg ends the process
     if model_dir is not None:
         if (model_dir / f"{name}.onnx").is_file():
             return model_dir / f"{name}.onnx"
@@ -129,10 +130,7 @@ def find_weights(name: str, model_dir: Path | None) -> Path:
     try:
         from rembg.sessions import sessions_class
     except (ImportError, SystemExit) as error:
-        raise InputError(
-            f"--detector {name} needs the package rembg ({error_reason(error)}): pip install rembg[cpu] or rembg[gpu],"
-            f" or put {name}.onnx into --model-dir"
-        ) from None
+        raise InputError(f"the package rembg cannot be imported ({error_reason(error)}): {hint}") from None
     session = next((session for session in sessions_class if session.name() == name), None)
     if session is None:
         raise InputError(
@@ -142,8 +140,8 @@ def find_weights(name: str, model_dir: Path | None) -> Path:
         return Path(session.download_models())
     except Exception as error:  # of the connection, the file system or the checksum, by several libraries
         raise InputError(
-            f"the weights of {name} could not be downloaded ({error_reason(error)[:200]}): download {name}.onnx from"
-            " rembg's releases elsewhere, and put it into --model-dir"
+            f"the weights of {name} could not be downloaded ({error_reason(error)[:200]}): download them elsewhere"
+            f" and save them as {name}.onnx in --model-dir"
         ) from None
 
 

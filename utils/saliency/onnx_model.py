@@ -32,16 +32,15 @@ class Settings:
     output: str = "probability"  # one of OUTPUTS
 
 
-def import_onnxruntime() -> Any:
+def import_onnxruntime(hint: str = "pip install onnxruntime, or onnxruntime-gpu for a GPU") -> Any:
     """The module onnxruntime.
 
     Raises:
-        InputError: it is not installed.
+        InputError: it is not installed; the message ends with `hint`.
     """
     try:
         import onnxruntime
     except ImportError as error:
-        hint = "pip install onnxruntime, or onnxruntime-gpu for a GPU"
         raise InputError(
             f"the package onnxruntime cannot be imported ({error_reason(error)}): {hint}"
         ) from None
@@ -78,7 +77,7 @@ class OnnxModel:
         """Name, batch size if fixed, and (height, width) of the input."""
         inputs = self.session.get_inputs()
         shape = inputs[0].shape if inputs else []
-        if len(inputs) != 1 or len(shape) != 4 or shape[1] not in (3, None) and not isinstance(shape[1], str):
+        if len(inputs) != 1 or len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3):
             found = ", ".join(" x ".join(map(str, entry.shape)) for entry in inputs)
             raise InputError(
                 f"{self.path} has the input {found}, but a detector needs one input N x 3 x H x W"
@@ -140,8 +139,8 @@ class OnnxModel:
         except Exception as error:  # onnxruntime's exceptions have no common base class
             shape = " x ".join(map(str, batch.shape))
             raise InputError(
-                f"{self.path} failed on an input of {shape} ({error_reason(error)[:200]}): check --input-size, or use a"
-                " smaller --batch-size"
+                f"{self.path} failed on an input of {shape} ({error_reason(error)[:200]}): check --input-size, or use"
+                " a smaller --batch-size"
             ) from None
         if output.ndim == 4:
             output = output[:, 0]
@@ -164,15 +163,15 @@ class OnnxModel:
             return (values - least) / max(most - least, 1e-6)
         if least < -TOLERANCE or most > 1 + TOLERANCE:
             raise InputError(
-                f"{self.path} computes values from {least:.3g} to {most:.3g} for {id_}, which are no probabilities: use"
-                " --output logits or --output minmax"
+                f"{self.path} computes values from {least:.3g} to {most:.3g} for {id_}, which are no probabilities:"
+                " use --output logits or --output minmax"
             )
         return values.clip(0, 1)
 
 
 @dataclass(frozen=True)
 class Prepare:
-    """Converts H x W x 3 uint8 BGR images to 3 x height x width float32: resized RGB, (value / 255 - mean) / scale."""
+    """Converts H x W x 3 uint8 BGR images to resized RGB, (value / 255 - mean) / scale: 3 x h x w float32."""
 
     size: tuple[int, int]
     mean: tuple[float, ...]
@@ -212,7 +211,7 @@ def _providers(device: str | None, available: Sequence[str]) -> list:
     kind, _, index = (device or ("cuda" if gpu else "cpu")).partition(":")
     if kind == "cpu" and not index:
         return [CPU]
-    if kind != "cuda" or index and not index.isdecimal():
+    if kind != "cuda" or (index and not index.isdecimal()):
         raise InputError(f"--device {device} is not supported by onnxruntime: use cpu, cuda or cuda:N")
     if gpu is None:
         raise InputError(

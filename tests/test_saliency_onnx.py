@@ -1,0 +1,148 @@
+"""gen_saliency.py with networks: tiny ONNX files stand in for the trained ones."""
+
+import importlib.util
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import assert_close, error_line, run_script
+from PIL import Image
+from test_saliency import LIST, fake_rembg, generate, make_root, options, read
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+WEIGHTS, BIAS = (1.0, 2.0, -1.0), 0.5
+MEAN, SCALE = 0.5, 2
+SIZE = (20, 30)  # height, width
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return make_root(tmp_path)
+
+
+def make_model(root: Path, shape: tuple = (None, 3, *SIZE), last: str = "Sigmoid", name: str = "m") -> Path:
+    """Write an ONNX file that weights the channels and applies `last`, or `last` alone to inputs of another rank."""
+    helper, tensor = onnx.helper, onnx.numpy_helper.from_array
+    constants = [tensor(np.float32(WEIGHTS).reshape(1, 3, 1, 1), "w"), tensor(np.float32([BIAS]), "b")]
+    conv = helper.make_node("Conv", ["x", "w", "b"], ["z"])
+    images = len(shape) == 4
+    nodes = [conv, helper.make_node(last, ["z"], ["y"])] if images else [helper.make_node(last, ["x"], ["y"])]
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "detector", [x], [y], constants if images else [])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, root / f"{name}.onnx")
+    return root / f"{name}.onnx"
+
+
+def expected(root: Path, id_: str) -> np.ndarray:
+    """The output of the model before the sigmoid, for an image that is not rotated."""
+    with Image.open(root / f"JPEGImages/{id_}.png") as image:
+        values = np.asarray(image.resize(SIZE[::-1], Image.Resampling.LANCZOS), np.float32)
+    return ((values / 255 - MEAN) / SCALE) @ np.float32(WEIGHTS) + BIAS
+
+
+@pytest.mark.parametrize("output", ["probability", "logits", "minmax"])
+def test_an_onnx_file(root: Path, output: str) -> None:
+    model = make_model(root, last="Sigmoid" if output == "probability" else "Identity")
+    generate(
+        root, "--model", model, "--mean", MEAN, "--scale", f"{SCALE},{SCALE},{SCALE}", "--output", output
+    )
+    values = expected(root, "b")
+    if output == "minmax":
+        values = (values - values.min()) / np.ptp(values)
+    else:
+        values = 1 / (1 + np.exp(-values))
+    assert_close(read(root, "b") / 255, cv2.resize(values, (80, 60)), 0, slack=0.003)
+    assert read(root, "e").shape == (80, 60)
+
+
+def test_batches_do_not_change_the_maps(root: Path) -> None:
+    generate(root, "--model", make_model(root), out="one")
+    generate(root, "--model", make_model(root), "--batch-size", 3, out="three")
+    generate(root, "--model", make_model(root, (2, 3, *SIZE)), out="fixed")
+    generate(root, "--model", make_model(root, (None, 3, None, None)), "--input-size", "40,50", out="other")
+    for id_ in LIST:
+        for out in ("three", "fixed"):
+            assert np.array_equal(read(root, id_, out), read(root, id_, "one"))
+    assert not np.array_equal(read(root, "a", "other"), read(root, "a", "one"))
+
+
+def test_maps_of_another_detector_are_kept(root: Path) -> None:
+    generate(root, "--detector", "classical")
+    chosen = options(root, "--model", make_model(root))
+    assert "made with other weights" in error_line("gen_saliency.py", *chosen)
+    run_script("gen_saliency.py", *chosen, "--overwrite")
+    line = error_line("gen_saliency.py", *chosen, "--mean", 0.1)
+    assert "made with other mean: delete the folder" in line
+
+
+def test_half_precision(root: Path) -> None:
+    model = onnx.load(make_model(root))
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    for constant in model.graph.initializer:
+        half = onnx.numpy_helper.to_array(constant).astype(np.float16)
+        constant.CopyFrom(onnx.numpy_helper.from_array(half, constant.name))
+    onnx.save(model, root / "half.onnx")
+    generate(root, "--model", root / "half.onnx", out="half")
+    generate(root, "--model", make_model(root), out="single")
+    assert_close(read(root, "a", "half") / 255, read(root, "a", "single") / 255, 0, slack=0.01)
+
+
+def test_weights_in_the_model_directory(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They need no rembg; where it is installed, its maps are nearly the same."""
+    make_model(root, (1, 3, 320, 320), name="u2net")
+    generate(root, "--detector", "u2net", "--model-dir", root)
+    if importlib.util.find_spec("rembg") is None:
+        return
+    monkeypatch.setenv("U2NET_HOME", str(root))
+    monkeypatch.setenv("MODEL_CHECKSUM_DISABLED", "1")
+    import rembg
+
+    session = rembg.new_session("u2net", providers=["CPUExecutionProvider"])
+    for id_ in "abcd":
+        with Image.open(root / f"JPEGImages/{id_}.png") as image:
+            theirs = np.array(session.predict(image)[0], np.float32)
+        difference = np.abs(theirs - read(root, id_))
+        assert difference.mean() < 3  # of 255; rembg rounds down, and its filters differ at edges
+
+
+def test_weights_that_rembg_downloads(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_rembg(monkeypatch, lambda: str(make_model(root, (1, 3, 320, 320))))
+    generate(root)
+    assert read(root, "a").max() >= 254
+    assert "birefnet-dis is not known to the installed" in error_line(
+        "gen_saliency.py", *options(root, "--detector", "birefnet-dis")
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "text"),
+    [
+        ({"shape": (None, 3)}, [], "has the input None x 3, but a detector needs"),
+        ({"shape": (None, 20, 30, 3)}, [], "has the input None x 20 x 30 x 3"),
+        ({"shape": (None, 3, None, None)}, [], "set the one it was trained with by --input-size"),
+        ({}, ["--input-size", "32"], "has inputs of 20,30, not 32,32: omit --input-size"),
+        ({"last": "Identity"}, [], "which are no probabilities: use --output logits"),
+        ({"last": "Flatten"}, [], "but a detector's is N x 1 x H x W"),
+        ({"last": "Log"}, [], "not finite for a"),
+        ({}, ["--device", "cuda"], "no GPU support: pip install onnxruntime-gpu"),
+        ({}, ["--device", "tpu"], "--device tpu is not supported"),
+    ],
+)
+def test_bad_model_is_one_line(root: Path, model: dict, more: list, text: str) -> None:
+    line = error_line("gen_saliency.py", *options(root, "--model", make_model(root, **model), *more))
+    assert text in line
+    assert not list(root.glob("out/*.png"))
+
+
+def test_damaged_model_is_one_line(root: Path) -> None:
+    model = make_model(root)
+    model.write_bytes(model.read_bytes()[:50])
+    assert "m.onnx cannot be loaded as an ONNX model" in error_line(
+        "gen_saliency.py", *options(root, "--model", model)
+    )
