@@ -76,7 +76,7 @@ def detect(detector: Detector, loader: Iterable) -> Iterator[tuple[str, np.ndarr
         maps = detector.detect([x.numpy() for x in inputs], ids)
         for id_, (height, width), saliency in zip(ids, sizes, maps):
             resized = cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR)
-            yield id_, np.uint8(resized.clip(0, 1) * 255 + 0.5)
+            yield id_, (resized.clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def save_map(path: Path, saliency: np.ndarray) -> None:

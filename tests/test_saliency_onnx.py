@@ -77,7 +77,7 @@ def test_maps_of_another_detector_are_kept(root: Path) -> None:
     assert "made with other weights" in error_line("gen_saliency.py", *chosen)
     run_script("gen_saliency.py", *chosen, "--overwrite")
     line = error_line("gen_saliency.py", *chosen, "--mean", 0.1)
-    assert "made with other mean: delete the folder" in line
+    assert "made with other mean" in line
 
 
 def test_half_precision(root: Path) -> None:
@@ -125,8 +125,8 @@ def test_weights_that_rembg_downloads(root: Path, monkeypatch: pytest.MonkeyPatc
     [
         ({"shape": (None, 3)}, [], "has the input None x 3, but a detector needs"),
         ({"shape": (None, 20, 30, 3)}, [], "has the input None x 20 x 30 x 3"),
-        ({"shape": (None, 3, None, None)}, [], "set the one it was trained with by --input-size"),
-        ({}, ["--input-size", "32"], "has inputs of 20,30, not 32,32: omit --input-size"),
+        ({"shape": (None, 3, None, None)}, [], "set the size it was trained with by --input-size"),
+        ({}, ["--input-size", "32"], "needs inputs of 20,30, not 32,32: omit --input-size"),
         ({"last": "Identity"}, [], "which are no probabilities: use --output logits"),
         ({"last": "Flatten"}, [], "but a detector's is N x 1 x H x W"),
         ({"last": "Log"}, [], "not finite for a"),

@@ -129,7 +129,7 @@ def find_weights(name: str, model_dir: Path | None) -> Path:
         os.environ["U2NET_HOME"] = str(model_dir.resolve())  # where rembg looks
     try:
         from rembg.sessions import sessions_class
-    except (ImportError, SystemExit) as error:
+    except ImportError as error:
         raise InputError(f"the package rembg cannot be imported ({error_reason(error)}): {hint}") from None
     session = next((session for session in sessions_class if session.name() == name), None)
     if session is None:

@@ -87,17 +87,17 @@ class OnnxModel:
                 f"{self.path} has an input of type {inputs[0].type}, but it must be {' or '.join(DTYPES)}"
             )
         self.dtype = DTYPES[inputs[0].type]
-        fixed = [side if isinstance(side, int) else None for side in shape]
-        size = self.settings.size or (fixed[2], fixed[3])
-        if None in size:
+        batch, _, *fixed = (side if isinstance(side, int) else None for side in shape)
+        height, width = self.settings.size or fixed
+        if height is None or width is None:
+            hint = "set the size it was trained with by --input-size"
+            raise InputError(f"{self.path} accepts inputs of any size: {hint}")
+        if fixed[0] not in (None, height) or fixed[1] not in (None, width):
+            required = f"{fixed[0] or height},{fixed[1] or width}"
             raise InputError(
-                f"{self.path} accepts inputs of any size: set the one it was trained with by --input-size"
+                f"{self.path} needs inputs of {required}, not {height},{width}: omit --input-size"
             )
-        if any(side not in (None, wanted) for side, wanted in zip(fixed[2:], size)):
-            raise InputError(
-                f"{self.path} has inputs of {fixed[2]},{fixed[3]}, not {size[0]},{size[1]}: omit --input-size"
-            )
-        return inputs[0].name, fixed[0], size
+        return inputs[0].name, batch, (height, width)
 
     def made_by(self) -> dict:
         """What the maps depend on."""
@@ -180,7 +180,8 @@ class Prepare:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         rgb = Image.fromarray(np.ascontiguousarray(image[:, :, ::-1]))
         resized = np.asarray(rgb.resize(self.size[::-1], Image.Resampling.LANCZOS), np.float32)
-        values = (resized / 255 - np.float32(self.mean)) / np.float32(self.scale)
+        mean, scale = np.array(self.mean, np.float32), np.array(self.scale, np.float32)
+        values = (resized / 255 - mean) / scale
         return np.ascontiguousarray(values.transpose(2, 0, 1))
 
 
