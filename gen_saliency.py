@@ -49,7 +49,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--data-dir", type=Path, default=Path("dataset/VOC2012"), help="directory with JPEGImages/ID.jpg")
     add_list_options(group, Path("dataset/voc_list/train_cls.txt"))
     add("--single-class", action="store_true", help="only images of one class: gen_sal2gt.py needs no others")
-    add("--out", type=Path, default=Path("saliency"), help="directory of the saliency maps")
+    add("--out", type=Path, default=Path("dataset/saliency"), help="directory of the saliency maps")
     add("--overwrite", action="store_true", help="recreate existing saliency maps")
     add_detector_options(parser)
     cli.add_device_options(parser, network=False)

@@ -88,12 +88,13 @@ def _score(small: np.ndarray) -> np.ndarray:
 
 def _grab_cut(small: np.ndarray, score: np.ndarray) -> np.ndarray:
     """The foreground that GrabCut finds, starting from Otsu's threshold of the score: H x W float32, 0 or 1."""
-    threshold = cv2.threshold(np.uint8(score * 255), 0, 255, cv2.THRESH_OTSU)[0] / 255
+    threshold = cv2.threshold((score * 255).astype(np.uint8), 0, 255, cv2.THRESH_OTSU)[0] / 255
     mask = np.where(score >= threshold, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     mask[score < SURE_BACKGROUND] = cv2.GC_BGD
     mask[[0, -1]] = mask[:, [0, -1]] = cv2.GC_BGD
     if np.count_nonzero(mask == cv2.GC_PR_FGD) < MIN_SEED:
         return np.zeros(score.shape, np.float32)
     cv2.setRNGSeed(0)  # of the initial clusters, for reproducible maps
-    cv2.grabCut(small, mask, None, np.zeros((1, 65)), np.zeros((1, 65)), 3, cv2.GC_INIT_WITH_MASK)
-    return np.float32(mask == cv2.GC_PR_FGD)
+    unused, models = (0, 0, 1, 1), np.zeros((2, 1, 65))
+    cv2.grabCut(small, mask, unused, models[0], models[1], 3, cv2.GC_INIT_WITH_MASK)
+    return (mask == cv2.GC_PR_FGD).astype(np.float32)

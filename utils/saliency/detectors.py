@@ -19,6 +19,7 @@ from utils.saliency.onnx_model import (
     OUTPUTS,
     OnnxModel,
     Settings,
+    brief_reason,
     import_onnxruntime,
 )
 
@@ -140,7 +141,7 @@ def find_weights(name: str, model_dir: Path | None) -> Path:
         return Path(session.download_models())
     except Exception as error:  # of the connection, the file system or the checksum, by several libraries
         raise InputError(
-            f"the weights of {name} could not be downloaded ({error_reason(error)[:200]}): download them elsewhere"
+            f"the weights of {name} could not be downloaded ({brief_reason(error)}): download them elsewhere"
             f" and save them as {name}.onnx in --model-dir"
         ) from None
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,11 @@ def import_onnxruntime(hint: str = "pip install onnxruntime, or onnxruntime-gpu 
             f"the package onnxruntime cannot be imported ({error_reason(error)}): {hint}"
         ) from None
     return onnxruntime
+
+
+def brief_reason(error: Exception) -> str:
+    """The message of an error of another library on one line of limited length."""
+    return textwrap.shorten(error_reason(error), 160, placeholder=" ...")
 
 
 class OnnxModel:
@@ -139,7 +145,7 @@ class OnnxModel:
         except Exception as error:  # onnxruntime's exceptions have no common base class
             shape = " x ".join(map(str, batch.shape))
             raise InputError(
-                f"{self.path} failed on an input of {shape} ({error_reason(error)[:200]}): check --input-size, or use"
+                f"{self.path} failed on an input of {shape} ({brief_reason(error)}): check --input-size, or use"
                 " a smaller --batch-size"
             ) from None
         if output.ndim == 4:
@@ -194,7 +200,7 @@ def _open_session(path: Path, device: str | None) -> Any:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions have no common base class
-        reason = error_reason(error)[:200]
+        reason = brief_reason(error)
         raise InputError(
             f"{path} cannot be loaded as an ONNX model ({reason}): download or export it again"
         ) from None
