@@ -1,6 +1,6 @@
 """Scores saliency maps against the true labels: any class is foreground, and ignored pixels are left out.
 
-    python -m benchmarks.saliency --data-dir dataset/VOC2012 --data-list dataset/voc_list/simple_list.txt dataset/saliency
+    python -m benchmarks.saliency --data-list dataset/voc_list/simple_list.txt dataset/saliency
 
 Prints, for every directory of maps, the mean absolute error, the mean IoU of the foreground at the threshold 128 of
 255, and the best threshold with its IoU. All are means over images. With several directories, prints the IoU of each

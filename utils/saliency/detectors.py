@@ -27,16 +27,15 @@ DEFAULT, CLASSICAL = "u2net", "classical"
 U2NET = Settings((320, 320), output="minmax")
 ISNET = Settings((1024, 1024), (0.5, 0.5, 0.5), (1.0, 1.0, 1.0), "minmax")
 BRIA = Settings((1024, 1024), output="minmax")
+# rembg stretches the probabilities of BiRefNet, too. Without that, a picture without an object stays empty.
 BIREFNET = Settings((1024, 1024), output="logits")
+BIREFNET_NAMES = ("general", "general-lite", "portrait", "dis", "hrsod", "cod", "massive")
 # rembg's names, and the preprocessing that the weights were trained with.
 REMBG = {
     **dict.fromkeys(("u2net", "u2netp", "silueta", "u2net_human_seg"), U2NET),
     "isnet-general-use": ISNET,
     "bria-rmbg": BRIA,
-    **{
-        f"birefnet-{name}": BIREFNET
-        for name in ("general", "general-lite", "portrait", "dis", "hrsod", "cod", "massive")
-    },
+    **dict.fromkeys((f"birefnet-{name}" for name in BIREFNET_NAMES), BIREFNET),
 }
 NAMES = (*REMBG, CLASSICAL)
 
@@ -44,10 +43,10 @@ NAMES = (*REMBG, CLASSICAL)
 class Detector(NamedTuple):
     """A salient-object detector in two steps, the first of which data loading processes can run."""
 
-    prepare: Callable[[np.ndarray], np.ndarray]  # H x W x 3 uint8 BGR -> the input of `detect`
-    detect: Callable[
-        [Sequence[np.ndarray], Sequence[str]], Sequence[np.ndarray]
-    ]  # inputs, IDs -> maps in 0..1
+    # H x W x 3 uint8 BGR -> the input of `detect`
+    prepare: Callable[[np.ndarray], np.ndarray]
+    # inputs and IDs of a batch -> h x w float32 maps in 0..1
+    detect: Callable[[Sequence[np.ndarray], Sequence[str]], Sequence[np.ndarray]]
     batch_size: int
     made_by: dict  # what the maps depend on
 
@@ -58,28 +57,18 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
     add("--detector", metavar="NAME", help=f"{', '.join(NAMES)} (default: {DEFAULT})")
     text = "directory of the weights, NAME.onnx; what is missing is downloaded there (default: rembg's)"
     add("--model-dir", type=Path, metavar="DIR", help=text)
-    add(
-        "--batch-size",
-        type=cli.positive_int,
-        metavar="N",
-        help="images per batch (default: 8 on a GPU, else 1)",
-    )
-    group = parser.add_argument_group(
-        "any other ONNX file", "Its input is N x 3 x H x W: RGB, (value / 255 - mean) / scale."
-    )
-    add = group.add_argument
+    text = "images per batch (default: 8 on a GPU, else 1)"
+    add("--batch-size", type=cli.positive_int, metavar="N", help=text)
+    text = "The input is N x 3 x H x W: RGB, (value / 255 - mean) / scale."
+    add = parser.add_argument_group("any other ONNX file", text).add_argument
     add("--model", type=Path, metavar="FILE", help="ONNX file of a detector, instead of --detector")
     text = "its input size, pixels (default: the size that the file requires)"
     add("--input-size", type=cli.image_size, metavar="H,W", help=text)
-    add(
-        "--mean",
-        type=_channels,
-        metavar="R,G,B",
-        help=f"one or three numbers (default: {_text(IMAGENET_MEAN)})",
-    )
+    text = f"one or three numbers (default: {_text(IMAGENET_MEAN)})"
+    add("--mean", type=_channels, metavar="R,G,B", help=text)
     text = f"divisors, one or three numbers (default: {_text(IMAGENET_STD)})"
     add("--scale", "--std", type=_divisors, metavar="R,G,B", help=text)
-    text = "what it computes; minmax: any values, stretched to 0..1 in every image (default: probability)"
+    text = "what the network computes; minmax: any values, stretched to 0..1 in every image (default: probability)"
     add("--output", choices=OUTPUTS, help=text)
 
 
