@@ -14,6 +14,7 @@ from PIL import ExifTags, Image
 
 from utils.saliency.classical import barrier_distance, classical_saliency
 from utils.saliency.detectors import DEFAULT
+from utils.saliency.onnx_model import CPU, GPU, choose_providers
 
 LIST = {"a": (0,), "b": (1,), "c": (0, 2), "d": (2,), "e": (1, 1)}
 
@@ -114,6 +115,14 @@ def test_shards_and_single_classes(root: Path) -> None:
 def test_optional_packages_are_not_imported() -> None:
     code = "import gen_saliency, sys; assert not {'rembg', 'onnx', 'onnxruntime'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
+
+
+def test_the_gpu_is_used_where_onnxruntime_has_one() -> None:
+    for gpu in GPU:
+        assert choose_providers(None, [gpu, CPU]) == [(gpu, {"device_id": 0}), CPU]
+        assert choose_providers("cuda:1", [gpu, CPU]) == [(gpu, {"device_id": 1}), CPU]
+        assert choose_providers("cpu", [gpu, CPU]) == [CPU]
+    assert choose_providers(None, [CPU]) == [CPU]
 
 
 def fake_rembg(monkeypatch: pytest.MonkeyPatch, download: Callable[[], str]) -> None:
