@@ -1,7 +1,9 @@
 """Command-line options shared by several scripts, and their types."""
 
 import argparse
+import io
 import os
+import sys
 from collections.abc import Callable
 
 # Cores available to this process, which containers and schedulers can limit.
@@ -9,7 +11,13 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
-    """A parser whose help shows the docstring as written, and all defaults."""
+    """A parser whose help shows the docstring as written, and all defaults.
+
+    From here on, printing a character that the encoding of stdout lacks, such as one in a file name, escapes it
+    instead of raising UnicodeEncodeError.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
     class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
         def _get_help_string(self, action: argparse.Action) -> str | None:
@@ -35,6 +43,7 @@ positive_int = _number(int, lambda n: n > 0, "positive integer")
 count = _number(int, lambda n: n >= 0, "non-negative integer")
 positive = _number(float, lambda x: 0 < x < float("inf"), "positive number")
 non_negative = _number(float, lambda x: 0 <= x < float("inf"), "non-negative number")
+fraction = _number(float, lambda x: 0 <= x <= 1, "number between 0 and 1")
 label_value = _number(int, lambda n: 0 <= n <= 255, "label (0..255)")
 
 

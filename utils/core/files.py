@@ -13,6 +13,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from utils.core.errors import InputError
 
+ROOT = Path(__file__).resolve().parents[2]  # of the repository
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
@@ -61,6 +63,14 @@ def save_image(path: str | os.PathLike, image: Image.Image) -> None:
             image.save(file, "JPEG", quality=92)
 
 
+def not_found(path: str | os.PathLike) -> str:
+    """The text `PATH not found`, and where to run the script if a relative path exists only in the repository."""
+    text = f"{path} not found"
+    if Path(path).is_absolute() or Path.cwd() == ROOT or not (ROOT / path).exists():
+        return text
+    return f"{text} in {Path.cwd()} (it exists in {ROOT}: run the script there)"
+
+
 def error_reason(error: Exception) -> str:
     """An error's message on one line, or its type if the message is empty."""
     return " ".join(str(error).split()) or type(error).__name__
@@ -75,7 +85,7 @@ def read_array(path: str | os.PathLike, hint: str) -> np.ndarray:
     try:
         return np.load(path)
     except FileNotFoundError:
-        raise InputError(f"{path} not found: {hint}") from None
+        raise InputError(f"{not_found(path)}: {hint}") from None
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path} cannot be read ({error_reason(error)}): {hint}") from None
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 
 from utils.core import distributed
-from utils.core.files import save_json
+from utils.core.files import ROOT, save_json
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("numpy", "opencv-python-headless", "pillow", "torchvision", "pydensecrf2")
 
 
