@@ -3,12 +3,14 @@
 The classes are 0-based and do not count the background.
 """
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from datasets.voc import VOC_CLASSES
 from utils.core.errors import InputError
+from utils.core.files import not_found
 
 LIST_HINT = (
     "write one `ID c [c ...]` per line; prepare_voc.py creates the lists of VOC, gen_sal2gt.py --list-dir splits your"
@@ -41,17 +43,29 @@ def read_list(path: str | Path, num_classes: int, labelled: bool = True) -> list
         try:
             classes = tuple(int(word) for word in words)
         except ValueError:
-            raise InputError(f"{path}, line {number}: classes must be integers, not {line!r}") from None
+            raise InputError(
+                f"{path}, line {number}: classes must be integers, and an ID has no spaces: write `ID c [c ...]`, not"
+                f" {line!r}"
+            ) from None
         if labelled and not classes:
             raise InputError(f"{path}, line {number}: {id_} has no class; write `ID c [c ...]`")
         for c in classes:
             if not 0 <= c < num_classes - 1:
                 raise InputError(
                     f"{path}, line {number}: class {c} is out of range 0..{num_classes - 2}"
-                    " (0-based, without background; see --num-classes)"
+                    " (0-based, without background; see --num-classes; an ID has no spaces)"
                 )
-        entries.append(Entry(id_, classes))
+        entries.append(Entry(_file_name(id_), classes))
     return entries
+
+
+def _file_name(id_: str) -> str:
+    """The ID as Python represents it in file names, where the locale's encoding lacks some of its characters."""
+    try:
+        os.fsencode(id_)
+    except UnicodeEncodeError:  # such as `é` in an ASCII locale: its UTF-8 bytes, escaped
+        return os.fsdecode(id_.encode())
+    return id_
 
 
 def unique(entries: Iterable[Entry]) -> list[Entry]:
@@ -98,9 +112,14 @@ def _lines(path: str | Path, hint: str) -> list[tuple[int, str]]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(f"{path} not found: {hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as text: {error}") from None
+        raise InputError(f"{not_found(path)}: {hint}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} cannot be read as text ({error}): save it as UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read as text ({error.strerror or error})") from None
+    text = text.replace(
+        "\ufeff", ""
+    )  # byte order marks, which some editors write and `cat` leaves in the middle
     lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
         raise InputError(f"{path} is empty: {hint}")
