@@ -12,7 +12,10 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from utils.core.errors import InputError
-from utils.core.files import error_reason
+from utils.core.files import error_reason, not_found
+
+# First and last bytes of the formats whose truncation the last bytes show.
+JPEG, PNG = (b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND\xaeB`\x82")
 
 
 @contextlib.contextmanager
@@ -30,7 +33,7 @@ def open_image(path: str | Path, if_missing: str = "", if_damaged: str = "") -> 
         with Image.open(path) as image:
             yield image
     except FileNotFoundError:
-        raise InputError(f"{path} not found{if_missing}") from None
+        raise InputError(f"{not_found(path)}{if_missing}") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{path} cannot be read as an image ({error_reason(error)}){if_damaged}") from None
 
@@ -42,12 +45,21 @@ def read_image(path: str | Path) -> np.ndarray:
         InputError: the file does not exist, is no image, or is truncated.
     """
     if not Path(path).exists():
-        raise InputError(f"{path} not found: the image is in the list, but not in the data directory")
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None or is_truncated(path):
-        problem = "cannot be read as an image" if image is None else "is truncated"
+        raise InputError(f"{not_found(path)}: the image is in the list, but not in the data directory")
+    truncated = is_truncated(path)  # before decoding, which would print a line of libjpeg or libpng
+    image = None if truncated else _decode(path)
+    if image is None:
+        problem = "is truncated" if truncated else "cannot be read as an image"
         raise InputError(f"{path} {problem}: replace it or remove it from the list")
     return image
+
+
+def _decode(path: str | Path) -> np.ndarray | None:
+    """Decode with OpenCV; None if it cannot. cv2.imread crashes on file names that are not valid UTF-8."""
+    try:
+        return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # an empty file, or more pixels than OpenCV accepts
+        return None
 
 
 def image_size(path: str | Path, if_missing: str = "", if_damaged: str = "") -> tuple[int, int]:
@@ -61,13 +73,14 @@ def image_size(path: str | Path, if_missing: str = "", if_damaged: str = "") -> 
 
 
 def is_truncated(path: str | Path) -> bool:
-    """Whether the end of a JPEG is missing, which OpenCV fills with grey without an error."""
+    """Whether the end of a JPEG or PNG is missing. OpenCV fills that of a JPEG with grey without an error."""
     with open(path, "rb") as file:
-        start, length = file.read(2), file.seek(0, os.SEEK_END)
-        file.seek(max(0, length - 2))
+        start, length = file.read(8), file.seek(0, os.SEEK_END)
+        file.seek(max(0, length - 8))
         end = file.read()
+    suspect = any(start.startswith(first) and not end.endswith(last) for first, last in (JPEG, PNG))
     # Some cameras append data to a complete JPEG, so only a decoder can tell.
-    return start == b"\xff\xd8" and end != b"\xff\xd9" and not _decodes(path, length)
+    return suspect and not _decodes(path, length)
 
 
 @functools.cache
@@ -76,7 +89,7 @@ def _decodes(path: str | Path, _length: int) -> bool:
     try:
         with Image.open(path) as image:
             image.load()
-    except OSError:
+    except (OSError, SyntaxError, ValueError):
         return False
     except Image.DecompressionBombError:
         pass  # too large for Pillow to check
