@@ -3,21 +3,25 @@
     python check_data.py
     python check_data.py --data-dir own --list-dir own/lists --pseudo-label-dir own/sal2gt --num-classes 4 --no-val
 
-Prints each kind of problem with its number of occurrences and the first one. The exit status is 2 if there are
-errors, with which training would fail or its results would be worthless.
+Prints the number of images by list and class and the number of files found, then each kind of problem with its number
+of occurrences and the first one. Errors are what train.py refuses; with them, the exit status is 2. All others are
+warnings.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from tqdm import tqdm
 
 from datasets import checks
-from datasets.lists import Entry, read_class_names
+from datasets.lists import Entry, image_path, read_class_names, unique
 from datasets.options import add_data_options, add_stage1_data_options
 from utils.core import cli
 from utils.core.errors import InputError, run_script
 from utils.training.options import LISTS, needed_lists, option, read_needed_list
+
+Lists = Mapping[str, Sequence[Entry]]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -30,37 +34,73 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def find(args: argparse.Namespace) -> Iterator[checks.Finding]:
-    """Yield all findings, those of the fast checks first."""
-    names = read_class_names(args.class_names, args.num_classes)
-    lists: dict[str, list[Entry]] = {}
+def read_lists(args: argparse.Namespace) -> tuple[dict[str, list[Entry]], list[checks.Finding]]:
+    """The lists by name, and a finding for each that cannot be used."""
+    lists, findings = {}, []
     for name in needed_lists(args):
         try:
             lists[name] = read_needed_list(args, name)
         except InputError as error:
-            yield checks.Finding("error", f"{name}: unusable", 1, str(error))
-    yield from checks.check_lists(lists, names)
+            findings.append(checks.Finding("error", f"{name}: unusable", 1, str(error)))
+    return lists, findings
 
-    images, truth = args.data_dir / "JPEGImages", args.data_dir / "SegmentationClassAug"
-    labels, common = args.pseudo_label_dir, (args.num_classes, args.ignore_label)
-    everything = {entry.id: entry for entries in lists.values() for entry in entries}
-    yield from checks.check_images(tqdm(list(everything.values()), desc="images", leave=False), images)
-    simple, val = lists.get("simple_list", []), lists.get("val", [])
+
+def count_table(lists: Lists, names: Sequence[str]) -> str:
+    """Format the number of images in each list, in total and by class; `-` where a list has no classes."""
+    width = max(map(len, names))
+    lines = [" ".join([" " * width, *(f"{name:>12}" for name in lists)])]
+    lines.append(" ".join([f"{'images':<{width}}", *(f"{len(entries):>12,}" for entries in lists.values())]))
+    for c, name in enumerate(names[1:]):
+        cells = (
+            f"{sum(c in entry.classes for entry in entries):,}" if any(e.classes for e in entries) else "-"
+            for entries in lists.values()
+        )
+        lines.append(" ".join([f"{name:<{width}}", *(f"{cell:>12}" for cell in cells)]))
+    return "\n".join(lines)
+
+
+def print_found(lists: Lists, images: Path, labels: Path, truth: Path) -> None:
+    """Print how many of the listed images, pseudo labels and true masks exist."""
+    everything = unique(entry for entries in lists.values() for entry in entries)
+    files = {f"images in {images}": [image_path(images, entry.id) for entry in everything]}
+    for name, text, folder in (
+        ("simple_list", "pseudo labels", labels),
+        ("val", "validation masks", truth),
+    ):
+        if name in lists:
+            files[f"{text} in {folder}"] = [folder / f"{e.id}.png" for e in unique(lists[name])]
+    for text, paths in files.items():
+        print(f"found {sum(path.exists() for path in paths):,} of {len(paths):,} {text}")
+
+
+def check_files(
+    args: argparse.Namespace, lists: Lists, images: Path, labels: Path, truth: Path
+) -> Iterator[checks.Finding]:
+    """Yield the findings in the files that the lists name."""
+    sizes = args.num_classes, args.ignore_label
+    everything = unique(entry for entries in lists.values() for entry in entries)
+    yield from checks.check_images(tqdm(everything, desc="images", leave=False), images)
+    simple, val = unique(lists.get("simple_list", ())), unique(lists.get("val", ()))
     bar = tqdm(simple, desc="pseudo labels", leave=False)
-    yield from checks.check_labels(bar, images, labels, *common, simple=True)
+    yield from checks.check_labels(bar, images, labels, *sizes, simple=True)
     bar = tqdm(val, desc="validation labels", leave=False)
-    yield from checks.check_labels(bar, images, truth, *common, simple=False)
-    yield from checks.check_not_ground_truth(
-        tqdm(simple, desc="against truth", leave=False), labels, truth, *common
-    )
+    yield from checks.check_labels(bar, images, truth, *sizes, simple=False)
+    bar = tqdm(simple, desc="against truth", leave=False)
+    yield from checks.check_not_ground_truth(bar, labels, truth, *sizes)
 
 
 def main(args: argparse.Namespace) -> None:
-    findings = list(find(args))
+    names = read_class_names(args.class_names, args.num_classes)
+    folders = args.data_dir / "JPEGImages", args.pseudo_label_dir, args.data_dir / "SegmentationClassAug"
+    lists, findings = read_lists(args)
+    print(count_table(lists, names))
+    print_found(lists, *folders)
+    findings += [*checks.check_lists(lists, names), *check_files(args, lists, *folders)]
     for finding in findings:
         print(f"{finding.level:<8} {finding.number:>7}  {finding.text}; first: {finding.first}")
-    if any(finding.level == "error" for finding in findings):
-        raise InputError("the data set has errors, listed above: fix them before training")
+    errors = sum(finding.level == "error" for finding in findings)
+    if errors:
+        raise InputError(f"the data set has errors ({errors} listed above): fix them before training")
     print("no errors" if findings else "no problems found")
 
 

@@ -68,8 +68,9 @@ def quality(
 def evaluate(args: argparse.Namespace) -> None:
     entries = read_list(args.data_list, args.num_classes, labelled=False)
     ids = [entry.id for entry in unique(entries)]
-    folders = [args.truth_dir, *(folder for _, folder in args.folders)]
-    check_start(args.data_list, entries, [folder / f"{id_}.png" for folder in folders for id_ in ids])
+    folders = {"true label": args.truth_dir} | {f"{name} label": folder for name, folder in args.folders}
+    files = {kind: [folder / f"{id_}.png" for id_ in ids] for kind, folder in folders.items()}
+    check_start(args.data_list, entries, files)
     labels = args.num_classes, args.ignore_label
     rows = {name: quality(folder, args.truth_dir, ids, *labels) for name, folder in args.folders}
     width = max(map(len, rows))

@@ -36,7 +36,7 @@ def mining(args: argparse.Namespace) -> None:
     listed = read_list(args.data_list, args.num_classes)
     entries = sharded(listed, args.shard)
     paths = [args.pseudo_label_dir / f"{entry.id}.png" for entry in entries]
-    check_start(args.data_list, listed, paths, ": run gen_label_crf.py first")
+    check_start(args.data_list, listed, {"pseudo label": paths}, ": run gen_label_crf.py first")
     changed = 0
     for entry, path in zip(tqdm(entries, unit="img"), paths):
         labels = read_label(path, args.num_classes, ignore_label=args.ignore_label)

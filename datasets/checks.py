@@ -1,5 +1,9 @@
-"""Checks of lists, images and labels, so that errors in a data set are found before training."""
+"""Checks of lists, images and labels, so that errors in a data set are found before training.
 
+What is an error is decided here alone: what train.py refuses. All other findings are warnings.
+"""
+
+import glob
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +17,13 @@ from datasets.labels import read_label
 from datasets.lists import Entry, image_path
 from utils.core.distributed import is_main
 from utils.core.errors import InputError
+from utils.core.files import not_found
 
 
 class Finding(NamedTuple):
     """One kind of problem."""
 
-    level: str  # "error": training would fail or be worthless; "warning": worth a look
+    level: str  # "error": training refuses the data; "warning": worth a look
     text: str
     number: int  # of occurrences
     first: str  # the first occurrence
@@ -30,7 +35,9 @@ def collect(level: str, text: str, where: Sequence[str]) -> Iterator[Finding]:
         yield Finding(level, text, len(where), where[0])
 
 
-def check_start(data_list: Path, entries: Sequence[Entry], files: Sequence[Path], hint: str = "") -> None:
+def check_start(
+    data_list: Path, entries: Sequence[Entry], files: Mapping[str, Sequence[Path]], hint: str = ""
+) -> None:
     """The checks at the start of every script: warn about duplicates in the list, require its files.
 
     Raises:
@@ -41,13 +48,28 @@ def check_start(data_list: Path, entries: Sequence[Entry], files: Sequence[Path]
     require_files(files, hint)
 
 
-def require_files(files: Sequence[Path], hint: str = "") -> None:
-    """Raise InputError if files are missing; the message names the first one and the number."""
-    missing = [path for path in files if not path.exists()]
-    if missing:
-        raise InputError(
-            f"{missing[0]} not found, the first of {len(missing)} missing files of {len(files)} listed{hint}"
-        )
+def require_files(files: Mapping[str, Sequence[Path]], hint: str = "") -> None:
+    """Check that files exist.
+
+    Args:
+        files: paths by kind, such as "image" and "label"; each kind is counted on its own.
+        hint: ends the message about a missing file, unless that is an image.
+
+    Raises:
+        InputError: files are missing; the message names the first one and the number.
+    """
+    for kind, paths in files.items():
+        missing = [path for path in paths if not path.exists()]
+        if missing:
+            number = f"the first of {len(missing)} missing among {len(paths)} listed {kind}s"
+            end = _space_hint(missing[0]) if kind == "image" else hint
+            raise InputError(f"{not_found(missing[0])}, {number}{end}")
+
+
+def _space_hint(missing: Path) -> str:
+    """For `IMG.jpg`, a hint if `IMG 1.jpg` exists: the list then has an ID with a space."""
+    similar = sorted(missing.parent.glob(f"{glob.escape(missing.stem)} *"))
+    return f": {similar[0].name!r} exists, but an ID has no spaces: rename the image" if similar else ""
 
 
 def warn(where: str, finding: Finding) -> None:
@@ -62,7 +84,7 @@ def _duplicates(name: str, ids: Sequence[str]) -> Iterator[Finding]:
 
 
 def check_lists(lists: Mapping[str, Sequence[Entry]], names: Sequence[str]) -> Iterator[Finding]:
-    """Find duplicates, overlaps and classes without images. Fast enough for every start of a training.
+    """Find duplicates, contradictions and classes without images. Fast enough for every start of a training.
 
     Args:
         lists: any of train_cls, simple_list, complex_list and val, by name.
@@ -71,19 +93,41 @@ def check_lists(lists: Mapping[str, Sequence[Entry]], names: Sequence[str]) -> I
     ids = {name: [entry.id for entry in entries] for name, entries in lists.items()}
     for name, listed in ids.items():
         yield from _duplicates(name, listed)
+    several = [entry.id for entry in lists.get("simple_list", ()) if len(set(entry.classes)) > 1]
+    yield from collect("error", "simple_list: has several classes", several)
     val = set(ids.get("val", ()))
     for name in ("train_cls", "simple_list", "complex_list"):
         both = [id_ for id_ in ids.get(name, ()) if id_ in val]
-        yield from collect("error", f"{name}: also in val, which makes the scores worthless", both)
+        yield from collect("warning", f"{name}: also in val, which makes the scores worthless", both)
     both = sorted(set(ids.get("simple_list", ())) & set(ids.get("complex_list", ())))
-    yield from collect("error", "in simple_list and complex_list", both)
-    several = [entry.id for entry in lists.get("simple_list", ()) if len(set(entry.classes)) > 1]
-    yield from collect("error", "simple_list: has several classes", several)
-    for name, level in (("train_cls", "warning"), ("simple_list", "error")):
+    yield from collect("warning", "in simple_list and complex_list", both)
+    yield from _check_classes(lists)
+    for name in ("train_cls", "simple_list"):
         if name in lists:
             found = {c for entry in lists[name] for c in entry.classes}
             missing = [label for c, label in enumerate(names[1:]) if c not in found]
-            yield from collect(level, f"{name}: class without an image", missing)
+            yield from collect("warning", f"{name}: class without an image", missing)
+
+
+def _check_classes(lists: Mapping[str, Sequence[Entry]]) -> Iterator[Finding]:
+    """Compare simple_list and complex_list with train_cls, which should list the same images and classes."""
+    if "train_cls" not in lists:
+        return
+    expected = {entry.id: set(entry.classes) for entry in lists["train_cls"]}
+    for name in ("simple_list", "complex_list"):
+        entries = lists.get(name, ())
+        absent = [entry.id for entry in entries if entry.id not in expected]
+        yield from collect("warning", f"{name}: not in train_cls", absent)
+        other = [
+            f"{entry.id}: {_show(entry.classes)}, in train_cls {_show(expected[entry.id])}"
+            for entry in entries
+            if entry.id in expected and set(entry.classes) != expected[entry.id]
+        ]
+        yield from collect("warning", f"{name}: other classes than in train_cls", other)
+
+
+def _show(numbers: Sequence[int] | set[int]) -> str:
+    return " ".join(map(str, sorted(set(numbers))))
 
 
 def check_images(entries: Sequence[Entry], image_dir: Path) -> Iterator[Finding]:
@@ -92,7 +136,7 @@ def check_images(entries: Sequence[Entry], image_dir: Path) -> Iterator[Finding]
     for entry in entries:
         path = image_path(image_dir, entry.id)
         if not path.exists():
-            missing.append(str(path))
+            missing.append(f"{not_found(path)}{_space_hint(path)}")
         elif _image_size(path) is None or is_truncated(path):
             unreadable.append(str(path))
     yield from collect("error", "image not found", missing)
@@ -108,13 +152,13 @@ def check_labels(
     simple: bool,
 ) -> Iterator[Finding]:
     """Find labels that are missing, unreadable or of the wrong size; with `simple`, also those of other classes."""
-    unreadable, sizes, foreign, empty = [], [], [], []
+    unusable, sizes, foreign, empty = [], [], [], []
     for entry in entries:
         path = label_dir / f"{entry.id}.png"
         try:
             label = read_label(path, num_classes, ignore_label=ignore_label)
         except InputError as error:
-            unreadable.append(str(error))
+            unusable.append(str(error))
             continue
         size = _image_size(image_path(image_dir, entry.id))
         if size is not None and size != label.shape:
@@ -122,29 +166,45 @@ def check_labels(
         if simple:
             found = set(np.unique(label).tolist()) - {0, ignore_label}
             if found - {c + 1 for c in entry.classes}:
-                foreign.append(f"{path}: labels {sorted(found)}, class {entry.classes[0]}")
+                expected = [c + 1 for c in entry.classes]
+                foreign.append(f"{path}: labels {_show(found)}, but its class has label {_show(expected)}")
             if not found:
                 empty.append(str(path))
-    yield from collect("error", "label missing or unusable", unreadable)
+    hint = "; gen_sal2gt.py --list-dir writes lists of the images that have one" if simple else ""
+    yield from collect("error", f"label missing or unusable{hint}", unusable)
     yield from collect("error", "label and image differ in size", sizes)
-    yield from collect("error", "label of a class that the image does not have", foreign)
+    yield from collect("warning", "label of a class that the image does not have", foreign)
     yield from collect("warning", "label without foreground", empty)
 
 
 def check_not_ground_truth(
     entries: Sequence[Entry], label_dir: Path, truth_dir: Path, num_classes: int, ignore_label: int
 ) -> Iterator[Finding]:
-    """Find pseudo labels that equal the ground truth: training on them would not be weakly supervised."""
-    same, compared = [], 0
+    """Find pseudo labels that equal the ground truth: training on them would not be weakly supervised.
+
+    Training never reads these masks, so an unusable one is a warning. `check_labels` reports the pseudo labels.
+    """
+    same, unusable, compared = [], [], 0
     for entry in entries:
-        paths = [folder / f"{entry.id}.png" for folder in (label_dir, truth_dir)]
-        if all(path.exists() for path in paths):
-            compared += 1
-            pseudo, truth = (read_label(path, num_classes, ignore_label=ignore_label) for path in paths)
-            if np.array_equal(pseudo, truth):
-                same.append(str(paths[0]))
-    level = "error" if compared and len(same) > compared / 2 else "warning"
-    yield from collect(level, f"pseudo label identical to the ground truth (of {compared} compared)", same)
+        pseudo, truth = (folder / f"{entry.id}.png" for folder in (label_dir, truth_dir))
+        if not (pseudo.exists() and truth.exists()):
+            continue
+        try:
+            mask = read_label(truth, num_classes, ignore_label=ignore_label)
+        except InputError as error:
+            unusable.append(str(error))
+            continue
+        try:
+            label = read_label(pseudo, num_classes, ignore_label=ignore_label)
+        except InputError:
+            continue
+        compared += 1
+        if np.array_equal(label, mask):
+            same.append(str(pseudo))
+    yield from collect(
+        "warning", f"pseudo label identical to the ground truth (of {compared} compared)", same
+    )
+    yield from collect("warning", "ground truth of a training image unusable, not compared", unusable)
 
 
 def _image_size(path: Path) -> tuple[int, int] | None:

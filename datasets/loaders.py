@@ -17,6 +17,7 @@ from datasets.labels import read_label
 from datasets.lists import Entry, image_path, unique
 from datasets.sampling import InfiniteBatchSampler, generator
 from datasets.voc import IGNORE_LABEL
+from utils.core import cli
 from utils.core.errors import InputError, hide_lost_connections
 
 
@@ -47,7 +48,7 @@ class ImageDataset(Dataset):
 
     purpose = ""  # seeds the random draws
     needs_label = False
-    origin = ""  # hint: where missing files can be obtained
+    origin = ""  # hint: where missing labels can be obtained
 
     def __init__(self, entries: Sequence[Entry], config: DataConfig) -> None:
         self.entries, self.config = list(entries), config
@@ -81,10 +82,10 @@ class ImageDataset(Dataset):
         """Convert H x W x 3 uint8 BGR to the network's input, 3 x H x W float32."""
         return T.to_network(T.subtract_mean(image))
 
-    def files(self) -> list[Path]:
-        """All files that the items are read from."""
-        paths = [self.image_path(entry) for entry in self.entries]
-        return paths + [self.label_path(entry) for entry in self.entries] if self.needs_label else paths
+    def files(self) -> dict[str, list[Path]]:
+        """The files that the items are read from: images and, if `needs_label`, labels, for `require_files`."""
+        files = {"image": [self.image_path(entry) for entry in self.entries]}
+        return files | ({"label": list(map(self.label_path, self.entries))} if self.needs_label else {})
 
 
 class ComplexDataset(ImageDataset):
@@ -123,7 +124,10 @@ class SimpleDataset(ComplexDataset):
 
     purpose = "simple"
     needs_label = True
-    origin = " (saliency pseudo labels: use the published sal2gt, or create your own with gen_sal2gt.py)"
+    origin = (
+        ": create the pseudo labels with gen_sal2gt.py, whose --list-dir also writes lists of the images that have"
+        " one, or use the published labels (--pseudo-label-dir)"
+    )
 
     def item(self, entry: Entry, image: np.ndarray, label: np.ndarray | None) -> tuple:
         return T.to_network(image), np.ascontiguousarray(label), entry.classes[0]
@@ -192,12 +196,15 @@ def train_loader(
     pin: bool = False,
     part: tuple[int, int] = (0, 1),
 ) -> DataLoader:
-    """Endless batches of training images; `start` and `part` as in InfiniteBatchSampler."""
+    """Endless batches of training images; `start` and `part` as in InfiniteBatchSampler.
+
+    There are at most as many worker processes as cores, here and in `eval_loader`; torch warns about more.
+    """
     seed, purpose = dataset.config.seed, dataset.purpose
     return DataLoader(
         dataset,
         batch_sampler=InfiniteBatchSampler(len(dataset), batch_size, seed, purpose, start, part),
-        num_workers=num_workers,
+        num_workers=min(num_workers, cli.CORES),
         worker_init_fn=_init_worker,
         pin_memory=pin,
         persistent_workers=num_workers > 0,
@@ -207,5 +214,9 @@ def train_loader(
 def eval_loader(dataset: ImageDataset, num_workers: int, pin: bool = False) -> DataLoader:
     """The items of a data set one by one and in order, without a batch dimension added."""
     return DataLoader(
-        dataset, batch_size=None, num_workers=num_workers, worker_init_fn=_init_worker, pin_memory=pin
+        dataset,
+        batch_size=None,
+        num_workers=min(num_workers, cli.CORES),
+        worker_init_fn=_init_worker,
+        pin_memory=pin,
     )

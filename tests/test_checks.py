@@ -72,17 +72,39 @@ def disguise(root: Path) -> None:
         shutil.copy(path, root / "SegmentationClassAug" / path.name)
 
 
+def recolour(root: Path) -> None:
+    """Another class for an image in train_cls than in simple_list."""
+    path = root / "lists/train_cls.txt"
+    id_, c = (root / "lists/simple_list.txt").read_text().split()[:2]
+    path.write_text(path.read_text().replace(f"{id_} {c}\n", f"{id_} {(int(c) + 1) % 3}\n"))
+
+
+def remove(root: Path, name: str, id_: str) -> None:
+    path = root / f"lists/{name}.txt"
+    path.write_text("".join(line for line in path.open() if not line.startswith(id_)))
+
+
+def break_mask(root: Path) -> None:
+    (root / "SegmentationClassAug/simple_00001.png").write_text("no mask")
+
+
+# What train.py refuses, at its start or when it reads the file.
 ERRORS = {
     "image not found": lambda r: (r / "JPEGImages/complex_00001.jpg").unlink(),
     "image cannot be read": lambda r: (r / "JPEGImages/complex_00002.jpg").write_text("x"),
     "label missing or unusable": lambda r: (r / "sal2gt/simple_00003.png").unlink(),
     "label and image differ in size": lambda r: paint(1, (9, 9)).save(r / "sal2gt/simple_00001.png"),
-    "label of a class that the image does not have": repaint,
-    "pseudo label identical to the ground truth": disguise,
-    "also in val": lambda r: append(r, "train_cls", "val_00001 0"),
-    "in simple_list and complex_list": lambda r: append(r, "complex_list", "simple_00001 0"),
     "simple_list: has several classes": lambda r: append(r, "simple_list", "complex_00001 0 1"),
     "val: unusable": lambda r: (r / "lists/val.txt").write_text(""),
+}
+WARNINGS = {
+    "label of a class that the image does not have": repaint,
+    "pseudo label identical to the ground truth": disguise,
+    "ground truth of a training image unusable": break_mask,
+    "also in val": lambda r: append(r, "train_cls", "val_00001 0"),
+    "in simple_list and complex_list": lambda r: append(r, "complex_list", "simple_00001 0"),
+    "simple_list: other classes than in train_cls": recolour,
+    "complex_list: not in train_cls": lambda r: remove(r, "train_cls", "complex_00003"),
     "simple_list: class without an image": lambda r: (r / "lists/simple_list.txt").write_text(
         "simple_00001 0\n"
     ),
@@ -95,7 +117,48 @@ def test_each_error_is_found(own_data: Path, text: str) -> None:
     done = run_script("check_data.py", *check_options(own_data), status=2)
     (line,) = [line for line in done.stdout.splitlines() if text in line]
     assert line.startswith("error") and "first: " in line
-    assert "fix them before training" in done.stderr
+    assert "listed above): fix them before training" in done.stderr
+
+
+@pytest.mark.parametrize("text", WARNINGS)
+def test_each_warning_is_found(own_data: Path, text: str) -> None:
+    WARNINGS[text](own_data)
+    out = run_script("check_data.py", *check_options(own_data)).stdout
+    (line,) = [line for line in out.splitlines() if text in line]
+    assert line.startswith("warning") and "first: " in line
+    assert out.splitlines()[-1] == "no errors"
+
+
+def test_one_problem_does_not_hide_the_others(own_data: Path) -> None:
+    """A simple label and a true mask of the same image that cannot be read, and a missing image."""
+    disguise(own_data)
+    break_mask(own_data)
+    (own_data / "sal2gt/simple_00002.png").write_text("no label")
+    (own_data / "JPEGImages/complex_00001.jpg").unlink()
+    out = run_script("check_data.py", *check_options(own_data), status=2).stdout
+    assert "found 23 of 24 images" in out and "found 12 of 12 pseudo labels" in out
+    assert "image not found" in out and "label missing or unusable" in out
+    assert "identical to the ground truth (of 10 compared)" in out and "unusable, not compared" in out
+
+
+def test_images_are_counted_by_list_and_class(own_data: Path) -> None:
+    rows = run_script("check_data.py", *check_options(own_data)).stdout.splitlines()
+    assert rows[0].split() == ["simple_list", "complex_list", "train_cls", "val"]
+    assert rows[1].split() == ["images", "12", "8", "20", "4"]
+    listed = [line.split()[1:] for line in (own_data / "lists/simple_list.txt").open()]
+    assert rows[2].split()[:2] == ["bird", str(listed.count(["0"]))] and rows[2].split()[-1] == "-"
+    assert rows[5].startswith("found 24 of 24 images in ")
+    assert rows[6:8] == [
+        f"found 12 of 12 pseudo labels in {own_data / 'sal2gt'}",
+        f"found 4 of 4 validation masks in {own_data / 'SegmentationClassAug'}",
+    ]
+
+
+def test_messages_count_labels_from_the_background_on(own_data: Path) -> None:
+    id_, c = (own_data / "lists/simple_list.txt").read_text().split()[:2]
+    repaint(own_data)
+    out = run_script("check_data.py", *check_options(own_data)).stdout
+    assert f"{id_}.png: labels {1 + (int(c) + 1) % 3}, but its class has label {int(c) + 1}" in out
 
 
 def test_half_a_jpeg_is_no_picture(own_data: Path) -> None:
@@ -137,7 +200,7 @@ def test_warnings_alone_do_not_fail(own_data: Path) -> None:
 def test_lists_are_looked_at_quickly() -> None:
     lists = {"train_cls": [Entry("a", (0,)), Entry("b", (1,))], "val": [Entry("b")]}
     findings = list(check_lists(lists, NAMES))
-    assert [(f.level, f.number, f.first) for f in findings] == [("error", 1, "b"), ("warning", 1, "cat")]
+    assert [(f.level, f.number, f.first) for f in findings] == [("warning", 1, "b"), ("warning", 1, "cat")]
 
 
 def test_pictures_with_another_ending_are_found(tmp_path: Path) -> None:

@@ -206,10 +206,22 @@ def test_missing_files_are_counted(tiny_data: Path) -> None:
     lost = [Entry("lost", (0,)), Entry("gone", (1,)), *entries(tiny_data, "simple_list.txt")]
     simple = SimpleDataset(lost, config(tiny_data))
     with pytest.raises(
-        InputError, match=r"lost\.jpg not found, the first of 4 missing files of 28 listed \(sal"
+        InputError, match=r"lost\.jpg not found, the first of 2 missing among 14 listed images$"
     ):
         require_files(simple.files(), simple.origin)
+    labels = {"label": simple.files()["label"]}
+    expected = r"lost\.png not found, the first of 2 missing among 14 listed labels: create the pseudo labels"
+    with pytest.raises(InputError, match=expected):
+        require_files(labels, simple.origin)
 
 
 def test_reference_lists_read() -> None:
     assert read_list(REFERENCE / "one_cls.txt", 21)[0].classes
+
+
+def test_no_more_workers_than_cores(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stage 2's configuration asks for 10; torch warns about more processes than cores."""
+    images = EvalDataset(entries(tiny_data, "val.txt", False), config(tiny_data), labels=False)
+    monkeypatch.setattr("utils.core.cli.CORES", 2)
+    assert eval_loader(images, 10).num_workers == train_loader(images, 2, 10).num_workers == 2
+    assert eval_loader(images, 1).num_workers == 1 and eval_loader(images, 0).num_workers == 0

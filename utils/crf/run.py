@@ -128,8 +128,8 @@ def check_tasks(
     Raises:
         InputError: a file is missing.
     """
-    check_start(data_list, entries, [*(task.image for task in tasks), *labels])
-    require_files([task.logits for task in tasks], f": {LOGITS_HINT}")
+    check_start(data_list, entries, {"image": [task.image for task in tasks], "label": labels})
+    require_files({"logit file": [task.logits for task in tasks]}, f": {LOGITS_HINT}")
 
 
 def run_crf(tasks: Sequence[CRFTask], settings: CRFSettings, n_jobs: int) -> Iterator[CRFTask]:
