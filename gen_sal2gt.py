@@ -2,11 +2,14 @@
 
     python gen_sal2gt.py --saliency-dir saliency --list-dir dataset/voc_list
 
-For every image with exactly one class, reads the saliency map ID.png or ID.jpg (8-bit or 16-bit grey, of any size),
-resizes it bilinearly to the image and writes ID.png to --out: class + 1 where the saliency is at least --foreground,
-0 where it is below --background, and the ignore label in between. A map without foreground gives no pseudo label, and
-its image joins the complex list. With --list-dir, simple_list.txt and complex_list.txt are written too (for VOC,
-prepare_voc.py also does this).
+For every image with exactly one class, reads the saliency map ID.png or ID.jpg, of any size: 8-bit or 16-bit grey, or
+the alpha channel of an image that has the map there. Resizes it bilinearly to the image and writes ID.png to --out:
+class + 1 where the saliency is at least --foreground, 0 where it is below --background, and the ignore label in
+between. A map without foreground gives no pseudo label, and its image joins the complex list. Suspicious maps, such
+as inverted ones, are reported.
+
+With --list-dir, simple_list.txt and complex_list.txt are written too (for VOC, prepare_voc.py also does this). Where
+lists of other contents exist, the new ones are written beside them as NAME.new.txt, unless --overwrite is given.
 
 If interrupted, rerun the command to resume; --overwrite recreates existing labels.
 """
@@ -20,7 +23,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from datasets.checks import check_start
+from datasets.checks import check_start, collect, warn
 from datasets.images import open_image, read_image
 from datasets.labels import save_labels
 from datasets.lists import Entry, image_path, read_list
@@ -29,6 +32,8 @@ from datasets.splits import write_split
 from utils.core import cli
 from utils.core.errors import InputError, run_script
 from utils.core.files import claim_folder
+
+BORDER = 0.9  # of the border as foreground are suspicious; objects rarely touch more than two sides
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -46,7 +51,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--foreground", type=cli.positive, default=0.6, help="minimum saliency (0..1) of the foreground")
     add("--background", type=cli.non_negative, default=0.3, help="saliency (0..1) below which is background")
     add("--out", type=Path, default=Path("dataset/sal2gt"), help="directory of the labels")
-    add("--overwrite", action="store_true", help="recreate existing labels")
+    add("--overwrite", action="store_true", help="recreate existing labels, replace lists")
     add("--list-dir", type=Path, help="write simple_list.txt and complex_list.txt there")
     return parser.parse_args(argv)
 
@@ -71,19 +76,27 @@ def find_maps(folder: Path, entries: Sequence[Entry], skip_missing: bool) -> dic
 
 
 def read_saliency(path: Path) -> np.ndarray:
-    """Read a saliency map as H x W uint8 or uint16.
+    """Read a saliency map as H x W uint8 or uint16, from the alpha channel if the map is there.
 
     Raises:
-        InputError: the file is damaged or in colour.
+        InputError: the file is damaged or in colour, or both its grey values and its alpha channel vary.
     """
     with open_image(path, if_damaged=": create it again") as image:
-        is_16_bit = image.mode.startswith("I")  # I or I;16, depending on the version of Pillow
-        saliency = np.array(image if is_16_bit or image.mode == "L" else image.convert("RGB"))
-    if saliency.ndim == 3:  # grey is often stored as three equal channels
-        if np.ptp(saliency, axis=2).any():
-            raise InputError(f"{path} is in colour: saliency maps must be 8-bit or 16-bit grey")
-        saliency = saliency[..., 0]
-    return saliency.astype(np.uint16 if is_16_bit else np.uint8)
+        if image.mode.startswith("I"):  # I or I;16, depending on the version of Pillow
+            return np.array(image).astype(np.uint16)
+        pixels = np.array(image.convert("RGBA"))
+    colour, alpha = pixels[..., :3], pixels[..., 3]
+    grey = not np.ptp(colour, axis=2).any()
+    if np.ptp(alpha):
+        seen = colour[alpha > 0]
+        if grey and (seen != seen[0]).any() and not np.array_equal(colour[..., 0], alpha):
+            raise InputError(
+                f"{path} has a map in its grey values and one in its alpha channel: save it as grey"
+            )
+        return alpha.copy()  # of an object that is cut out, or painted in one colour
+    if not grey:
+        raise InputError(f"{path} is in colour: saliency maps must be 8-bit or 16-bit grey")
+    return colour[..., 0].copy()
 
 
 def paint(
@@ -113,8 +126,27 @@ def paint(
     return labels
 
 
-def make_label(entry: Entry, path: Path, args: argparse.Namespace) -> str:
-    """Write the pseudo label of an image, if its map has foreground; returns what was done."""
+def find_problem(saliency: np.ndarray, labels: np.ndarray, label: int) -> str | None:
+    """What is suspicious about a map and the label made from it; None if nothing is."""
+    maximum, foreground = int(saliency.max()), labels == label
+    if 0 < maximum <= (1 if saliency.dtype == np.uint8 else 255):
+        return "values end at 1 (16 bits: 255) instead of 255 (65535): scale the maps to the full range"
+    if not foreground.any():
+        return "no pixel reaches --foreground, no label written"
+    if foreground.all():
+        return "foreground fills the image"
+    border = np.concatenate((foreground[0], foreground[-1], foreground[:, 0], foreground[:, -1]))
+    if border.mean() >= BORDER:
+        return f"foreground fills {BORDER:.0%} of the border or more, as in an inverted map"
+    return None
+
+
+def make_label(entry: Entry, path: Path, args: argparse.Namespace) -> tuple[bool, str | None]:
+    """Write the pseudo label of an image if it has foreground.
+
+    Returns:
+        Whether it was written, and what is suspicious about the map, see `find_problem`.
+    """
     picture = image_path(args.data_dir / "JPEGImages", entry.id)
     size = read_image(picture).shape[:2]
     label, target = entry.classes[0] + 1, args.out / f"{entry.id}.png"
@@ -126,12 +158,34 @@ def make_label(entry: Entry, path: Path, args: argparse.Namespace) -> str:
                     f"{path} is not rotated, but {picture} is by its EXIF orientation: rotate the map"
                 )
     labels = paint(saliency, size, label, (args.background, args.foreground), args.ignore_label)
-    if (labels == label).any():
+    written = bool((labels == label).any())
+    if written:
         save_labels(target, labels)
-        return "created"
-    target.unlink(missing_ok=True)  # with --overwrite, one of other thresholds may exist
-    tqdm.write(f"{path}: no pixel reaches --foreground {args.foreground}, no label written")
-    return "without foreground"
+    else:
+        target.unlink(missing_ok=True)  # with --overwrite, one of other thresholds may exist
+    return written, find_problem(saliency, labels, label)
+
+
+def make_labels(
+    todo: Sequence[Entry], maps: dict[str, Path | None], args: argparse.Namespace
+) -> Counter[str]:
+    """Write the pseudo labels, warn about suspicious maps, and count what was done."""
+    counts: Counter[str] = Counter()
+    problems: dict[str, list[str]] = {}
+    with tqdm(todo, desc="labels", unit="img") as bar:
+        for entry in bar:
+            path = maps[entry.id]
+            if path is None:
+                counts["without map"] += 1
+                continue
+            written, problem = make_label(entry, path, args)
+            counts["created" if written else "without foreground"] += 1
+            if problem is not None:
+                problems.setdefault(problem, []).append(path.name)
+    for problem, names in problems.items():
+        for finding in collect("warning", problem, names):
+            warn(str(args.saliency_dir), finding)
+    return counts
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -143,7 +197,7 @@ def generate(args: argparse.Namespace) -> None:
     entries = read_list(args.data_list, args.num_classes)
     single = [entry for entry in entries if len(set(entry.classes)) == 1]
     image_dir = args.data_dir / "JPEGImages"
-    check_start(args.data_list, entries, [image_path(image_dir, entry.id) for entry in single])
+    check_start(args.data_list, entries, {"image": [image_path(image_dir, entry.id) for entry in single]})
     todo = [e for e in single if args.overwrite or not (args.out / f"{e.id}.png").exists()]
     maps = find_maps(args.saliency_dir, todo, args.skip_missing)
     made_by = {
@@ -152,19 +206,24 @@ def generate(args: argparse.Namespace) -> None:
         "background": args.background,
     }
     claim_folder(args.out, made_by, "*.png", args.overwrite)
-    counts: Counter[str] = Counter()
-    with tqdm(todo, desc="labels", unit="img") as bar:
-        for entry in bar:
-            path = maps[entry.id]
-            counts["without map" if path is None else make_label(entry, path, args)] += 1
+    counts = make_labels(todo, maps, args)
     existing = len(single) - len(todo)
+    labelled = counts["created"] + existing
     print(
-        f"{args.out}: {counts['created'] + existing:,} images labelled ({existing:,} already existed),"
+        f"{args.out}: {labelled:,} images labelled ({existing:,} already existed),"
         f" {counts['without foreground']:,} without foreground, {counts['without map']:,} without a map,"
         f" {len(entries) - len(single):,} skipped (several classes)"
     )
+    if not labelled:
+        raise InputError(f"{args.out}: no image was labelled: check {args.saliency_dir} and {args.data_list}")
     if args.list_dir is not None:
-        write_split(args.list_dir, entries, args.out, args.num_classes, args.ignore_label)
+        write_split(
+            args.list_dir, entries, args.out, args.num_classes, args.ignore_label, overwrite=args.overwrite
+        )
+    elif labelled < len(single):
+        print(
+            f"{len(single) - labelled:,} one-class images have no label: --list-dir writes lists without them"
+        )
 
 
 if __name__ == "__main__":

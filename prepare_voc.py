@@ -13,8 +13,9 @@ VOC's cream-coloured borders have the label 255. Also writes to --list-dir:
     complex_list.txt  all other images of train_cls
 
 The last two need the pseudo labels: run gen_sal2gt.py, then this script again. When rerun, the script creates what is
-missing and leaves existing masks unchanged; without --sbd, existing masks count as SBD's. SBD's masks need scipy, and
---download (3.5 GB) needs torchvision.
+missing and leaves existing masks unchanged; without --sbd, existing masks count as SBD's. Where a list of
+other contents exists, the new one is written beside it as NAME.new.txt, unless --overwrite is given. SBD's masks need
+scipy, and --download (3.5 GB) needs torchvision.
 
 VOC's masks are hard-linked if the file system supports it. Replace such files instead of modifying them in place, or
 the originals change too. (All scripts here replace files.)
@@ -54,6 +55,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--out", type=Path, help="directory of the masks (default: SegmentationClassAug in --devkit)")
     add("--list-dir", type=Path, default=Path("dataset/voc_list"), help="directory of the lists")
     add("--sal2gt", type=Path, default=Path("dataset/sal2gt"), help="pseudo labels, ID.png")
+    add("--overwrite", action="store_true", help="replace existing lists that have other contents")
     add(
         "--download",
         action="store_true",
@@ -154,12 +156,18 @@ def prepare(args: argparse.Namespace) -> None:
     with tqdm(images, desc="classes", unit="img") as bar:
         entries = [Entry(id_, voc_sbd.image_classes(devkit / "Annotations" / f"{id_}.xml")) for id_ in bar]
     make_masks(mask_sources([*images, *val], {*train, *val}, devkit, sbd), devkit, out)
-    write_list(args.list_dir / "train_aug.txt", [Entry(id_) for id_ in images])
-    write_list(args.list_dir / "train_cls.txt", entries)
-    write_list(args.list_dir / "val.txt", [Entry(id_) for id_ in val])
+    lists = {
+        "train_aug": [Entry(id_) for id_ in images],
+        "train_cls": entries,
+        "val": [Entry(id_) for id_ in val],
+    }
+    for name, listed in lists.items():
+        write_list(args.list_dir / f"{name}.txt", listed, args.overwrite)
     counts = {"train_cls": len(entries), "val": len(val)}
     if visible(args.sal2gt, ".png"):
-        simple, complex_ = write_split(args.list_dir, entries, args.sal2gt, voc_sbd.NUM_CLASSES)
+        simple, complex_ = write_split(
+            args.list_dir, entries, args.sal2gt, voc_sbd.NUM_CLASSES, overwrite=args.overwrite
+        )
         counts |= {"simple": len(simple), "complex": len(complex_)}
     else:
         print(

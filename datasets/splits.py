@@ -1,5 +1,6 @@
 """Splits the training images into simple and complex ones, and writes image lists."""
 
+import codecs
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -44,14 +45,33 @@ def split(
     return parts
 
 
-def write_list(path: Path, entries: Sequence[Entry]) -> None:
-    """Write `ID c [c ...]` lines, unless the file already has them, and print what was done."""
-    text = "".join(" ".join(map(str, (entry.id, *entry.classes))) + "\n" for entry in entries)
-    unchanged = path.exists() and path.read_bytes() == text.encode()
-    if not unchanged:
-        with atomic_write(path) as file:
-            file.write(text.encode())
-    print(f"{path}: {len(entries):,} images, {'unchanged' if unchanged else 'written'}")
+def write_list(path: Path, entries: Sequence[Entry], overwrite: bool = False) -> None:
+    """Write `ID c [c ...]` lines and print what was done.
+
+    A file with the same entries is left unchanged. One with other entries is replaced only with `overwrite`; without
+    it, `NAME.new.txt` is written beside it.
+    """
+    # In a locale that lacks a character of an ID, read_list escapes its bytes.
+    lines = [" ".join(map(str, (e.id, *e.classes))).encode(errors="surrogateescape") for e in entries]
+    existing = _lines(path) if path.exists() else []
+    if existing == lines:
+        print(f"{path}: {len(entries):,} images, unchanged")
+        return
+    action = "written"
+    if existing and not overwrite:
+        action = (
+            f"written, because {path} has other contents: use this list, or --overwrite to replace that one"
+        )
+        path = path.with_suffix(".new.txt")
+    with atomic_write(path) as file:
+        file.writelines(line + b"\n" for line in lines)
+    print(f"{path}: {len(entries):,} images, {action}")
+
+
+def _lines(path: Path) -> list[bytes]:
+    """The non-blank lines of a list, with single spaces: the published lists have more at the ends of lines."""
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    return [b" ".join(line.split()) for line in content.splitlines() if line.strip()]
 
 
 def write_split(
@@ -60,9 +80,16 @@ def write_split(
     label_dir: Path,
     num_classes: int,
     ignore_label: int = IGNORE_LABEL,
+    overwrite: bool = False,
 ) -> tuple[list[Entry], list[Entry]]:
-    """Write simple_list.txt and complex_list.txt as defined by `split`; returns both lists."""
+    """Write simple_list.txt and complex_list.txt as defined by `split`; returns both lists.
+
+    Args:
+        list_dir: directory of the lists.
+        entries, label_dir, num_classes, ignore_label: as in `split`.
+        overwrite: as in `write_list`.
+    """
     simple, complex_ = split(entries, label_dir, num_classes, ignore_label)
-    write_list(list_dir / "simple_list.txt", simple)
-    write_list(list_dir / "complex_list.txt", complex_)
+    write_list(list_dir / "simple_list.txt", simple, overwrite)
+    write_list(list_dir / "complex_list.txt", complex_, overwrite)
     return simple, complex_

@@ -163,13 +163,26 @@ def test_run_again_does_what_is_missing(root: Path, sbd: Path) -> None:
     assert np.array_equal(masks(root)["2008_000001"], mask_of(9))
 
 
+def test_lists_of_other_contents_are_kept(root: Path, sbd: Path) -> None:
+    prepare(root, "--sbd", root)
+    train, val = (root / f"lists/{name}.txt" for name in ("train_cls", "val"))
+    train.write_text("\ufeff" + train.read_text().replace("\n", " \n"))  # the same entries
+    val.write_text("2007_000009\n")
+    before = train.read_bytes()
+    out = prepare(root, "--sbd", root).stdout
+    assert train.read_bytes() == before and val.read_text() == "2007_000009\n"
+    assert lines(root, "val.new") == VAL and f"{val} has other contents" in out
+    prepare(root, "--sbd", root, "--overwrite")
+    assert lines(root, "val") == VAL
+
+
 def test_sbd_lists_name_the_images(root: Path, sbd: Path) -> None:
     (sbd.parent / "train.txt").write_text("2008_000002\n2007_000003\n")
     prepare(root, "--sbd", root)
     assert "2008_000001" in masks(root)  # one list of the two is none
     shutil.rmtree(root / "VOCdevkit/VOC2012/SegmentationClassAug")
     (sbd.parent / "val.txt").write_text("2007_000002\n")  # VOC's own mask serves
-    prepare(root, "--sbd", root)
+    prepare(root, "--sbd", root, "--overwrite")
     assert lines(root, "train_aug") == ["2007_000001", "2007_000002", "2008_000002"]
     (sbd.parent / "val.txt").write_text("2008_000003\n")
     assert "2008_000003.mat not found" in error_line("prepare_voc.py", *options(root, "--sbd", root))

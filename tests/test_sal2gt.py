@@ -74,12 +74,12 @@ def labels(root: Path) -> list[str]:
 
 
 def test_labels_counts_and_lists(root: Path) -> None:
-    out = generate(root, "--list-dir", root / "lists").stdout
+    out, stderr = generate(root, "--list-dir", root / "lists")[1:]
     assert labels(root) == ["a", "b"]
     assert Image.open(root / "sal2gt/a.png").mode == "P"
     assert np.array_equal(label(root, "a"), painted(0, 0, 255, 255, 2, 2))
     assert (label(root, "b") == 3).all()
-    assert "d.png: no pixel reaches --foreground 0.6" in out
+    assert "no pixel reaches --foreground, no label written (1, first d.png)" in stderr
     assert (
         "2 images labelled (0 already existed), 1 without foreground, 0 without a map, 1 skipped (several"
         in out
@@ -105,6 +105,74 @@ def test_forms_of_maps(root: Path, form: str) -> None:
         expected = np.tile([0] * 5 + [255] + [255] + [2] * 5, (SIZE[0], 1))
     generate(root)
     assert np.array_equal(label(root, "a"), expected)
+
+
+CUT_OUT = np.dstack([np.arange(288, dtype=np.uint8).reshape(*SIZE, 3), columns()])
+ALPHA_MAPS = {
+    "white": np.dstack([np.full((*SIZE, 3), 255, np.uint8), columns()]),
+    "cut out": CUT_OUT,
+    "cleared": np.dstack([np.where(columns() > 0, 255, 0).astype(np.uint8)] * 3 + [columns()]),
+    "both": np.dstack([columns()] * 4),
+}
+
+
+@pytest.mark.parametrize("form", ALPHA_MAPS)
+def test_maps_in_the_alpha_channel(root: Path, form: str) -> None:
+    write_map(root, "a", ALPHA_MAPS[form])
+    generate(root)
+    assert np.array_equal(label(root, "a"), painted(0, 0, 255, 255, 2, 2))
+
+
+def test_two_maps_in_one_file(root: Path) -> None:
+    write_map(root, "a", np.dstack([columns()] * 3 + [columns()[:, ::-1] // 2 + 9]))
+    assert "a.png has a map in its grey values and one in its alpha" in error_line(
+        "gen_sal2gt.py", *options(root)
+    )
+
+
+def test_suspicious_maps_are_reported(root: Path) -> None:
+    inside = np.zeros(SIZE, np.uint8)
+    inside[2:6, 4:8] = 255
+    write_map(root, "a", 255 - inside)
+    write_map(root, "d", np.uint8(inside > 0))
+    stderr = generate(root).stderr
+    assert f"{root / 'saliency'}: foreground fills 90% of the border or more" in stderr
+    assert "as in an inverted map (1, first a.png)" in stderr
+    assert "foreground fills the image (1, first b.jpg)" in stderr
+    assert "values end at 1 (16 bits: 255) instead of 255 (65535)" in stderr and "(1, first d.png)" in stderr
+    write_map(root, "a", inside)
+    write_map(root, "b", inside)
+    write_map(root, "d", inside)
+    (root / "saliency/b.jpg").unlink()
+    assert "warning" not in generate(root, "--overwrite").stderr
+
+
+def test_nothing_labelled_is_an_error(root: Path) -> None:
+    (root / "saliency/b.jpg").unlink()
+    for id_ in "abd":
+        write_map(root, id_, np.uint8(columns() > 0))
+    more = ["--list-dir", root / "lists"]
+    done = run_script("gen_sal2gt.py", *options(root, *more), status=2)
+    assert "no image was labelled" in done.stderr.splitlines()[-1] and "values end at 1" in done.stderr
+    assert not (root / "lists").exists()
+
+
+def test_lists_of_other_contents_are_kept(root: Path) -> None:
+    (root / "lists").mkdir()
+    (root / "lists/simple_list.txt").write_text("a 1 \nb 2 2 \nd 3 \n")
+    (root / "lists/complex_list.txt").write_text("c 0 2 \nd 3 \n")  # the same entries
+    out = generate(root, "--list-dir", root / "lists").stdout
+    assert (root / "lists/simple_list.txt").read_text() == "a 1 \nb 2 2 \nd 3 \n"
+    assert (root / "lists/simple_list.new.txt").read_text() == "a 1\nb 2 2\n"
+    assert not (root / "lists/complex_list.new.txt").exists()
+    assert "complex_list.txt: 2 images, unchanged" in out
+    assert "simple_list.txt has other contents: use this list, or --overwrite" in out
+    generate(root, "--list-dir", root / "lists", "--overwrite")
+    assert (root / "lists/simple_list.txt").read_text() == "a 1\nb 2 2\n"
+
+
+def test_without_lists_the_missing_labels_are_mentioned(root: Path) -> None:
+    assert "1 one-class images have no label: --list-dir writes lists without them" in generate(root).stdout
 
 
 def test_thresholds(root: Path) -> None:
