@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from networks.deeplab import DeepLab, arch_from_state
 from utils.core.errors import InputError
-from utils.core.files import atomic_write
+from utils.core.files import atomic_write, not_found
+
+WEIGHTS = ("VOC_best.pth", "checkpoint_final.pth")  # what stage 1 and stage 2 write beside the state of a run
 
 
 def save(value: object, path: str | Path) -> None:
@@ -30,6 +32,10 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         InputError: the file is missing or damaged, contains code, or is not a dictionary of tensors.
     """
     state = read_checkpoint(path)
+    if isinstance(state, Mapping) and {"iteration", "networks", "optimizers"} <= set(state):
+        files = [Path(path).with_name(name) for name in WEIGHTS]
+        weights = next((file for file in files if file.exists()), files[0])
+        raise InputError(f"{path} is the saved state of a training run: for its weights, use {weights}")
     if (
         not isinstance(state, Mapping)
         or not state
@@ -48,7 +54,7 @@ def read_checkpoint(path: str | Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise InputError(f"{path} not found") from None
+        raise InputError(not_found(path)) from None
     except pickle.UnpicklingError:
         raise InputError(
             f"{path} contains objects other than tensors and was not loaded: download it again"

@@ -138,3 +138,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         torch.save(lambda: None, file)
     assert [p.name for p in tmp_path.iterdir()] == ["w.pth"]
     assert read_state(tmp_path / "w.pth")["a"] == 0
+
+
+@pytest.mark.parametrize("weights", ["VOC_best.pth", "checkpoint_final.pth"])
+def test_the_state_of_a_run_is_no_weights(tmp_path: Path, weights: str) -> None:
+    save(
+        {"iteration": 4, "networks": [], "optimizers": [], "options": {}, "values": {}}, tmp_path / "last.pth"
+    )
+    (tmp_path / weights).touch()
+    with pytest.raises(InputError, match=rf"last\.pth is the saved state .* use .*/{weights}"):
+        read_state(tmp_path / "last.pth")
