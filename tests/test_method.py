@@ -231,3 +231,7 @@ def test_scores_of_absent_and_merely_predicted_classes() -> None:
     assert scores["Pixel Accuracy"] == pytest.approx(2 / 3)
     table = score_table(scores, ["background", "bird", "car", "cat"]).splitlines()
     assert table[2].split() == ["bird", "100.00"] and table[4].split() == ["cat", "-"]
+    assert table[3].split() == ["car", "0.00"] and confusion.occurring() == {0, 1}
+    # The mean leaves out a class that is merely predicted, and the table shows it.
+    table = score_table(scores, ["background", "bird", "car", "cat"], confusion.occurring()).splitlines()
+    assert table[2].split() == ["bird", "100.00"] and table[3].split() == ["car", "-"]

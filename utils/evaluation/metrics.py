@@ -1,5 +1,6 @@
 """Segmentation scores, computed from a confusion matrix."""
 
+from collections.abc import Container
 from pathlib import Path
 
 import torch
@@ -43,6 +44,10 @@ class ConfusionMatrix:
         other.counts = self.matrix().t().reshape(-1)
         return other
 
+    def occurring(self) -> set[int]:
+        """The labels that occur in the truth, over which the means are formed."""
+        return set(self.matrix().sum(1).nonzero().flatten().tolist())
+
     def scores(self) -> dict:
         """Pixel Accuracy, Mean Accuracy, Frequency Weighted IoU, Mean IoU, Class IoU by label and Min IoU.
 
@@ -70,12 +75,19 @@ class ConfusionMatrix:
         }
 
 
-def score_table(scores: dict, names: list[str]) -> str:
-    """Format scores in percent as a table: the IoU of each class, then the other scores."""
+def score_table(scores: dict, names: list[str], occurring: Container[int] | None = None) -> str:
+    """Format scores in percent as a table: the IoU of each class, then the other scores.
+
+    Args:
+        scores: of a confusion matrix.
+        names: names of all labels.
+        occurring: `ConfusionMatrix.occurring()`; the others have a dash, as the means leave them out. None: all.
+    """
     width = max(map(len, [*names, "Frequency Weighted IoU"]))
     lines = [f"{'class':<{width}}   IoU %"]
-    for name, iou in zip(names, scores["Class IoU"].values()):
-        lines.append(f"{name:<{width}}  {'-':>6}" if iou is None else f"{name:<{width}}  {100 * iou:6.2f}")
+    for c, (name, iou) in enumerate(zip(names, scores["Class IoU"].values())):
+        counted = iou is not None and (occurring is None or c in occurring)
+        lines.append(f"{name:<{width}}  {100 * iou:6.2f}" if counted else f"{name:<{width}}  {'-':>6}")
     lines.append("-" * (width + 8))
     lines += [f"{key:<{width}}  {100 * value:6.2f}" for key, value in scores.items() if key != "Class IoU"]
     return "\n".join(lines)
@@ -99,5 +111,5 @@ def report_scores(
     save_json(path.with_name(path.name.replace("scores", "confusion", 1)), counts)
     save_provenance(path.with_name(f"{path.stem}_run.json"), options, device)
     save_json(path, scores)
-    print(score_table(scores, names))
+    print(score_table(scores, names, confusion.occurring()))
     print(f"scores: {path}")
