@@ -183,6 +183,8 @@ def test_options_refused_by_the_parser(option: list[str], capsys: pytest.Capture
         (["--denoise-from", "9", "--denoise-until", "5"], "is before"),
         (["--iou-thresholds", "0.1,0.2"], "has 2 values"),
         (["--iou-thresholds", "high"], "give voc, auto, one number"),
+        (["--iou-thresholds", "60"], "one number from 0 to 1"),
+        (["--iou-thresholds", "0.5,1.01"], "one number from 0 to 1"),
     ],
 )
 def test_options_refused_together(option: list[str], reason: str) -> None:

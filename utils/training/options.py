@@ -180,10 +180,10 @@ def iou_thresholds(value: str | None, num_classes: int, published: tuple[float, 
     if value is None:
         value = "voc" if num_classes == len(VOC_CLASSES) + 1 else "0.5"
     try:
-        numbers = published if value == "voc" else tuple(cli.non_negative(x) for x in value.split(","))
+        numbers = published if value == "voc" else tuple(cli.fraction(x) for x in value.split(","))
     except ValueError:
         raise InputError(
-            f"--iou-thresholds {value}: give voc, auto, one number, or one per class, by commas"
+            f"--iou-thresholds {value}: give voc, auto, one number from 0 to 1, or one per class, comma-separated"
         ) from None
     numbers = numbers * classes if len(numbers) == 1 else numbers
     if len(numbers) != classes:
