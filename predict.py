@@ -196,12 +196,6 @@ def write(path: Path, save: Callable[[Path], object]) -> None:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
-def printable(text: str) -> str:
-    """Escape characters of a file name that stdout cannot encode."""
-    encoding = sys.stdout.encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
-
-
 def predict_all(
     predictor: Predictor, sources: Sequence[Source], done: list[dict], failed: list[dict]
 ) -> None:
@@ -219,7 +213,7 @@ def predict_all(
             continue
         done.append(predictor.run(source, image, size))
         found = ", ".join(describe(found) for found in done[-1]["classes"])
-        print(printable(f"{source.path}: {found}"), flush=True)
+        print(f"{source.path}: {found}", flush=True)
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -234,10 +228,10 @@ def predict(args: argparse.Namespace) -> None:
         report = predictor.about() | {"pictures": done, "failed": failed, "passed_over": others}
         write(args.out / "predictions.json", lambda path: save_json(path, report))
     summary = f"{len(done)} of {len(sources)} images segmented, results in {args.out}"
-    print(printable(f"{summary}; {others} other files in the directories skipped"))
+    print(f"{summary}; {others} other files in the directories skipped")
     if failed:
-        prefix = f"{len(failed)} of {len(sources)} images failed, the first: " if len(sources) > 1 else ""
-        raise InputError(prefix + failed[0]["error"])
+        summary = f"{len(failed)} of {len(sources)} images failed, see the warnings above"
+        raise InputError(summary if len(sources) > 1 else failed[0]["error"])
 
 
 if __name__ == "__main__":
