@@ -62,8 +62,10 @@ def require_files(files: Mapping[str, Sequence[Path]], hint: str = "") -> None:
         missing = [path for path in paths if not path.exists()]
         if missing:
             number = f"the first of {len(missing)} missing among {len(paths)} listed {kind}s"
-            end = _space_hint(missing[0]) if kind == "image" else hint
-            raise InputError(f"{not_found(missing[0])}, {number}{end}")
+            if kind == "image":
+                every = ": see --data-dir (stage 2: DATASET.ROOT)" if len(missing) == len(paths) else ""
+                hint = _space_hint(missing[0]) or every
+            raise InputError(f"{not_found(missing[0])}, {number}{hint}")
 
 
 def _space_hint(missing: Path) -> str:

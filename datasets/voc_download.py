@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datasets.voc_sbd import SBD_ARCHIVE, VOC_ARCHIVE, load_scipy
 from utils.core.errors import InputError
-from utils.core.files import error_reason
+from utils.core.files import error_reason, not_found
 
 
 def _first_folder(candidates: Iterable[Path], inside: str) -> Path | None:
@@ -69,8 +69,8 @@ def find_folders(devkit: Path, sbd: Path | None) -> tuple[Path, Path | None]:
     """
     voc_dir = find_devkit(devkit)
     if voc_dir is None:
-        problem = "has no ImageSets/Segmentation" if devkit.exists() else "not found"
-        raise InputError(f"{devkit} {problem}: unpack {VOC_ARCHIVE} and pass its VOC2012, or use --download")
+        problem = f"{devkit} has no ImageSets/Segmentation" if devkit.exists() else not_found(devkit)
+        raise InputError(f"{problem}: unpack {VOC_ARCHIVE} and pass its VOC2012, or use --download")
     sbd_dir = None if sbd is None else find_sbd(sbd)
     if sbd is not None and sbd_dir is None:
         raise InputError(f"{sbd} has no benchmark_RELEASE/dataset/cls: unpack SBD's {SBD_ARCHIVE} there")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import assert_close, error_line, flags, run_script
 from PIL import ExifTags, Image
+from test_faults import train_options
 
 from datasets.checks import check_lists
 from datasets.images import image_size, read_image
@@ -283,3 +284,11 @@ def test_without_torchvision_there_is_one_line(
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
     line = error_line("train.py", *check_options(tiny_data), "--restore-from", "imagenet", "--device", "cpu")
     assert "needs torchvision" in line
+
+
+@pytest.mark.parametrize("text", [*ERRORS, *WARNINGS])
+def test_an_error_is_what_training_refuses(own_data: Path, tmp_path: Path, text: str) -> None:
+    (ERRORS | WARNINGS)[text](own_data)
+    options = train_options(own_data, tmp_path / "out")
+    options.remove("--no-val")
+    run_script("train.py", *options, "--save-pred-every", 8, status=2 if text in ERRORS else 0)

@@ -1,12 +1,15 @@
 """Lists and file names of any kind: byte order marks, spaces, characters beyond ASCII, other working directories."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, data_options, error_line, flags, run_script
+from conftest import DEADLINE, ROOT, error_line, flags
 from PIL import Image
 
 from datasets.checks import require_files
@@ -58,47 +61,46 @@ def test_an_image_with_a_space_is_missed_by_name(tmp_path: Path) -> None:
         require_files(images.files(), images.origin)
 
 
-@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
-def test_names_beyond_ascii_in_any_locale(
-    named_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locale: str
-) -> None:
-    for name, value in {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}.items():
-        monkeypatch.setenv(name, value)
-    lists = flags(list_dir=named_data / "lists", pseudo_label_dir=named_data / "sal2gt")
-    names = flags(class_names=named_data / "lists/class_names.txt")
-    common = flags(data_dir=named_data, num_classes=4)
-    out = run_script("check_data.py", *common, *lists, *names, process=True).stdout
-    assert "found 24 of 24 images" in out and out.splitlines()[-1] == "no problems found"
+# Runs scripts one after another in a process of its own, whose locale a test chooses.
+RUN = "import json, runpy, sys\nfor sys.argv in json.loads(sys.argv[1]): runpy.run_path(sys.argv[0], run_name='__main__')"
 
-    shutil.copytree(named_data / "sal2gt", tmp_path / "saliency")
-    for path in (tmp_path / "saliency").iterdir():
+
+def test_names_beyond_ascii_in_an_ascii_locale(named_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(named_data / "sal2gt", saliency := tmp_path / "saliency")
+    for path in saliency.iterdir():
         Image.new("L", (80, 64), 200).save(path)
-    made = flags(data_list=named_data / "lists/train_cls.txt", saliency_dir=tmp_path / "saliency")
-    lists = flags(out=tmp_path / "labels", list_dir=tmp_path / "lists")
-    run_script("gen_sal2gt.py", *common, *made, *lists, process=True)
-    written = (tmp_path / "lists/simple_list.txt").read_bytes()
-    assert written == (named_data / "lists/simple_list.txt").read_bytes()
-
     torch.manual_seed(0)
-    save(DeepLab(4, Arch((1, 1, 1, 1), 4, True)).state_dict(), tmp_path / "tiny.pth")
-    run_script(
-        "evaluate.py",
-        *data_options(named_data),
-        *names,
-        *flags(
-            data_list=named_data / "lists/val.txt",
-            restore_from=tmp_path / "tiny.pth",
-            logit_dir=tmp_path / "logits",
-            score_dir=tmp_path,
-        ),
-        process=True,
+    save(DeepLab(4, Arch((1, 1, 1, 1), 4, True)).state_dict(), weights := tmp_path / "tiny.pth")
+    lists, out = named_data / "lists", tmp_path / "out"
+    data = [*flags(data_dir=named_data, num_classes=4), "--class-names", lists / "class_names.txt"]
+    run = flags(restore_from=weights, device="cpu")
+    train_cls = flags(data_list=lists / "train_cls.txt")
+    commands = [
+        ["check_data.py", *data, *flags(list_dir=lists, pseudo_label_dir=named_data / "sal2gt")],
+        [
+            "gen_sal2gt.py",
+            *data[:4],
+            *train_cls,
+            *flags(saliency_dir=saliency, out=out / "made", list_dir=out),
+        ],
+        ["evaluate.py", *data, *run, *flags(data_list=lists / "val.txt", logit_dir=out, score_dir=out)],
+        ["predict.py", *run, *data[4:], "--out", out, named_data / "JPEGImages/café_val_00001.jpg"],
+    ]
+    words = json.dumps([[str(ROOT / script), *map(str, rest)] for script, *rest in commands])
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, words.replace("\\u00e9", "\u00e9")],
+        cwd=ROOT,
+        env=ascii_only,
+        capture_output=True,
+        timeout=DEADLINE,
+        check=False,
     )
-    assert (tmp_path / "logits/café_val_00001.npy").exists() and (tmp_path / "scores.json").exists()
-    picture = named_data / "JPEGImages/café_val_00001.jpg"
-    words = ["--restore-from", tmp_path / "tiny.pth", "--device", "cpu", "--out", tmp_path / "out", picture]
-    run_script("predict.py", *words, *names, process=True)
-    report = json.loads((tmp_path / "out/predictions.json").read_text())
-    assert len(report["pictures"]) == 1 and (tmp_path / "out/café_val_00001.png").exists()
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+    assert b"found 24 of 24 images" in done.stdout and b"no problems found" in done.stdout
+    assert rb"oiseau bleut\xe9" in done.stdout
+    assert (out / "simple_list.txt").read_bytes() == (lists / "simple_list.txt").read_bytes()
+    assert (out / "café_val_00001.npy").exists() and (out / "café_val_00001.png").exists()
 
 
 def test_damaged_images_get_one_line(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
@@ -117,12 +119,14 @@ def test_damaged_images_get_one_line(tmp_path: Path, capfd: pytest.CaptureFixtur
 
 def test_another_working_directory_is_named(tmp_path: Path) -> None:
     """Default paths are relative: a script that runs elsewhere finds nothing, and says where to run it."""
-    hint = f"not found in {tmp_path} (it exists in {ROOT}: run the script there)"
+    hint = f"not found in {tmp_path} (default paths are relative to {ROOT}: run the script there)"
     line = error_line(
         "gen_label_mining.py", "--data-list", "tests/reference/one_cls.txt", "--num-classes", 21, cwd=tmp_path
     )
     assert line.startswith(f"error: tests/reference/one_cls.txt {hint}: write one")
     line = error_line("evaluate.py", "--restore-from", "tests/reference/one.txt", cwd=tmp_path)
     assert line == f"error: tests/reference/one.txt {hint}"
-    line = error_line("evaluate.py", "--restore-from", "nowhere.pth", cwd=tmp_path)
-    assert line == "error: nowhere.pth not found"
+    assert error_line("evaluate.py", cwd=tmp_path) == f"error: snapshots/VOC_best.pth {hint}"
+    assert hint in error_line("prepare_voc.py", cwd=tmp_path)
+    absent = tmp_path / "absent.pth"
+    assert error_line("evaluate.py", "--restore-from", absent, cwd=tmp_path) == f"error: {absent} not found"

@@ -64,11 +64,11 @@ def save_image(path: str | os.PathLike, image: Image.Image) -> None:
 
 
 def not_found(path: str | os.PathLike) -> str:
-    """The text `PATH not found`, and where to run the script if a relative path exists only in the repository."""
-    text = f"{path} not found"
-    if Path(path).is_absolute() or Path.cwd() == ROOT or not (ROOT / path).exists():
-        return text
-    return f"{text} in {Path.cwd()} (it exists in {ROOT}: run the script there)"
+    """The text `PATH not found`; for a relative path outside the repository, with both directories."""
+    cwd = Path.cwd()
+    if Path(path).is_absolute() or cwd == ROOT or (ROOT in cwd.parents and not (ROOT / path).exists()):
+        return f"{path} not found"
+    return f"{path} not found in {cwd} (default paths are relative to {ROOT}: run the script there)"
 
 
 def error_reason(error: Exception) -> str:
