@@ -62,7 +62,11 @@ def test_an_image_with_a_space_is_missed_by_name(tmp_path: Path) -> None:
 
 
 # Runs scripts one after another in a process of its own, whose locale a test chooses.
-RUN = "import json, runpy, sys\nfor sys.argv in json.loads(sys.argv[1]): runpy.run_path(sys.argv[0], run_name='__main__')"
+RUN = """
+import json, runpy, sys
+for sys.argv in json.loads(sys.argv[1]):
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def test_names_beyond_ascii_in_an_ascii_locale(named_data: Path, tmp_path: Path) -> None:
@@ -86,10 +90,12 @@ def test_names_beyond_ascii_in_an_ascii_locale(named_data: Path, tmp_path: Path)
         ["evaluate.py", *data, *run, *flags(data_list=lists / "val.txt", logit_dir=out, score_dir=out)],
         ["predict.py", *run, *data[4:], "--out", out, named_data / "JPEGImages/café_val_00001.jpg"],
     ]
-    words = json.dumps([[str(ROOT / script), *map(str, rest)] for script, *rest in commands])
+    words = json.dumps(
+        [[str(ROOT / script), *map(str, rest)] for script, *rest in commands], ensure_ascii=False
+    )
     ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run(
-        [sys.executable, "-c", RUN, words.replace("\\u00e9", "\u00e9")],
+        [sys.executable, "-c", RUN, words],
         cwd=ROOT,
         env=ascii_only,
         capture_output=True,
