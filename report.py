@@ -39,7 +39,7 @@ def report(args: argparse.Namespace) -> None:
     out = args.out or args.run / "report.html"
     page = render(run)
     with atomic_write(out) as file:
-        file.write(page.encode())
+        file.write(page.encode(errors="surrogateescape"))  # file names in an ASCII locale
     print(f"report: {out} ({out.stat().st_size / 1e6:.1f} MB)")
     if args.gallery is not None:
         picture = gallery_sheet(run)

@@ -89,6 +89,7 @@ def test_names_beyond_ascii_in_an_ascii_locale(named_data: Path, tmp_path: Path)
         ],
         ["evaluate.py", *data, *run, *flags(data_list=lists / "val.txt", logit_dir=out, score_dir=out)],
         ["predict.py", *run, *data[4:], "--out", out, named_data / "JPEGImages/café_val_00001.jpg"],
+        ["report.py", *data, *flags(run=out, list_dir=lists, score_dir=out, logit_dir=out)],
     ]
     words = json.dumps(
         [[str(ROOT / script), *map(str, rest)] for script, *rest in commands], ensure_ascii=False
@@ -107,6 +108,7 @@ def test_names_beyond_ascii_in_an_ascii_locale(named_data: Path, tmp_path: Path)
     assert rb"oiseau bleut\xe9" in done.stdout
     assert (out / "simple_list.txt").read_bytes() == (lists / "simple_list.txt").read_bytes()
     assert (out / "café_val_00001.npy").exists() and (out / "café_val_00001.png").exists()
+    assert "café_val_00001" in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_damaged_images_get_one_line(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
