@@ -79,24 +79,22 @@ def read_saliency(path: Path) -> np.ndarray:
     """Read a saliency map as H x W uint8 or uint16, from the alpha channel if the map is there.
 
     Raises:
-        InputError: the file is damaged or in colour, or both its grey values and its alpha channel vary.
+        InputError: the file is damaged or in colour.
     """
     with open_image(path, if_damaged=": create it again") as image:
         if image.mode.startswith("I"):  # I or I;16, depending on the version of Pillow
             return np.array(image).astype(np.uint16)
         pixels = np.array(image.convert("RGBA"))
     colour, alpha = pixels[..., :3], pixels[..., 3]
-    grey = not np.ptp(colour, axis=2).any()
-    if np.ptp(alpha):
-        seen = colour[alpha > 0]
-        if grey and (seen != seen[0]).any() and not np.array_equal(colour[..., 0], alpha):
-            raise InputError(
-                f"{path} has a map in its grey values and one in its alpha channel: save it as grey"
-            )
-        return alpha.copy()  # of an object that is cut out, or painted in one colour
-    if not grey:
+    saliency = colour[..., 0]
+    in_colour = np.ptp(colour, axis=2).any()
+    # A map with transparent black is still in the grey values. Otherwise alpha that varies is the map, of an object
+    # that is cut out or painted in one colour.
+    if np.ptp(alpha) and (in_colour or not np.array_equal(alpha, np.where(saliency > 0, 255, 0))):
+        return alpha.copy()
+    if in_colour:
         raise InputError(f"{path} is in colour: saliency maps must be 8-bit or 16-bit grey")
-    return colour[..., 0].copy()
+    return saliency.copy()
 
 
 def paint(

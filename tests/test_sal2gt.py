@@ -107,10 +107,12 @@ def test_forms_of_maps(root: Path, form: str) -> None:
     assert np.array_equal(label(root, "a"), expected)
 
 
-CUT_OUT = np.dstack([np.arange(288, dtype=np.uint8).reshape(*SIZE, 3), columns()])
+PHOTO = np.arange(288).astype(np.uint8).reshape(*SIZE, 3)
 ALPHA_MAPS = {
     "white": np.dstack([np.full((*SIZE, 3), 255, np.uint8), columns()]),
-    "cut out": CUT_OUT,
+    "cut out": np.dstack([PHOTO, columns()]),
+    "cut out of a grey photo": np.dstack([PHOTO[..., 1]] * 3 + [columns()]),
+    "transparent black": np.dstack([columns()] * 3 + [np.where(columns() > 0, 255, 0).astype(np.uint8)]),
     "cleared": np.dstack([np.where(columns() > 0, 255, 0).astype(np.uint8)] * 3 + [columns()]),
     "both": np.dstack([columns()] * 4),
 }
@@ -121,13 +123,6 @@ def test_maps_in_the_alpha_channel(root: Path, form: str) -> None:
     write_map(root, "a", ALPHA_MAPS[form])
     generate(root)
     assert np.array_equal(label(root, "a"), painted(0, 0, 255, 255, 2, 2))
-
-
-def test_two_maps_in_one_file(root: Path) -> None:
-    write_map(root, "a", np.dstack([columns()] * 3 + [columns()[:, ::-1] // 2 + 9]))
-    assert "a.png has a map in its grey values and one in its alpha" in error_line(
-        "gen_sal2gt.py", *options(root)
-    )
 
 
 def test_suspicious_maps_are_reported(root: Path) -> None:
