@@ -29,7 +29,11 @@ class _SparseRows(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """The normalised Gaussian kernel D^-1/2 K D^-1/2: splat to the lattice, blur along its axes, slice to pixels."""
+    """The normalised Gaussian kernel D^-1/2 K D^-1/2: splat to the lattice, blur along its axes, slice to pixels.
+
+    The lattice has one row per vertex, and a last one that is always 0 and replaces missing neighbours. `splat` and
+    `slice` have d + 1 entries per pixel. `blurs` have 3 entries per vertex: the previous vertex, itself, the next.
+    """
 
     splat: _SparseRows
     blurs: list[_SparseRows]
@@ -50,6 +54,30 @@ class Kernel(NamedTuple):
             values = blur @ values
         return self.slice @ values
 
+    def restrict(self, pixels: torch.Tensor) -> "Kernel":
+        """The kernel between the pixels with these indices, on the part of the lattice that it needs."""
+        corners = len(self.blurs)
+        vertices = self.slice.indices.view(-1, corners)[pixels].long()
+        kept = self._between(vertices)
+        row = vertices.new_full((len(self.splat.offsets) - 1,), len(kept), dtype=torch.int32)
+        row[kept] = _arange(len(kept), like=row)
+        neighbours = [row[blur.indices.view(-1, 3)[kept].long()] for blur in self.blurs]
+        vertices, weights = row[vertices].flatten(), self.slice.weights.view(-1, corners)[pixels].flatten()
+        return _assemble(vertices, weights, vertices.argsort(stable=True), neighbours)
+
+    def _between(self, vertices: torch.Tensor) -> torch.Tensor:
+        """Sorted indices of the vertices through which the blur moves values from these vertices to these."""
+        ends = self.splat.weights.new_zeros(len(self.splat.offsets) - 1, 1)
+        ends[vertices.flatten()] = 1
+        forward, backward = [ends], ends
+        for blur in self.blurs:
+            forward.append(blur @ forward[-1])
+        found = ends * forward.pop() > 0
+        for blur in reversed(self.blurs):
+            backward = blur @ backward
+            found |= backward * forward.pop() > 0
+        return found[:, 0].nonzero()[:, 0]
+
 
 def make_kernel(features: torch.Tensor) -> Kernel:
     """Build the kernel exp(-|f_i - f_j|^2 / 2) between pixels, normalised symmetrically.
@@ -59,42 +87,75 @@ def make_kernel(features: torch.Tensor) -> Kernel:
     Args:
         features: d x pixels.
     """
-    dimensions, pixels = features.shape
     keys, axis_steps, weights = _embed(features)
-
-    keys, order = keys.flatten().sort(stable=True)
+    keys, order = _sort(keys.t().flatten())
     first = torch.cat([keys.new_ones(1, dtype=torch.bool), keys[1:] != keys[:-1]])
-    starts = F.pad(first.nonzero()[:, 0], (0, 1), value=len(order)).int()
-    vertex = torch.empty_like(order, dtype=torch.int32)
-    vertex[order] = first.cumsum(0, dtype=torch.int32) - 1
+    vertices = torch.empty_like(order, dtype=torch.int32)
+    vertices.scatter_(0, order, first.cumsum(0, dtype=torch.int32) - 1)
     keys = keys[first]
+    neighbours = [_find_neighbours(keys, step) for step in axis_steps]
+    kernel = _assemble(vertices, weights.t().flatten(), order, neighbours)
 
-    splat = _SparseRows((order % pixels).int(), starts, weights.flatten()[order])
-    offsets = torch.arange(0, len(order) + 1, dimensions + 1, dtype=torch.int32, device=keys.device)
-    to_pixels = _SparseRows(vertex.view(-1, pixels).t().flatten(), offsets, weights.t().flatten())
-    kernel = Kernel(splat, [_axis_blur(keys, step) for step in axis_steps], to_pixels)
-
-    scale = (kernel(features.new_ones(pixels, 1))[:, 0] + 1e-20).rsqrt()
-    splat.weights.mul_(scale[splat.indices])
-    to_pixels.weights.view(pixels, -1).mul_(scale[:, None])
+    scale = (kernel(features.new_ones(features.shape[1], 1)) + 1e-20).rsqrt()
+    kernel.slice.weights.view(len(scale), -1).mul_(scale)
+    kernel.splat.weights.copy_(kernel.slice.weights.take(order))
     return kernel
 
 
-def _axis_blur(keys: torch.Tensor, step: int) -> _SparseRows:
-    """Blur with (1/2, 1, 1/2) along one axis; the sorted `keys` of neighbours differ by `step`."""
+def _assemble(
+    vertices: torch.Tensor, weights: torch.Tensor, order: torch.Tensor, neighbours: list[torch.Tensor]
+) -> Kernel:
+    """Kernel from the d + 1 vertices of each pixel and their weights, both flat, and the order of the vertices."""
+    corners, count = len(neighbours), len(neighbours[0])
+    entries = torch.bincount(vertices, minlength=count + 1)
+    offsets = F.pad(entries.cumsum(0, dtype=torch.int32), (1, 0))
+    splat = _SparseRows(order.int() // corners, offsets, weights.take(order))
+
+    offsets = 3 * _arange(count + 2, like=vertices).clamp_(max=count)  # the last row has no entries
+    blur_weights = weights.new_tensor([0.5, 1, 0.5]).repeat(count)
+    blurs = [_SparseRows(rows.flatten(), offsets, blur_weights) for rows in neighbours]
+
+    offsets = corners * _arange(len(vertices) // corners + 1, like=vertices)
+    return Kernel(splat, blurs, _SparseRows(vertices, offsets, weights))
+
+
+def _arange(end: int, like: torch.Tensor) -> torch.Tensor:
+    return torch.arange(end, dtype=torch.int32, device=like.device)
+
+
+def _sort(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sort keys that are at least 0, as `keys.sort(stable=True)`."""
+    bits = len(keys).bit_length()
+    if keys.device.type != "cpu" or int(keys.amax()) >= 2 ** (63 - bits):
+        return keys.sort(stable=True)
+    # NumPy sorts numbers much faster than torch sorts keys and indices, so both are packed in one number.
+    pairs = torch.arange(len(keys)).add_(keys, alpha=2**bits)
+    pairs.numpy().sort()
+    return pairs >> bits, pairs & (2**bits - 1)
+
+
+def _find_neighbours(keys: torch.Tensor, step: int) -> torch.Tensor:
+    """Previous vertex, itself and next vertex along one axis: vertices x 3, int32, the number of vertices if missing.
+
+    Args:
+        keys: of all vertices, sorted. Those of neighbours differ by `step`.
+    """
     count = len(keys)
-    vertices = torch.arange(count, dtype=torch.int32, device=keys.device)
-    position = torch.searchsorted(keys, keys + step, out_int32=True).clamp_(max=count - 1)
-    found = keys[position] == keys + step
-    # A missing neighbour is replaced by the vertex itself with weight 0. Entry `count` is discarded.
-    ahead = torch.where(found, position, vertices)
-    behind = torch.cat([vertices, vertices[:1]])
-    behind = behind.scatter_(0, torch.where(found, position, count).long(), vertices)[:count]
-    indices = torch.stack([behind, vertices, ahead], 1)
-    weights = torch.where(indices == vertices[:, None], 0.0, 0.5)
-    weights[:, 1] = 1
-    offsets = torch.arange(0, 3 * count + 1, 3, dtype=torch.int32, device=keys.device)
-    return _SparseRows(indices.flatten(), offsets, weights.flatten())
+    if keys.device.type == "cpu":
+        # A stable sort merges two sorted sequences in linear time, and equal keys end up side by side.
+        both = torch.cat([keys, keys + step]).numpy()
+        order = both.argsort(kind="stable")
+        both = both[order]
+        equal = (both[1:] == both[:-1]).nonzero()[0]
+        ahead, here = torch.from_numpy(order[equal]), torch.from_numpy(order[equal + 1] - count)
+    else:
+        position = torch.searchsorted(keys, keys + step).clamp_(max=count - 1)
+        here = (keys[position] == keys + step).nonzero()[:, 0]
+        ahead = position[here]
+    rows = keys.new_full((count, 3), count, dtype=torch.int32)
+    rows[:, 1] = _arange(count, like=keys)
+    rows[here, 2], rows[ahead, 0] = ahead.int(), here.int()
+    return rows
 
 
 def _embed(features: torch.Tensor) -> tuple[torch.Tensor, list[int], torch.Tensor]:
@@ -112,17 +173,18 @@ def _embed(features: torch.Tensor) -> tuple[torch.Tensor, list[int], torch.Tenso
     steps = (elevated * (1 / (d + 1))).round_()
     nearest = steps * (d + 1)
     difference = elevated - nearest
-    rank = torch.arange(d + 1, device=features.device)[:, None].repeat(1, features.shape[1])
+    rank = torch.arange(d + 1, dtype=torch.int8, device=features.device)[:, None].repeat(1, features.shape[1])
     for i in range(d):
         for j in range(i + 1, d + 1):
             less = (difference[i] < difference[j]).view(torch.int8)
             rank[i] += less
             rank[j] -= less
     # If the coordinates do not sum to 0, the point is not in the lattice: move those at one end of the ranking.
-    rank += steps.sum(0).long()
-    moves = (rank < 0).long() - (rank > d).long()
+    rank += steps.sum(0).to(torch.int8)
+    moves = (rank < 0).to(torch.int8) - (rank > d).to(torch.int8)
     rank += (d + 1) * moves
     nearest += (d + 1) * moves
+    rank = rank.long()
 
     ranked = torch.empty_like(elevated).scatter_(0, rank, (elevated - nearest) * (1 / (d + 1)))
     weights = torch.cat([ranked[d:] + (1 - ranked[:1]), ranked[:d].flip(0) - ranked[1:].flip(0)])
@@ -159,4 +221,7 @@ def _pack(coordinates: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
         strides.append(strides[-1] * extent)
     if strides.pop() >= 2**62:
         raise InputError("CRF: the kernel is too narrow for an image of this size: increase sxy or srgb")
-    return ((coordinates - low[:, None]) * coordinates.new_tensor(strides)[:, None]).sum(0), strides
+    keys = coordinates[0] - low[0]
+    for row, lowest, stride in zip(coordinates[1:], low[1:].tolist(), strides[1:]):
+        keys.add_(row - lowest, alpha=stride)
+    return keys, strides
