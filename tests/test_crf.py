@@ -11,7 +11,9 @@ from conftest import assert_close, reference_npz
 
 from utils.core.errors import InputError
 from utils.crf import dense_crf as dense_crf_module
+from utils.crf import mean_field
 from utils.crf.dense_crf import CRFParams, dense_crf
+from utils.crf.permutohedral import Kernel, make_kernel
 
 PYDENSECRF = pytest.param(
     "pydensecrf",
@@ -144,12 +146,44 @@ def test_cuda_agrees_with_the_cpu() -> None:
     assert (ours.cpu() - theirs).abs().max() <= 1e-3
 
 
-def test_auto_takes_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     image, probabilities = make_image("scene", 20, 30), make_probabilities(5, 4, 20, 30)
-    monkeypatch.setattr(dense_crf_module.importlib.util, "find_spec", lambda name: None)
     assert torch.equal(dense_crf(image, probabilities), dense_crf(image, probabilities, backend="torch"))
+    monkeypatch.setattr(dense_crf_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install pydensecrf2"):
         dense_crf(image, probabilities, backend="pydensecrf")
+
+
+@pytest.mark.parametrize("kind", ["scene", "noise"])
+def test_restricted_kernel_is_exact(kind: str) -> None:
+    kernel = make_features_kernel(kind, 30, 40)
+    rng = torch.Generator().manual_seed(0)
+    pixels = torch.rand(1200, generator=rng).topk(90).indices
+    values = torch.zeros(1200, 3)
+    values[pixels] = torch.randn(90, 3, generator=rng)
+    restricted = kernel.restrict(pixels)
+    torch.testing.assert_close(restricted(values[pixels]), kernel(values)[pixels])
+    assert len(restricted.splat.offsets) < len(kernel.splat.offsets)
+
+
+def make_features_kernel(kind: str, height: int, width: int) -> Kernel:
+    y, x = np.mgrid[:height, :width]
+    features = np.stack([x / 20, y / 20, *make_image(kind, height, width).transpose(2, 0, 1) / 10])
+    return make_kernel(torch.from_numpy(features.reshape(5, -1).astype(np.float32)))
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 2, 3, 10])
+@pytest.mark.parametrize("favour", [0, 4, 12])
+def test_freezing_decided_pixels_changes_no_labels(
+    iterations: int, favour: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, probabilities = make_image("scene", 70, 90), make_probabilities(8, 6, 70, 90, favour, likely=1)
+    params = CRFParams(iterations)
+    frozen = dense_crf(image, probabilities, params, "torch")
+    monkeypatch.setattr(mean_field, "CERTAIN", float("inf"))  # no pixel is decided
+    full = dense_crf(image, probabilities, params, "torch")
+    assert torch.equal(frozen.argmax(0), full.argmax(0))
+    assert_close(frozen, full, 0, "probabilities", slack=2e-4)
 
 
 IMAGE = make_image("smooth", 6, 8)

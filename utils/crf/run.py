@@ -76,7 +76,7 @@ def add_crf_running_options(group: argparse._ActionsContainer, jobs: bool = True
     add = group.add_argument
     text = "classes whose probability is below P in the whole image send no messages; 0: all classes do"
     add("--crf-prune", type=cli.non_negative, default=PRUNE, metavar="P", help=text)
-    text = "auto: pydensecrf for the CPU if it is installed, else torch"
+    text = "both give the same result; auto: torch, which is faster"
     add("--crf-backend", choices=BACKENDS, default="auto", help=text)
     if jobs:
         text = "single-threaded processes; 1 is enough for a GPU"
