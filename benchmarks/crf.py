@@ -1,17 +1,22 @@
 """Time and agreement of the CRF's backends, with and without pruning of unlikely classes.
 
     python benchmarks/crf.py [--images DIR] [--count 20] [--classes 5 21] [--device cuda]
+    python benchmarks/crf.py --images DIR --masks DIR      (photographs with softened masks)
+    python benchmarks/crf.py --images DIR --logits DIR     (the logits of a network, from evaluate.py)
 
 All backends process one image before the next one, so that they see the same load; the last image is pure noise.
-Times are medians over the images. Speed-up and agreement (of the worst image) are relative to pydensecrf without
-pruning, or to torch without pruning if pydensecrf is not installed; the noise has columns of its own.
-Probabilities are synthetic: softmax of smooth random logits that favour the background and two classes.
+Times are medians over the images, CPU time on a CPU. Speed-up (median over the images) and agreement (of the worst
+image) are relative to pydensecrf without pruning, or to torch without pruning if pydensecrf is not installed; the
+noise has columns of its own. No lattice is kept from one run to the next.
+Without --masks and --logits, the probabilities are the softmax of smooth random logits that favour the background
+and two classes.
 """
 
 import argparse
 import importlib.util
 import statistics
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,11 +28,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import make_parser, set_up, table, timed
-from benchmarks.data import Size, make_image, make_probabilities
+from benchmarks.data import make_image, make_probabilities, soften_mask
 from datasets.images import read_image
+from datasets.labels import IGNORE_LABEL, read_label
 from utils.core.cli import positive_int as positive
 from utils.core.errors import InputError, run_script
+from utils.core.files import read_array
+from utils.crf import dense_crf as dense_crf_module
 from utils.crf.dense_crf import PRUNE, dense_crf
+from utils.evaluation.inference import full_size
 
 
 class Run(NamedTuple):
@@ -38,62 +47,105 @@ class Run(NamedTuple):
     difference: float  # greatest difference of a probability
 
 
+Case = tuple[np.ndarray, torch.Tensor]  # an image and its probabilities
 Runs = dict[tuple[str, bool], list[Run]]  # by backend and pruning; the first is the reference
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__)
-    add, size = parser.add_argument, (375, 500)
+    add = parser.add_argument
     add("--images", type=Path, help="folder of .jpg images (default: synthetic images)")
-    add("--count", type=positive, default=20, help="number of images in addition to the noise")
-    add("--size", type=positive, nargs=2, default=size, metavar=("H", "W"), help="height and width, pixels")
-    add("--classes", type=positive, nargs="+", default=[5, 21], help="numbers of classes")
+    add("--masks", type=Path, help="folder of label maps ID.png, which are softened to probabilities")
+    add("--logits", type=Path, help="folder of logits ID.npy")
+    add("--count", type=positive, default=20, help="number of images in addition to the noise, evenly spaced")
+    text = "size of the images (default: with --masks or --logits that of each image, otherwise 375 500)"
+    add("--size", type=positive, nargs=2, metavar=("HEIGHT", "WIDTH"), help=text)
+    add("--classes", type=positive, nargs="+", default=[5, 21], help="numbers of classes; not with --logits")
     add("--favour", type=float, default=8, help="added to the logits of the favoured classes")
     add("--prune", type=float, default=PRUNE, help="probability below which a class is pruned")
     args = parser.parse_args(argv)
-    if min(args.classes) < 2 or min(args.size) < 64:
+    if args.size is None and not (args.masks or args.logits):
+        args.size = [375, 500]
+    if min(args.classes) < 2 or min(args.size or [64]) < 64:
         raise InputError("--classes must be 2 or more, --size 64 or more")
+    if (args.masks or args.logits) and not args.images:
+        raise InputError("--masks and --logits need --images")
+    if args.logits:
+        args.classes = [len(load(choose_images(args)[0], np.random.default_rng(), 0, args)[1])]
     return args
 
 
-def load_images(folder: Path, count: int, size: Size) -> list[np.ndarray]:
-    """The first `count` images of a folder, BGR, resized."""
-    paths = sorted(folder.glob("*.jpg"))[:count]
-    if len(paths) < count:
-        raise InputError(f"{folder} has {len(paths)} .jpg files, not {count}: set --count")
-    return [cv2.resize(read_image(path), size[::-1], interpolation=cv2.INTER_AREA) for path in paths]
+def choose_images(args: argparse.Namespace) -> list[Path]:
+    """`--count` evenly spaced images of the folder that have a mask or logits, if these are given."""
+    paths = sorted(args.images.glob("*.jpg"))
+    for folder, suffix in ((args.masks, ".png"), (args.logits, ".npy")):
+        if folder:
+            paths = [path for path in paths if (folder / f"{path.stem}{suffix}").exists()]
+    if len(paths) < args.count:
+        raise InputError(f"{args.images} has {len(paths)} usable .jpg files, not {args.count}: set --count")
+    return paths[:: len(paths) // args.count][: args.count]
 
 
-def measure(images: list[np.ndarray], classes: int, args: argparse.Namespace) -> Runs:
+def load(path: Path, rng: np.random.Generator, classes: int, args: argparse.Namespace) -> Case:
+    """An image, BGR, and its probabilities."""
+    image = read_image(path)
+    size = tuple(args.size or image.shape[:2])
+    if args.logits:
+        logits = torch.from_numpy(read_array(args.logits / f"{path.stem}.npy", "create it with evaluate.py"))
+        probabilities = full_size(logits[None].float(), size)[0].softmax(0)
+    elif args.masks:
+        mask = read_label(args.masks / f"{path.stem}.png", classes, image.shape[:2])
+        mask = np.where(mask == IGNORE_LABEL, 0, mask)
+        mask = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST)
+        probabilities = soften_mask(rng, mask, classes)
+    else:
+        probabilities = make_probabilities(rng, classes, size, args.favour)
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), probabilities
+
+
+def make_cases(classes: int, args: argparse.Namespace) -> Iterator[Case]:
+    """The images with their probabilities; the last one is noise."""
+    rng = np.random.default_rng(classes)
+    size = tuple(args.size or (375, 500))
+    if args.images:
+        for path in choose_images(args):
+            yield load(path, rng, classes, args)
+    else:
+        for _ in range(args.count):
+            yield make_image(rng, size), make_probabilities(rng, classes, size, args.favour)
+    noise = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    yield noise, make_probabilities(rng, classes, size, args.favour)
+
+
+def measure(classes: int, args: argparse.Namespace) -> Runs:
     """The runs of all images with every backend."""
     backends = ["torch"] if importlib.util.find_spec("pydensecrf") is None else ["pydensecrf", "torch"]
     runs: Runs = {(backend, pruned): [] for backend in backends for pruned in (False, True)}
-    rng = np.random.default_rng(classes)
     kept = []
-    for image in images:
-        probabilities = make_probabilities(rng, classes, image.shape[:2], args.favour)
+    for image, probabilities in make_cases(classes, args):
         kept.append(int((probabilities.amax((1, 2)) >= args.prune).sum()))
         reference = None
         for (backend, pruned), found in runs.items():
             device = torch.device(args.device if backend == "torch" else "cpu")
             prune = args.prune if pruned else None
             crf = partial(dense_crf, image, probabilities.to(device), backend=backend, prune=prune)
+            dense_crf_module.smoothness_kernel.cache_clear()
             q, times = timed(crf, device)
             q = q.cpu()
             reference = q if reference is None else reference
             labels = (q.argmax(0) == reference.argmax(0)).float().mean().item()
-            found.append(Run(times.wall, labels, (q - reference).abs().max().item()))
-    print(f"\n{classes} classes; pruning at {args.prune:g} keeps {statistics.mean(kept):.1f} on average")
+            found.append(Run(times.on(device), labels, (q - reference).abs().max().item()))
+    print(f"\n{classes} classes; pruning at {args.prune:g} keeps {statistics.mean(kept[:-1]):.1f} on average")
     return runs
 
 
 def report(runs: Runs) -> None:
-    rows, base = [], None
+    rows, (*base, _) = [], next(iter(runs.values()))
     for (backend, pruned), (*usual, noise) in runs.items():
         seconds = statistics.median(run.seconds for run in usual)
-        base = base or seconds
+        speed_up = statistics.median(b.seconds / run.seconds for b, run in zip(base, usual))
         row = {"backend": backend, "pruned": "yes" if pruned else "no", "s/image": f"{seconds:.3f}"}
-        row |= {"speed-up": f"{base / seconds:.2f}", "noise s": f"{noise.seconds:.2f}"}
+        row |= {"speed-up": f"{speed_up:.2f}", "noise s": f"{noise.seconds:.2f}"}
         row["labels %"] = f"{100 * min(run.labels for run in usual):.4f}"
         row["max |dp|"] = f"{max(run.difference for run in usual):.5f}"
         row |= {"noise labels %": f"{100 * noise.labels:.4f}", "noise |dp|": f"{noise.difference:.5f}"}
@@ -104,18 +156,15 @@ def report(runs: Runs) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     set_up(args)
-    size, rng = tuple(args.size), np.random.default_rng(0)
     if importlib.util.find_spec("pydensecrf") is None:
         print("pydensecrf is not installed: torch only")
-    if args.images:
-        images = load_images(args.images, args.count, size)
-    else:
-        images = [make_image(rng, size) for _ in range(args.count)]
-    images.append(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
-    dense_crf(images[0], make_probabilities(rng, 2, size, 0), backend="torch", device=args.device)  # warm-up
-    print(f"{args.count} images of {size[0]}x{size[1]}")
+    rng = np.random.default_rng(0)
+    small = make_image(rng, (64, 80)), make_probabilities(rng, 2, (64, 80), 0)
+    dense_crf(*small, backend="torch", device=args.device)  # warm-up
+    size = f"of {args.size[0]}x{args.size[1]}" if args.size else "at their own size"
+    print(f"{args.count} images {size}")
     for classes in args.classes:
-        report(measure(images, classes, args))
+        report(measure(classes, args))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch.nn.functional import interpolate
+from torch.nn.functional import avg_pool2d, interpolate, one_hot
 
 from datasets.labels import save_labels
 from datasets.lists import Entry
@@ -77,3 +77,27 @@ def make_probabilities(rng: np.random.Generator, classes: int, size: Size, favou
     logits = rng.normal(0, 2, (1, classes, 12, 16)).astype(np.float32)
     logits[:, [0, *rng.choice(np.arange(1, classes), min(2, classes - 1), replace=False)]] += favour
     return interpolate(torch.from_numpy(logits), size, mode="bilinear", align_corners=True).softmax(1)[0]
+
+
+def soften_mask(rng: np.random.Generator, mask: np.ndarray, classes: int) -> torch.Tensor:
+    """C x H x W: probabilities as those of a trained network, made from an H x W mask of labels below `classes`.
+
+    An eighth of the size, margins of about 9 between the logits inside objects, borders blurred over 9 pixels, noise
+    of low and of high frequency, three classes that are confused with the objects, others that are unlikely.
+    """
+    height, width = mask.shape
+    size = height // 8 + 1, width // 8 + 1
+
+    def noise(channels: int, *shape: int) -> torch.Tensor:
+        values = torch.from_numpy(rng.normal(0, 1, (1, channels, *shape)).astype(np.float32))
+        return interpolate(values, size, mode="bilinear", align_corners=True)
+
+    labels = one_hot(torch.from_numpy(mask.astype(np.int64)), classes).permute(2, 0, 1)[None].float()
+    soft = interpolate(avg_pool2d(labels, 9, 1, 4), size, mode="bilinear", align_corners=True)
+    absent = 1 - labels.amax((2, 3), keepdim=True)
+    logits = 9 * soft + 0.9 * noise(classes, 6, 8) + 0.3 * noise(classes, *size)
+    logits -= absent * torch.from_numpy(rng.uniform(0, 2.5, (1, classes, 1, 1)).astype(np.float32))
+    logits[:, 0] += 1
+    confused = rng.choice(np.arange(1, classes), min(3, classes - 1), replace=False)
+    logits[:, confused] += (1 - soft[:, :1]) * (2 + 2 * noise(len(confused), 5, 6))
+    return interpolate(logits, (height, width), mode="bilinear", align_corners=True)[0].softmax(0)
