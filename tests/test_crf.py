@@ -9,11 +9,12 @@ import pytest
 import torch
 from conftest import assert_close, reference_npz
 
+from benchmarks import crf as benchmark
 from utils.core.errors import InputError
 from utils.crf import dense_crf as dense_crf_module
 from utils.crf import mean_field
 from utils.crf.dense_crf import CRFParams, dense_crf
-from utils.crf.permutohedral import Kernel, make_kernel
+from utils.crf.permutohedral import make_kernel
 
 PYDENSECRF = pytest.param(
     "pydensecrf",
@@ -156,7 +157,9 @@ def test_auto_is_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", ["scene", "noise"])
 def test_restricted_kernel_is_exact(kind: str) -> None:
-    kernel = make_features_kernel(kind, 30, 40)
+    y, x = np.mgrid[:30, :40]
+    features = np.stack([x / 20, y / 20, *make_image(kind, 30, 40).transpose(2, 0, 1) / 10])
+    kernel = make_kernel(torch.from_numpy(features.reshape(5, -1).astype(np.float32)))
     rng = torch.Generator().manual_seed(0)
     pixels = torch.rand(1200, generator=rng).topk(90).indices
     values = torch.zeros(1200, 3)
@@ -164,12 +167,6 @@ def test_restricted_kernel_is_exact(kind: str) -> None:
     restricted = kernel.restrict(pixels)
     torch.testing.assert_close(restricted(values[pixels]), kernel(values)[pixels])
     assert len(restricted.splat.offsets) < len(kernel.splat.offsets)
-
-
-def make_features_kernel(kind: str, height: int, width: int) -> Kernel:
-    y, x = np.mgrid[:height, :width]
-    features = np.stack([x / 20, y / 20, *make_image(kind, height, width).transpose(2, 0, 1) / 10])
-    return make_kernel(torch.from_numpy(features.reshape(5, -1).astype(np.float32)))
 
 
 @pytest.mark.parametrize("iterations", [0, 1, 2, 3, 10])
@@ -235,3 +232,16 @@ def test_backends_agree_on_embedded_pictures(tiny_data: Path) -> None:
         assert (a - b).abs().max() <= 1e-3
         agree.append((a.argmax(0) == b.argmax(0)).float().mean())
     assert torch.stack(agree).mean() >= 0.9999
+
+
+def test_benchmark_of_softened_masks_and_of_logits(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    images = tiny_data / "JPEGImages"
+    for path in images.glob("*.jpg"):
+        np.save(tmp_path / f"{path.stem}.npy", np.random.default_rng(0).normal(size=(4, 9, 9)))
+    size = ["--device=cpu", f"--images={images}", "--count=1", "--size", "64", "80"]
+    benchmark.main([*size, f"--masks={tiny_data / 'SegmentationClassAug'}", "--classes=21"])
+    assert "\n21 classes;" in capsys.readouterr().out
+    benchmark.main([*size, f"--logits={tmp_path}"])
+    assert "\n4 classes;" in capsys.readouterr().out
