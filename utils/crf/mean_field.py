@@ -16,7 +16,8 @@ def mean_field(prior: torch.Tensor, kernels: WeightedKernels, iterations: int, s
     """Marginals after iterating Q = softmax(log(prior) + sum of weight * kernel Q), which starts from the prior.
 
     The first two iterations update all pixels. The others update those that are still undecided, on the part of the
-    lattice between them. Messages are linear, so that only the change since the second iteration needs filtering.
+    lattice between them; or all, if most are undecided. Messages are linear, so that only the change since the second
+    iteration needs filtering.
 
     Args:
         prior: pixels x classes, above 0.
@@ -35,12 +36,16 @@ def mean_field(prior: torch.Tensor, kernels: WeightedKernels, iterations: int, s
     pixels = _undecided(kernels, marginals)
     if len(pixels) == 0:
         return marginals
-    kernels = [(weight, kernel.restrict(pixels)) for weight, kernel in kernels]
-    prior, sent, messages, current = prior[pixels], sent[pixels], messages[pixels], marginals[pixels]
+    rows: torch.Tensor | slice = pixels
+    if len(pixels) > len(prior) // 2:
+        rows = slice(None)  # restricting the kernels would take longer than it saves
+    else:
+        kernels = [(weight, kernel.restrict(pixels)) for weight, kernel in kernels]
+    prior, sent, messages, current = prior[rows], sent[rows], messages[rows], marginals[rows]
     for _ in range(iterations - 2):
         change = _messages(kernels, current[:, :senders] - sent)
         current = _update(prior, messages + change)
-    marginals[pixels] = current
+    marginals[rows] = current
     return marginals
 
 
