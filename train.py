@@ -109,7 +109,7 @@ def report(trainer: Trainer, names: list[str]) -> None:
         print(f"weights of the last iteration (no validation): {trainer.best_path}")
     else:
         print(f"validation after the last iteration, {trainer.args.num_steps - 1}:")
-        print(score_table(trainer.scores, names))
+        print(score_table(trainer.scores, names, trainer.occurring))
         best = "" if trainer.best_iteration is None else f", iteration {trainer.best_iteration}"
         print(f"best val mIoU {100 * (trainer.best or 0):.2f} %{best}: {trainer.best_path}")
 

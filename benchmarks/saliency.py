@@ -59,7 +59,8 @@ def score(saliency: np.ndarray, labels: np.ndarray, ignore_label: int) -> np.nda
 def main(args: argparse.Namespace) -> None:
     entries = read_list(args.data_list, args.num_classes, labelled=False)
     label_dir = args.label_dir or args.data_dir / "SegmentationClassAug"
-    require_files([folder / f"{e.id}.png" for folder in (label_dir, *args.saliency_dirs) for e in entries])
+    for kind, folder in (("label", label_dir), *(("saliency map", folder) for folder in args.saliency_dirs)):
+        require_files({kind: [folder / f"{entry.id}.png" for entry in entries]})
     scores: list[list[np.ndarray]] = [[] for _ in args.saliency_dirs]
     agreement: list[list[float]] = [[] for _ in args.saliency_dirs]
     for entry in entries:

@@ -115,6 +115,26 @@ def test_a_worker_killed_while_it_hands_over_a_batch(error: Exception, capsys: p
     assert exit_.value.code == 1 and "error: a data loading process was killed" in capsys.readouterr().err
 
 
+def test_errors_in_closing_generators_are_not_printed() -> None:
+    """Torch raises at the signal of a killed loading process, wherever Python is."""
+    code = """if True:
+        from utils.core.errors import hide_lost_connections
+        hide_lost_connections()
+        def closing(error):
+            try:
+                yield
+            finally:
+                raise error
+        for error in (RuntimeError("DataLoader worker (pid 7) is killed by signal"), RuntimeError("a bug")):
+            generator = closing(error)
+            next(generator)
+            del generator
+    """
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE, check=True)
+    assert done.stderr.count("Traceback") == 1 and "RuntimeError: a bug" in done.stderr
+
+
 def test_a_full_disk(tiny_data: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands for it: writing fails in the same way."""
     run_script("train.py", *train_options(tiny_data, tmp_path, "--num-steps", 8))

@@ -282,6 +282,14 @@ def test_bad_checkpoints(tiny_data: Path, weights: Path, tmp_path: Path) -> None
     assert not (tmp_path / "scores").exists()
 
 
+def test_a_truncated_val_image_is_found_at_the_start(own_data: Path, tmp_path: Path) -> None:
+    image = own_data / "JPEGImages/val_00003.jpg"
+    image.write_bytes(image.read_bytes()[:-99])
+    line = error_line("train.py", *train_options(own_data, tmp_path / "out"))
+    assert "val_00003.jpg: image cannot be read; replace it" in line
+    assert not (tmp_path / "out/log.jsonl").exists()
+
+
 def test_a_val_label_of_another_size(own_data: Path, weights: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(own_data / "SegmentationClassAug/val_00003.png")
     line = error_line("evaluate.py", *eval_options(own_data, weights, tmp_path))

@@ -88,14 +88,15 @@ def run_script(main: Callable[[], object]) -> None:
 
 
 def hide_lost_connections() -> None:
-    """Let no thread print a traceback about a connection that another process has closed.
+    """Print no traceback of what the main thread reports anyway when a data loading process is killed.
 
-    The threads of multiprocessing meet such connections when a data loading process is killed while it hands over a
-    batch; the main thread reports the cause. `multiprocessing.resource_sharer` calls `sys.excepthook` itself.
+    Threads of multiprocessing meet connections that another process has closed, and `multiprocessing.resource_sharer`
+    calls `sys.excepthook` itself. Torch raises at a signal, also in a generator that is just being closed, where
+    Python can only print the error.
     """
     if getattr(sys.excepthook, "hides_lost_connections", False):
         return
-    shown, shown_in_thread = sys.excepthook, threading.excepthook
+    shown, shown_in_thread, shown_unraisable = sys.excepthook, threading.excepthook, sys.unraisablehook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if not isinstance(error, LOST_CONNECTION):
@@ -105,8 +106,12 @@ def hide_lost_connections() -> None:
         if not isinstance(args.exc_value, LOST_CONNECTION):
             shown_in_thread(args)
 
+    def unraisable_hook(args: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(args.exc_value, Exception) or _hint(args.exc_value, str(args.exc_value)) is None:
+            shown_unraisable(args)
+
     setattr(hook, "hides_lost_connections", True)  # noqa: B010 (functions declare no attributes)
-    sys.excepthook, threading.excepthook = hook, thread_hook
+    sys.excepthook, threading.excepthook, sys.unraisablehook = hook, thread_hook, unraisable_hook
 
 
 def is_out_of_memory(error: BaseException) -> bool:

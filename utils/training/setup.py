@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datasets.checks import check_lists, require_files, warn
+from datasets.checks import check_images, check_lists, require_files, warn
 from datasets.lists import Entry
 from datasets.loaders import (
     ClsDataset,
@@ -29,6 +29,7 @@ from networks.imagenet import imagenet_state
 from utils.core import distributed
 from utils.core.device import prepare, send, set_up_device
 from utils.core.errors import InputError
+from utils.core.files import not_found
 from utils.iteration import Batches
 from utils.training.options import needed_lists, read_needed_list
 from utils.training.trainer import Trainer
@@ -45,8 +46,8 @@ def build_data(
     images = args.data_dir / "JPEGImages"
     if not images.is_dir():
         raise InputError(
-            f"{images} not found: unpack PASCAL VOC 2012 (VOCtrainval_11-May-2012.tar) and link its VOC2012 folder to"
-            f" {args.data_dir}, use another folder with --data-dir, or try it without VOC: make demo"
+            f"{not_found(images)}: unpack PASCAL VOC 2012 (VOCtrainval_11-May-2012.tar) and link its VOC2012 folder"
+            f" to {args.data_dir}, use another folder with --data-dir, or try it without VOC: make demo"
         )
     lists = read_lists(args, names)
     config = DataConfig(
@@ -71,6 +72,11 @@ def build_data(
     for dataset in (*train.values(), val):
         if dataset is not None:
             require_files(dataset.files(), dataset.origin)
+    if (
+        val is not None
+    ):  # training images are read from the first iterations on, these only by the first validation
+        for finding in check_images(val.entries, images):
+            raise InputError(f"{finding.first}: {finding.text}; replace it or remove it from the list")
     return train, val
 
 
@@ -82,7 +88,7 @@ def read_lists(args: argparse.Namespace, names: list[str]) -> dict[str, list[Ent
     """
     lists = {name: read_needed_list(args, name) for name in needed_lists(args)}
     for finding in check_lists(lists, names):
-        if finding.level == "error" and finding.text.endswith("several classes"):
+        if finding.level == "error":
             raise InputError(f"{args.list_dir}: {finding.text}; first: {finding.first}")
         warn(str(args.list_dir), finding)
     return lists

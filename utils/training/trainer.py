@@ -31,6 +31,7 @@ class Trainer:
         self.best: float | None = None  # best mIoU on val so far
         self.best_iteration: int | None = None
         self.scores: dict | None = None  # of the last validation
+        self.occurring: list[int] | None = None  # labels that occur in its ground truth
         self.thresholds: list[float] | None = None  # T_class, if measured
         sgd = build_sgd(G, args.learning_rate, args.momentum, args.weight_decay, not args.single_steps)
         self.optimizers: list[torch.optim.Optimizer] = [sgd]
@@ -91,14 +92,14 @@ class Trainer:
 
     def save(self, done: int) -> None:
         """Save the state after `done` iterations."""
-        values = {"best": self.best, "scores": self.scores, "thresholds": self.thresholds}
-        self.state.save(done, best_iteration=self.best_iteration, **values)
+        names = ("best", "best_iteration", "scores", "occurring", "thresholds")
+        self.state.save(done, **{name: getattr(self, name) for name in names})
 
     def load(self) -> int:
         """Load the saved state, if there is one; returns the number of iterations done."""
         done, values = self.state.load() or (0, {})
         self.best, self.best_iteration = values.get("best"), values.get("best_iteration")
-        self.scores = values.get("scores")
+        self.scores, self.occurring = values.get("scores"), values.get("occurring")
         if values.get("thresholds") is not None:
             self.set_thresholds(values["thresholds"])
         return done

@@ -17,6 +17,7 @@ from datasets.loaders import EvalDataset, ImageDataset, eval_loader
 from utils.core import distributed
 from utils.core.files import save_image
 from utils.evaluation.inference import infer
+from utils.evaluation.metrics import ConfusionMatrix
 from utils.evaluation.scoring import score_images
 from utils.evaluation.visualize import contact_sheet
 from utils.training.log import TrainLog
@@ -51,7 +52,10 @@ class Validation:
         """Validate after iteration i; without validation images, keep the current weights."""
         distributed.broadcast_buffers(trainer.G)
         if self.val is not None:
-            trainer.scores = self.score(self.val, trainer.G)
+            confusion = self.score(self.val, trainer.G)
+            trainer.scores, trainer.occurring = confusion.scores(), sorted(confusion.occurring())
+            if not confusion.matrix()[:, 1:].any():
+                self.warn_of_collapse()
             append(self.file, {"i": i, **trainer.scores})
             self.log.scores(i, trainer.scores)
             if distributed.is_main():
@@ -65,15 +69,12 @@ class Validation:
             trainer.best = score
             trainer.save_best(i)
 
-    def score(self, val: EvalDataset, G: nn.Module) -> dict:
-        """The scores on the validation images, computed by all processes; G is in training mode afterwards."""
+    def score(self, val: EvalDataset, G: nn.Module) -> ConfusionMatrix:
+        """The counts on the validation images of all processes; G is in training mode afterwards."""
         G.eval()
         confusion = score_images(G, val, self.num_workers, self.device, self.scales, desc="val")
         G.train()
-        confusion = confusion.gather()
-        if not confusion.matrix()[:, 1:].any():
-            self.warn_of_collapse()
-        return confusion.scores()
+        return confusion.gather()
 
     def warn_of_collapse(self) -> None:
         """Print once that the network predicts background only; the falling loss looks like success."""
