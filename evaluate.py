@@ -40,11 +40,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    device = pick_device(args)
+    device = pick_device(args.device, args.gpu)
     with distributed.process_group(device):
         deeplab = load_deeplab(args.restore_from, args.num_classes)
         num_classes = deeplab.num_classes
-        network = prepare(deeplab, args, device)
+        network = prepare(deeplab, device, args.channels_last)
         names = read_class_names(args.class_names, num_classes)
         label_dir = args.label_dir or args.data_dir / "SegmentationClassAug"
         config = DataConfig(

@@ -34,7 +34,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    device = pick_device(args)
+    device = pick_device(args.device, args.gpu)
     settings = crf_settings(args, args.num_classes, device)
     names = read_class_names(args.class_names, args.num_classes)
     listed = read_list(args.data_list, args.num_classes, labelled=False)

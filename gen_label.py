@@ -38,10 +38,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def generate(args: argparse.Namespace) -> None:
-    device = pick_device(args)
+    device = pick_device(args.device, args.gpu)
     deeplab = load_deeplab(args.restore_from, args.num_classes)
     num_classes = deeplab.num_classes
-    network = prepare(deeplab, args, device)
+    network = prepare(deeplab, device, args.channels_last)
     listed = read_list(args.data_list, num_classes, labelled=False)
     entries = sharded(listed, args.shard)
     config = DataConfig(args.data_dir / "JPEGImages", num_classes=num_classes)

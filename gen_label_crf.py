@@ -35,7 +35,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def generate(args: argparse.Namespace) -> None:
-    settings = crf_settings(args, args.num_classes, pick_device(args))
+    settings = crf_settings(args, args.num_classes, pick_device(args.device, args.gpu))
     listed = read_list(args.data_list, args.num_classes, args.use_image_labels)
     entries = sharded(listed, args.shard)
     image_dir, image_labels = args.data_dir / "JPEGImages", args.use_image_labels

@@ -136,7 +136,7 @@ class Predictor:
     """A network together with the options of its use."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.device = args, pick_device(args)
+        self.args, self.device = args, pick_device(args.device, args.gpu)
         self.weights, names = choose_weights(args)
         trained = load_network(self.weights, args.atrous_rates)
         if trained.stage == 2 and args.scales is not None:
@@ -144,7 +144,7 @@ class Predictor:
         self.scales = (args.scales or STAGE1_SCALES) if trained.stage == 1 else (1.0,)
         self.names = read_class_names(names, trained.num_classes)
         self.crf = crf_settings(args, trained.num_classes, self.device) if args.crf else None
-        self.trained = trained._replace(network=prepare(trained.network, args, self.device))
+        self.trained = trained._replace(network=prepare(trained.network, self.device, args.channels_last))
 
     def about(self) -> dict:
         """Everything the results depend on, for predictions.json."""

@@ -36,7 +36,7 @@ BAR = ("loss_seg", "loss_cls", "loss_D", "kept", "dropped", "foreground")
 
 def train(args: argparse.Namespace, probe: Callable[[int, nn.Module, Method], None] | None = None) -> None:
     """Train; `probe` is called with i, G and the constants of the method before each validation."""
-    device = pick_device(args)
+    device = pick_device(args.device, args.gpu)
     with distributed.process_group(device):
         names = read_class_names(args.class_names, args.num_classes)
         images, val = build_data(args, names)

@@ -1,6 +1,5 @@
 """The modes that train_step.py compares: synthetic batches, and the networks and the iteration of a mode."""
 
-from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -124,13 +123,13 @@ class Trainer:
 
     def __init__(self, mode: str, s: Setting) -> None:
         extras, device, method = mode.split("+")[1:], torch.device(s.device), make_method(s)
-        options = Namespace(channels_last="channels-last" in extras)
+        channels_last = "channels-last" in extras
         self.device, self.compiled = device, "compile" in extras
-        self.G = prepare(damped(build_deeplab(s.arch, s.num_classes, seed=0)), options, device).train()
+        self.G = prepare(damped(build_deeplab(s.arch, s.num_classes, seed=0)), device, channels_last).train()
         if "onednn" in extras:
             use_onednn(self.G)
         self.D = build_discriminator(s.num_classes, self.G.arch.width, seed=1)
-        self.D = prepare(self.D, options, device).train()
+        self.D = prepare(self.D, device, channels_last).train()
         self.optimizers = [build_sgd(self.G, LEARNING_RATE), build_adam(self.D, LEARNING_RATE)]
         if mode == "baseline":
             groups = [{**group, "fused": None} for group in self.optimizers[0].param_groups]

@@ -67,7 +67,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def train(args: argparse.Namespace, config: Config) -> None:
     """Train on the pseudo labels."""
-    device, solver, paths = pick_device(args), config.SOLVER, Paths(config)
+    device, solver, paths = pick_device(args.device, args.gpu), config.SOLVER, Paths(config)
     with distributed.process_group(device):
         set_up_device(device, args.amp, args.deterministic)
         images = training_images(args, config, paths)
@@ -143,14 +143,14 @@ def options_of(args: argparse.Namespace, config: Config) -> dict:
 
 def test(args: argparse.Namespace, config: Config) -> None:
     """Compute, save and score the multi-scale logits of the validation images."""
-    device, paths = pick_device(args), Paths(config)
+    device, paths = pick_device(args.device, args.gpu), Paths(config)
     with distributed.process_group(device):
         listed = read_split(config, config.DATASET.SPLIT.VAL)
         images = EvalDatasetBGR(listed, data_config(config, paths.truth))
         check_start(split_path(config.DATASET.SPLIT.VAL), listed, images.files())
         model = build(config)
         load_trained(model, args.model_path or paths.models / "checkpoint_final.pth")
-        prepare(model, args, device).eval()
+        prepare(model, device, args.channels_last).eval()
         made_by = {"weights": weights_checksum(model), "scales": [1, *SCALES]}
         if distributed.is_main():
             claim_folder(paths.logits, made_by, "*.npy", replaceable={e.id for e in images.entries})
@@ -171,7 +171,7 @@ def test(args: argparse.Namespace, config: Config) -> None:
 
 def crf(args: argparse.Namespace, config: Config) -> None:
     """Refine the saved logits with the dense CRF and score the label maps."""
-    device, paths, c = pick_device(args), Paths(config), config.CRF
+    device, paths, c = pick_device(args.device, args.gpu), Paths(config), config.CRF
     params = CRFParams(c.ITER_MAX, c.POS_W, c.POS_XY_STD, c.BI_W, c.BI_XY_STD, c.BI_RGB_STD)
     settings = make_settings(
         config.DATASET.N_CLASSES, params, args.crf_prune, args.crf_backend, device, align_corners=False

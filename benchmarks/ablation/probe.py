@@ -66,7 +66,7 @@ class Probe:
         labels = {"num_classes": args.num_classes, "ignore_label": args.ignore_label}
         config = DataConfig(args.data_dir / "JPEGImages", args.pseudo_label_dir, **labels)
         self.images, self.folder = EvalDataset(entries, config), folder
-        self.truth_dir, self.device = args.data_dir / "truth", pick_device(args)
+        self.truth_dir, self.device = args.data_dir / "truth", pick_device(args.device, args.gpu)
 
     def __call__(self, i: int, G: nn.Module, method: Method) -> None:
         G.eval()

@@ -89,7 +89,7 @@ def do_run(run: Run, args: argparse.Namespace) -> dict:
         "probe": probe.results(),
         "log": late_means(folder / "log.jsonl"),
         "train_seconds": round(seconds, 1),
-        "device": str(pick_device(train_args)),
+        "device": str(pick_device(train_args.device, train_args.gpu)),
         "torch": torch.__version__,
     }
 

@@ -79,5 +79,5 @@ def build_trainer(config: Config, paths: Paths, args: argparse.Namespace, device
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.requires_grad_(False)
-    prepare(model, args, device).train()
+    prepare(model, device, args.channels_last).train()
     return Trainer(model, config, paths, args, device)

@@ -32,29 +32,29 @@ def add_speed_options(group: argparse._ArgumentGroup, batch_statistics: bool = T
         add("--sync-bn", action="store_true", help=text)
 
 
-def pick_device(args: argparse.Namespace) -> torch.device:
+def pick_device(device: str | None = None, gpu: int | None = None) -> torch.device:
     """The device of --device or --gpu (default: a GPU if there is one).
 
     Raises:
-        InputError: the device does not exist.
+        InputError: both are given, or the device does not exist.
     """
-    if args.gpu is not None and args.device is not None:
+    if gpu is not None and device is not None:
         raise InputError("--gpu and --device exclude each other: use one of them")
     mps = torch.backends.mps.is_available()
     best = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
-    name = distributed.local_device(f"cuda:{args.gpu}" if args.gpu is not None else args.device or best)
+    name = distributed.local_device(f"cuda:{gpu}" if gpu is not None else device or best)
     try:
-        device = torch.device(name)
+        found = torch.device(name)
     except RuntimeError:
         raise InputError(f"--device {name} is not a device of torch: use cpu, cuda, cuda:N or mps") from None
-    if device.type not in ("cpu", "cuda", "mps"):
+    if found.type not in ("cpu", "cuda", "mps"):
         raise InputError(f"--device {name} is not supported: use cpu, cuda, cuda:N or mps")
-    present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(mps)}[device.type]
-    if (device.index or 0) >= present:
+    present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(mps)}[found.type]
+    if (found.index or 0) >= present:
         raise InputError(f"device {name} not found (torch sees {present}): try --device cpu")
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # otherwise pinned memory would create a context on the first GPU
-    return device
+    if found.type == "cuda" and found.index is not None:
+        torch.cuda.set_device(found)  # otherwise pinned memory would create a context on the first GPU
+    return found
 
 
 def set_up_device(
@@ -101,9 +101,9 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
-def prepare(network: Network, args: argparse.Namespace, device: torch.device) -> Network:
-    """The network on the device, in the memory format of --channels-last."""
-    memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
+def prepare(network: Network, device: torch.device, channels_last: bool = False) -> Network:
+    """The network on the device, in NHWC or NCHW memory format."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
 
 

@@ -118,9 +118,9 @@ def build_trainer(args: argparse.Namespace, device: torch.device) -> Trainer:
     """Networks with initial weights, in training mode on the device, and everything that trains them."""
     set_up_device(device, args.amp, args.deterministic, args.sync_bn)
     G, D = build_networks(args)
-    prepare(G, args, device).train()
+    prepare(G, device, args.channels_last).train()
     if D is not None:
-        prepare(D, args, device).train()
+        prepare(D, device, args.channels_last).train()
     return Trainer(G, D, args, device)
 
 
