@@ -29,7 +29,7 @@ def mean_field(prior: torch.Tensor, kernels: WeightedKernels, iterations: int, s
     for _ in range(min(iterations, 2)):
         sent = marginals[:, :senders].contiguous()
         messages = _messages(kernels, sent)
-        marginals = _update(prior, messages)
+        marginals = _update_(prior, messages.clone())
     if iterations <= 2:
         return marginals
 
@@ -44,7 +44,7 @@ def mean_field(prior: torch.Tensor, kernels: WeightedKernels, iterations: int, s
     prior, sent, messages, current = prior[rows], sent[rows], messages[rows], marginals[rows]
     for _ in range(iterations - 2):
         change = _messages(kernels, current[:, :senders] - sent)
-        current = _update(prior, messages + change)
+        current = _update_(prior, change.add_(messages))
     marginals[rows] = current
     return marginals
 
@@ -58,12 +58,13 @@ def _messages(kernels: WeightedKernels, values: torch.Tensor) -> torch.Tensor:
     return messages
 
 
-def _update(prior: torch.Tensor, messages: torch.Tensor) -> torch.Tensor:
-    """softmax(log(prior) + messages) of each row; the last columns of `prior` may lack messages."""
-    # Written out, because torch.softmax is up to four times slower with so few columns.
-    marginals = F.pad(messages, (0, prior.shape[1] - messages.shape[1]))
-    marginals.sub_(marginals.amax(1, keepdim=True)).exp_().mul_(prior)
-    return marginals.div_(marginals.sum(1, keepdim=True))
+def _update_(prior: torch.Tensor, messages: torch.Tensor) -> torch.Tensor:
+    """softmax(log(prior) + messages) of each row, in place; the last columns of `prior` may lack messages."""
+    if messages.shape != prior.shape:
+        messages = F.pad(messages, (0, prior.shape[1] - messages.shape[1]))
+    # Written out, because torch.softmax is up to five times slower with few columns.
+    messages.sub_(messages.amax(1, keepdim=True)).exp_().mul_(prior)
+    return messages.div_(messages.sum(1, keepdim=True))
 
 
 def _undecided(kernels: WeightedKernels, marginals: torch.Tensor) -> torch.Tensor:
