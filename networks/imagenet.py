@@ -1,48 +1,55 @@
 """Initial weights from torchvision's ResNets trained on ImageNet, an alternative to the COCO checkpoint.
 
-torchvision's networks differ in two ways. They have the stride of a stage in the 3x3 convolution of its first block,
-DeepLab here in the 1x1 convolution before it. At output stride 8 this concerns one block, layer2.0: the shapes match,
-and training compensates for the difference. And they expect images in 0..1, normalised with mean and standard
-deviation, which `fold_normalisation` folds into the stem.
+The files are downloaded directly, so torchvision need not be installed. Its networks differ in two ways. They have
+the stride of a stage in the 3x3 convolution of its first block, DeepLab here in the 1x1 convolution before it. At
+output stride 8 this concerns one block, layer2.0: the shapes match, and training compensates for the difference. And
+they expect images in 0..1, normalised with mean and standard deviation, which `fold_normalisation` folds into the
+stem.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from datasets.transforms import MEAN_BGR
 from utils.core.errors import InputError
+from utils.core.files import error_reason
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, of images in 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+BASE_URL = "https://download.pytorch.org/models"
+# torchvision's IMAGENET1K_V1; a file name ends with the first digits of the file's SHA-256.
+FILES = {"resnet50": "resnet50-0676ba61.pth", "resnet101": "resnet101-63fe2227.pth"}
 
 
 def imagenet_state(arch: str) -> dict[str, Tensor]:
     """The state dict of torchvision's ResNet `arch`, without classifier, for images normalised as in stage 1.
 
+    A file that was downloaded before, also by torchvision, is read from torch.hub's cache.
+
     Raises:
-        InputError: torchvision cannot be imported, has no such network, or the file cannot be downloaded.
+        InputError: there is no such network, or the file cannot be downloaded or read.
     """
+    if arch not in FILES:
+        raise InputError(
+            f"--restore-from imagenet: there are no ImageNet weights of {arch}: use --arch {' or '.join(FILES)}"
+        )
+    url, cached = f"{BASE_URL}/{FILES[arch]}", Path(torch.hub.get_dir(), "checkpoints", FILES[arch])
     try:
-        from torchvision.models import get_model_weights
-    except (ImportError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"--restore-from imagenet needs torchvision, which cannot be imported here ({reason}): install the build"
-            " for this version of torch, or pass a file"
-        ) from None
-    try:
-        weights = get_model_weights(arch)["IMAGENET1K_V1"]
-        state = weights.get_state_dict(check_hash=True)
-    except ValueError:
-        raise InputError(
-            f"--restore-from imagenet: torchvision has no {arch}: use resnet101 or resnet50"
-        ) from None
-    except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"--restore-from imagenet: cannot download the weights ({error}): pass a file"
-        ) from None
+        state = torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", check_hash=True, weights_only=True
+        )
+    except Exception as error:  # urllib and torch.load raise many kinds
+        reason = error_reason(error)
+        problem = (
+            f"{cached} cannot be read ({reason}): delete it to download it again"
+            if cached.exists()
+            else f"{url} cannot be downloaded ({reason}): download it elsewhere and copy it to {cached}"
+        )
+        raise InputError(f"--restore-from imagenet: {problem}") from None
     return fold_normalisation({k: v for k, v in state.items() if not k.startswith("fc.")})
 
 

@@ -1,24 +1,19 @@
-"""check_data.py, measured IoU thresholds, ImageNet weights: what own data and own starts need."""
+"""check_data.py and measured IoU thresholds."""
 
 import shutil
-import sys
-import types
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import assert_close, error_line, flags, run_script
+from conftest import flags, run_script
 from PIL import ExifTags, Image
 from test_faults import train_options
 
 from datasets.checks import check_lists
 from datasets.images import image_size, read_image
 from datasets.lists import Entry, image_path
-from datasets.transforms import MEAN_BGR
-from networks.deeplab import Arch, DeepLab, build_deeplab
-from networks.imagenet import IMAGENET_MEAN, IMAGENET_STD, fold_normalisation, imagenet_state
 from utils.core.errors import InputError
 from utils.training.thresholds import floor_to_tenth, measure_iou_thresholds
 
@@ -238,52 +233,6 @@ def test_thresholds_are_the_classes_means_floored() -> None:
 
 def test_flooring_survives_rounding() -> None:
     assert [floor_to_tenth(x) for x in (0.69, 0.7, 0.1 + 0.2, 0.999, 1.0)] == [0.6, 0.7, 0.3, 0.9, 1.0]
-
-
-def test_folded_stem_sees_what_torchvision_fed(float64: None) -> None:
-    torch.manual_seed(0)
-    network = DeepLab(4, Arch((1, 1, 1, 1), 8, True)).eval()
-    torch.nn.init.normal_(network.conv1.weight, 0, 0.2)
-    torch.nn.init.normal_(network.bn1.running_mean)
-    rgb = torch.randint(0, 256, (1, 3, 40, 40)).double()
-    theirs = (rgb / 255 - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[
-        :, None, None
-    ]
-    expected = network.bn1(network.conv1(theirs))
-    network.load_state_dict(fold_normalisation(network.state_dict()))
-    ours = rgb - torch.from_numpy(MEAN_BGR[::-1].copy())[:, None, None]
-    inside = (slice(None), slice(None), slice(2, -2), slice(2, -2))
-    assert_close(network.bn1(network.conv1(ours)).detach()[inside], expected.detach()[inside], 1e-6, "stem")
-
-
-def test_imagenet_weights_come_from_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
-    state = build_deeplab("resnet50", seed=0).state_dict() | {"fc.weight": torch.zeros(1000, 2048)}
-    weights = types.SimpleNamespace(get_state_dict=lambda check_hash: state)
-    models = types.ModuleType("torchvision.models")
-    models.get_model_weights = lambda name: (
-        {"IMAGENET1K_V1": weights} if name == "resnet50" else _unknown(name)
-    )
-    monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
-    monkeypatch.setitem(sys.modules, "torchvision.models", models)
-    loaded = imagenet_state("resnet50")
-    assert "fc.weight" not in loaded and torch.equal(
-        loaded["layer4.2.conv3.weight"], state["layer4.2.conv3.weight"]
-    )
-    with pytest.raises(InputError, match="torchvision has no mini"):
-        imagenet_state("mini")
-
-
-def _unknown(name: str) -> None:
-    raise ValueError(f"Unknown model {name}")
-
-
-def test_without_torchvision_there_is_one_line(
-    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    monkeypatch.setitem(sys.modules, "torchvision.models", None)
-    line = error_line("train.py", *check_options(tiny_data), "--restore-from", "imagenet", "--device", "cpu")
-    assert "needs torchvision" in line
 
 
 @pytest.mark.parametrize("text", [*ERRORS, *WARNINGS])

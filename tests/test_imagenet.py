@@ -1,0 +1,117 @@
+"""Initial weights of ImageNet: torchvision's files from a local server, and what happens without them."""
+
+import functools
+import hashlib
+import http.server
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import assert_close, data_options, error_line, flags
+
+from datasets.transforms import MEAN_BGR
+from networks import imagenet
+from networks.checkpoint import save
+from networks.deeplab import Arch, DeepLab
+from networks.imagenet import IMAGENET_MEAN, IMAGENET_STD, fold_normalisation, imagenet_state
+from utils.core.errors import InputError
+
+
+@pytest.fixture
+def state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    trunk = DeepLab(4, Arch((1, 1, 1, 1), 4, True)).state_dict()
+    return {k: v for k, v in trunk.items() if "layer5" not in k} | {"fc.weight": torch.zeros(1000, 128)}
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of a file server on the loopback interface, which takes the place of torchvision's."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    folder = tmp_path / "server"
+    folder.mkdir()
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+        monkeypatch.setattr(imagenet, "BASE_URL", f"http://127.0.0.1:{web.server_port}")
+        thread = threading.Thread(target=web.serve_forever)
+        thread.start()
+        yield folder
+        web.shutdown()
+        thread.join()
+
+
+def publish(folder: Path, state: dict, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put the file of resnet50 on the server, under a name that ends with its hash."""
+    save(state, folder / "w.pth")
+    digest = hashlib.sha256((folder / "w.pth").read_bytes()).hexdigest()
+    monkeypatch.setitem(imagenet.FILES, "resnet50", f"resnet50-{digest[:8]}.pth")
+    return (folder / "w.pth").rename(folder / imagenet.FILES["resnet50"])
+
+
+def test_weights_are_downloaded_once_without_torchvision(
+    server: Path, state: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    file = publish(server, state, monkeypatch)
+    loaded = imagenet_state("resnet50")
+    assert loaded.keys() == state.keys() - {"fc.weight"}
+    assert torch.equal(loaded["layer4.0.conv3.weight"], state["layer4.0.conv3.weight"])
+    assert torch.equal(loaded["conv1.weight"], fold_normalisation(state)["conv1.weight"])
+    file.unlink()
+    again = imagenet_state("resnet50")  # from the cache
+    assert all(torch.equal(value, again[key]) for key, value in loaded.items())
+
+
+def test_a_file_of_another_hash_is_refused(
+    server: Path, state: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = publish(server, state, monkeypatch)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(InputError, match="invalid hash"):
+        imagenet_state("resnet50")
+    assert not any((tmp_path / "hub/checkpoints").iterdir())
+
+
+def test_a_damaged_file_in_the_cache_is_named(
+    server: Path, state: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(server, state, monkeypatch)
+    imagenet_state("resnet50")
+    cached = tmp_path / "hub/checkpoints" / imagenet.FILES["resnet50"]
+    cached.write_bytes(b"damaged")
+    with pytest.raises(InputError, match=f"{cached} cannot be read .* delete it"):
+        imagenet_state("resnet50")
+
+
+def test_the_small_network_has_no_such_weights() -> None:
+    with pytest.raises(InputError, match="no ImageNet weights of mini: use --arch resnet50 or resnet101"):
+        imagenet_state("mini")
+
+
+def test_a_refused_download_is_one_line(tiny_data: Path, server: Path, tmp_path: Path) -> None:
+    options = flags(list_dir=tiny_data / "lists", pseudo_label_dir=tiny_data / "sal2gt", arch="resnet50")
+    options += flags(restore_from="imagenet", snapshot_dir=tmp_path / "out")
+    line = error_line("train.py", *data_options(tiny_data), *options)
+    assert "404" in line and "download it elsewhere and copy it to" in line and str(tmp_path / "hub") in line
+
+
+def test_folded_stem_sees_what_torchvision_fed(float64: None) -> None:
+    torch.manual_seed(0)
+    network = DeepLab(4, Arch((1, 1, 1, 1), 8, True)).eval()
+    torch.nn.init.normal_(network.conv1.weight, 0, 0.2)
+    torch.nn.init.normal_(network.bn1.running_mean)
+    rgb = torch.randint(0, 256, (1, 3, 40, 40)).double()
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    expected = network.bn1(network.conv1((rgb / 255 - mean) / std))
+    network.load_state_dict(fold_normalisation(network.state_dict()))
+    ours = rgb - torch.from_numpy(MEAN_BGR[::-1].copy())[:, None, None]
+    inside = (slice(None), slice(None), slice(2, -2), slice(2, -2))
+    assert_close(network.bn1(network.conv1(ours)).detach()[inside], expected.detach()[inside], 1e-6, "stem")
