@@ -211,11 +211,13 @@ def train_loader(
     )
 
 
-def eval_loader(dataset: ImageDataset, num_workers: int, pin: bool = False) -> DataLoader:
-    """The items of a data set one by one and in order, without a batch dimension added."""
+def eval_loader(
+    dataset: ImageDataset, num_workers: int, pin: bool = False, batch_size: int | None = None
+) -> DataLoader:
+    """The items of a data set in order, one by one without a batch dimension added, or in batches."""
     return DataLoader(
         dataset,
-        batch_size=None,
+        batch_size=batch_size,
         num_workers=min(num_workers, cli.CORES),
         worker_init_fn=_init_worker,
         pin_memory=pin,
