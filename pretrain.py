@@ -121,7 +121,7 @@ def cosine_lr(base: float, i: int, num_steps: int) -> float:
     return base * (1 + math.cos(math.pi * i / num_steps)) / 2
 
 
-def resume(state: TrainState, args: argparse.Namespace, device: torch.device) -> tuple[int, float | None]:
+def begin(state: TrainState, args: argparse.Namespace, device: torch.device) -> tuple[int, float | None]:
     """Load the saved state, if any; returns the number of completed iterations and the last validation's top-1."""
     done, values = (None if args.no_resume else state.load()) or (0, {})
     if distributed.is_main():
@@ -161,14 +161,14 @@ def save_trunk(network: nn.Module, path: Path) -> None:
 
 def pretrain(args: argparse.Namespace) -> None:
     device = pick_device(args)
-    set_up_device(args, device)
+    set_up_device(device, args.amp, args.deterministic, args.sync_bn)
     with distributed.process_group(device):
         folders = find_class_folders(args.data_dir, args.val_fraction, args.random_seed)
         train, val = build_data(folders, args)
         epoch = max(1, len(train) // args.batch_size)  # iterations
         num_steps = args.epochs * epoch
         part = distributed.rank(), distributed.world_size()
-        distributed.part_of_batch(args.batch_size)  # raises an error unless it is divisible
+        distributed.local_batch_size(args.batch_size)  # must be divisible
 
         network = build_classifier(args.arch, len(folders.classes), args.random_seed)
         if args.restore_from is not None:
@@ -177,18 +177,16 @@ def pretrain(args: argparse.Namespace) -> None:
         optimizer, precision = build_optimizer(network, args), Precision(args.amp, device)
         options = vars(args) | {"images": folders.checksum()}
         state = TrainState(args.snapshot_dir / "last.pth", [network], [optimizer, precision.scaler], options)
-        first, top1 = resume(state, args, device)
-        model = wrap(network, args)
+        first, top1 = begin(state, args, device)
+        model = wrap(network, args.sync_bn, args.compile)
         loader = train_loader(train, args.batch_size, args.num_workers, first, device.type == "cuda", part)
         if distributed.is_main():
-            print(
-                f"{len(folders.classes)} classes, {len(train)} training images, {len(folders.val)} held out"
-            )
+            print(f"{len(folders.classes)} classes: {len(train)} training, {len(folders.val)} val images")
         with (
             StopSignal() as stop,
             open_log(args.snapshot_dir / "log.jsonl", "i", first) as log_file,
             open_log(args.snapshot_dir / "val.jsonl", "i", first) as val_file,
-            distributed.bar(range(first, num_steps), num_steps) as bar,
+            distributed.progress_bar(range(first, num_steps), num_steps) as bar,
             TrainLog(log_file, bar, device, args.batch_size, args.logdir) as log,
         ):
             for i, batch in zip(bar, loader):
@@ -212,7 +210,8 @@ def pretrain(args: argparse.Namespace) -> None:
                     if val is not None:
                         top1 = validate(network, val, args, precision, device)
                         append(val_file, {"i": i, "epoch": (i + 1) // epoch, "top1": top1})
-                        tqdm.write(f"epoch {(i + 1) // epoch}: val top-1 {100 * top1:.2f} %")
+                        if distributed.is_main():
+                            tqdm.write(f"epoch {(i + 1) // epoch}: val top-1 {100 * top1:.2f} %")
                     save_trunk(network, args.snapshot_dir / "trunk.pth")
                 stopped = stop.agreed()
                 if (i + 1) % args.save_every == 0 or last or stopped:
