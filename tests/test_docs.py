@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, run_script
 
-NAMES = ("README.md", "CONTRIBUTING.md", "model/README.md", "dataset/README.md", "benchmarks/RESULTS.md")
+NAMES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "model/README.md",
+    "model/mini_tiny_imagenet.md",
+    "dataset/README.md",
+    "benchmarks/RESULTS.md",
+)
 PAGES = [ROOT / name for name in NAMES] + sorted((ROOT / "docs").glob("*.md"))
 OPTION = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*")
 COMMAND = re.compile(r"(?:-m (\w+\.\w+)|([\w./]+\.py))([^&;#]*)")
