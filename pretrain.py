@@ -1,6 +1,6 @@
 """Pre-train the trunk of a segmentation network as a classifier of images, for train.py --restore-from.
 
-    python pretrain.py --data-dir tiny-imagenet-200/train --amp bf16
+    python pretrain.py --data-dir dataset/tiny-imagenet-200/train --amp bf16
     python train.py --arch mini --restore-from snapshots/pretrain/trunk.pth
     torchrun --nproc-per-node 2 pretrain.py ...     on two GPUs; --batch-size remains that of the whole batch
 
