@@ -160,7 +160,7 @@ def save_trunk(network: nn.Module, path: Path) -> None:
 
 
 def pretrain(args: argparse.Namespace) -> None:
-    device = pick_device(args)
+    device = pick_device(args.device, args.gpu)
     set_up_device(device, args.amp, args.deterministic, args.sync_bn)
     with distributed.process_group(device):
         folders = find_class_folders(args.data_dir, args.val_fraction, args.random_seed)
@@ -173,7 +173,7 @@ def pretrain(args: argparse.Namespace) -> None:
         network = build_classifier(args.arch, len(folders.classes), args.random_seed)
         if args.restore_from is not None:
             load_matching(network, read_state(args.restore_from), args.restore_from)
-        prepare(network, args, device).train()
+        prepare(network, device, args.channels_last).train()
         optimizer, precision = build_optimizer(network, args), Precision(args.amp, device)
         options = vars(args) | {"images": folders.checksum()}
         state = TrainState(args.snapshot_dir / "last.pth", [network], [optimizer, precision.scaler], options)

@@ -36,7 +36,9 @@ def score(args: argparse.Namespace, crf_args: argparse.Namespace, folder: Path) 
         folder: where to write logits and label maps.
     """
     device, logits = pick_device(args.device, args.gpu), folder / "logits"
-    network = prepare(load_deeplab(args.snapshot_dir / "VOC_best.pth", args.num_classes), device, args.channels_last)
+    network = prepare(
+        load_deeplab(args.snapshot_dir / "VOC_best.pth", args.num_classes), device, args.channels_last
+    )
     image_dir, label_dir = args.data_dir / "JPEGImages", args.data_dir / "SegmentationClassAug"
     config = DataConfig(image_dir, label_dir, num_classes=args.num_classes, ignore_label=args.ignore_label)
     settings = make_settings(args.num_classes, CRFParams(), crf_args.crf_prune, crf_args.crf_backend, device)
