@@ -50,9 +50,11 @@ def log_lines(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
-def errors(stderr: str) -> list[str]:
-    assert "Traceback" not in stderr, stderr
-    return [line for line in stderr.replace("\r", "\n").splitlines() if line.startswith("error: ")]
+def the_error(stderr: str) -> str:
+    """The only line of an error, without a traceback."""
+    lines = [line for line in stderr.replace("\r", "\n").splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in stderr, stderr
+    return lines[0]
 
 
 def test_a_file_that_vanishes_or_breaks_in_the_middle(tiny_data: Path, tmp_path: Path) -> None:
@@ -70,7 +72,7 @@ def test_a_file_that_vanishes_or_breaks_in_the_middle(tiny_data: Path, tmp_path:
         wait_for(out / "last.pth", process)
         for label in (data / "sal2gt").iterdir():
             damage(label)
-        (line,) = errors(process.communicate(timeout=DEADLINE)[1])
+        line = the_error(process.communicate(timeout=DEADLINE)[1])
         assert process.returncode == 2 and "sal2gt/simple_000" in line
         assert read_checkpoint(out / "last.pth")["iteration"] >= 2
 
@@ -79,7 +81,7 @@ def test_a_file_that_vanishes_or_breaks_in_the_middle(tiny_data: Path, tmp_path:
 def test_a_killed_worker(tiny_data: Path, tmp_path: Path) -> None:
     options = train_options(tiny_data, tmp_path, "--num-workers", 1, "--num-steps", 5000)
     process = start(options, ROOT / "tests/at_first_save.py", "KILL_WORKER")
-    (line,) = errors(process.communicate(timeout=DEADLINE)[1])
+    line = the_error(process.communicate(timeout=DEADLINE)[1])
     assert (
         process.returncode == 1
         and "a data loading process was killed" in line
@@ -142,7 +144,7 @@ def test_a_full_disk(tiny_data: Path, tmp_path: Path) -> None:
     limit = len(before) // 2
     options = train_options(tiny_data, tmp_path, "--num-steps", 8, "--no-resume")
     process = start(options, limits=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
-    (line,) = errors(process.communicate(timeout=DEADLINE)[1])
+    line = the_error(process.communicate(timeout=DEADLINE)[1])
     assert process.returncode == 2
     assert (
         "last.pth: File too large: free some space" in line
@@ -176,7 +178,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
 def test_memory_that_runs_out(allocate: Callable, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stop:
         utils.core.errors.run_script(lambda: allocate(1 << 58))
-    (line,) = errors(capsys.readouterr().err)
+    line = the_error(capsys.readouterr().err)
     assert stop.value.code == 1 and "out of memory: training needs less with a smaller --batch-size" in line
 
 
