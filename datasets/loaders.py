@@ -2,10 +2,12 @@
 
 import copy
 import os
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -188,6 +190,25 @@ def _init_worker(_: int) -> None:
     hide_lost_connections()
 
 
+class Loader(DataLoader):
+    """A DataLoader that, after its first error, leaves the signal of ending worker processes alone.
+
+    Torch's handler of that signal raises wherever Python is, also while the first error closes the progress bar.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        return self._batches(super().__iter__())
+
+    @staticmethod
+    def _batches(iterator: Iterator[Any]) -> Iterator[Any]:
+        try:
+            yield from iterator
+        except Exception:
+            if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            raise
+
+
 def train_loader(
     dataset: ImageDataset,
     batch_size: int,
@@ -201,7 +222,7 @@ def train_loader(
     There are at most as many worker processes as cores, here and in `eval_loader`; torch warns about more.
     """
     seed, purpose = dataset.config.seed, dataset.purpose
-    return DataLoader(
+    return Loader(
         dataset,
         batch_sampler=InfiniteBatchSampler(len(dataset), batch_size, seed, purpose, start, part),
         num_workers=min(num_workers, cli.CORES),
@@ -215,7 +236,7 @@ def eval_loader(
     dataset: ImageDataset, num_workers: int, pin: bool = False, batch_size: int | None = None
 ) -> DataLoader:
     """The items of a data set in order, one by one without a batch dimension added, or in batches."""
-    return DataLoader(
+    return Loader(
         dataset,
         batch_size=batch_size,
         num_workers=min(num_workers, cli.CORES),

@@ -1,6 +1,7 @@
 """Lists, transforms and seeded sampling, against cases made by hand."""
 
 import itertools
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,14 @@ def test_loaders_give_what_the_iteration_wants(tiny_data: Path) -> None:
     assert set(cls.unique().tolist()) == {0, 1} and (cls.sum(1) >= 1).all()
     for label, c_ in zip(labels, classes):
         assert int(c_) + 1 in label and set(label.unique().tolist()) <= {0, int(c_) + 1, 255}
+
+
+def test_after_an_error_ending_workers_raise_nothing(tmp_path: Path) -> None:
+    """Torch's handler would raise in whatever the first error runs through, such as the closing of a bar."""
+    images = EvalDataset([Entry("gone")], config(tmp_path), labels=False)
+    with pytest.raises(InputError, match="gone"):
+        list(eval_loader(images, 1))
+    assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
 
 
 def test_whole_images_in_order_with_workers(tiny_data: Path) -> None:
