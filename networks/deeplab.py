@@ -5,10 +5,9 @@ Fully Connected CRFs", TPAMI 2018. The tensors have the names used in the publis
 """
 
 import functools
-import itertools
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -70,31 +69,36 @@ class ASPP(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return sum_of_dilated(x, self.conv2d_list)
+        return sum_of_dilated(x, cast(Iterable[nn.Conv2d], self.conv2d_list))
 
 
-def sum_of_dilated(x: Tensor, convs: Iterable[nn.Module]) -> Tensor:
+def sum_of_dilated(x: Tensor, convs: Iterable[nn.Conv2d]) -> Tensor:
     """The sum of dilated 3x3 convolutions of the same features, B x outputs x H x W, in float32 at least.
 
-    Convolutions with many input and few output channels are slow on a CPU. Therefore each of the nine taps of each
-    convolution becomes an output of one 1x1 convolution, and the outputs are then shifted and summed.
+    Convolutions with many input and few output channels are slow. Therefore each of the nine taps of each convolution
+    becomes an output of one 1x1 convolution, and `F.fold` shifts and sums the outputs.
+
+    Do not compile this function: compiled by torch 2.13, `F.fold` gives wrong numbers.
     """
-    height, width = x.shape[2:]
-    taps, biases, shifts = [], [], []
-    for conv in convs:
-        assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-        for i, j in itertools.product(range(3), repeat=2):
-            down, right = ((1 - k) * conv.dilation[0] for k in (i, j))
-            if abs(down) < height and abs(right) < width:  # else the tap only reads padding
-                taps.append(conv.weight[:, :, i, j])
-                # Not summed into one bias: with torch.compile, their gradients would share memory.
-                biases.append(conv.bias if i == j == 1 else torch.zeros_like(conv.bias))
-                shifts.append((right, -right, down, -down))
-    products = F.conv2d(x, torch.cat(taps)[..., None, None], torch.cat(biases))
+    size, convs = x.shape[2:], list(convs)
+    wide = [conv for conv in convs if conv.dilation[0] < max(size)]
+    narrow = [
+        conv for conv in convs if conv.dilation[0] >= max(size)
+    ]  # only the centre tap is inside the image
+    rows = []
+    if wide:  # F.fold moves tap (i, j) by (i, j), a convolution reads from there: the reverse
+        taps = torch.stack([conv.weight for conv in wide]).flip(3, 4)
+        rows.append(taps.permute(0, 1, 3, 4, 2).flatten(0, 3))
+    if narrow:
+        rows.append(functools.reduce(torch.add, (conv.weight[:, :, 1, 1] for conv in narrow)))
+    products = F.conv2d(x, torch.cat(rows)[..., None, None])
     products = products.to(torch.promote_types(products.dtype, torch.float32))
-    parts = products.split(len(taps[0]), 1)
-    # functools.reduce and not sum(), which would start with the integer 0.
-    return functools.reduce(torch.add, (F.pad(part, shift) for part, shift in zip(parts, shifts)))
+    outputs, dilations = convs[0].out_channels, [conv.dilation[0] for conv in wide]
+    parts = products.split([9 * outputs] * len(wide) + [outputs] * bool(narrow), 1)
+    moved = [F.fold(part.flatten(2), size, 3, d, padding=d) for part, d in zip(parts, dilations)]
+    # Not torch.stack(...).sum(0), whose gradients would share memory.
+    bias = functools.reduce(torch.add, (cast(Tensor, conv.bias) for conv in convs))
+    return functools.reduce(torch.add, (*moved, *parts[len(wide) :])) + bias[:, None, None]
 
 
 class DeepLab(nn.Module):

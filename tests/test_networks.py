@@ -18,7 +18,7 @@ def test_mini_is_small_and_trains_its_batch_norm() -> None:
     assert set(ARCHS) == {"resnet101", "resnet50", "mini"}
 
 
-@pytest.mark.parametrize("side", [5, 41])  # smaller than the dilations and larger
+@pytest.mark.parametrize("side", [5, 13, 41])  # smaller than all dilations, than some, larger
 def test_head_sums_its_convolutions(side: int, float64: None) -> None:
     torch.manual_seed(0)
     head, x = ASPP(16, 3), torch.randn(2, 16, side, side, requires_grad=True)

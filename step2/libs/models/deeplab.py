@@ -1,6 +1,7 @@
 """DeepLab-v1 and DeepLab-v2 of stage 2, with a common backbone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -30,7 +31,7 @@ class ASPP(nn.Module):
             self.add_module(f"c{i}", conv)
 
     def forward(self, x: Tensor) -> Tensor:
-        return sum_of_dilated(x, list(self.children()))
+        return sum_of_dilated(x, cast(Iterator[nn.Conv2d], self.children()))
 
 
 class DeepLabV2(nn.Sequential):
