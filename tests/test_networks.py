@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import assert_close
 
 from networks.deeplab import ARCHS, ASPP, build_deeplab
+from networks.resize import resize
 
 
 def test_mini_is_small_and_trains_its_batch_norm() -> None:
@@ -36,6 +38,16 @@ def test_head_sums_in_float32() -> None:
     head, x = ASPP(16, 3), torch.randn(1, 16, 9, 9)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert head(x).dtype == torch.float32
+
+
+def test_resize_is_bilinear_interpolation(float64: None) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 3, 6, 9, requires_grad=True), torch.randn(2, 3, 41, 50)
+    plain = F.interpolate(x, (41, 50), mode="bilinear", align_corners=True)
+    found = resize(x, (41, 50))
+    assert_close(found.detach(), plain.detach(), 1e-12, "logits")
+    gradients = [torch.autograd.grad((y * weight).sum(), x)[0] for y in (found, plain)]
+    assert_close(*gradients, 1e-12, "gradient")
 
 
 def test_published_keys() -> None:

@@ -1,6 +1,6 @@
 """One training iteration of stage 1, as in Figure 2 of the paper: complex, classification, simple, discriminator."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.voc import IGNORE_LABEL
+from networks.resize import resize
 from utils.alignment import CutMix, cutmix, domain_loss, one_hot
 from utils.core.device import Precision
 from utils.core.distributed import no_sync, unwrap, world_size
@@ -180,11 +181,11 @@ class Iteration:
 
     def predict(self, images: Tensor) -> Tensor:
         """Logits of G in float32, resized to the images."""
-        return up(self.precision.forward(self.G, images), images.shape[2:])
+        return resize(self.precision.forward(self.G, images), images.shape[2:])
 
     def discriminate(self, D: nn.Module, maps: Tensor) -> Tensor:
         """Logits of D in float32, resized to its input maps."""
-        return up(self.precision.forward(D, maps), maps.shape[2:])
+        return resize(self.precision.forward(D, maps), maps.shape[2:])
 
     def adversarial_loss(self, p: Tensor, ignored: Tensor | None = None) -> Tensor:
         """BCE(D(softmax p), 1) with D frozen: its parameters get no gradient, and nothing is all-reduced."""
@@ -213,8 +214,3 @@ class Iteration:
         if not number:
             index, labels = index.new_zeros(1), torch.full_like(labels, self.method.ignore_label)
         return images[index], labels[index], p[index], number
-
-
-def up(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Logits resized to the crop."""
-    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=True)
