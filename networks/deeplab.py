@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from networks.batch_norm import BatchNorm2d, count_batches
+
 
 class Arch(NamedTuple):
     """Architecture of the backbone; `blocks` and `width` can be inferred from a checkpoint."""
@@ -39,16 +41,16 @@ class Bottleneck(nn.Module):
         super().__init__()
         outplanes = planes * self.expansion
         self.conv1 = nn.Conv2d(inplanes, planes, 1, stride=stride, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes)
+        self.bn1 = BatchNorm2d(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, padding=dilation, dilation=dilation, bias=False)
-        self.bn2 = nn.BatchNorm2d(planes)
+        self.bn2 = BatchNorm2d(planes)
         self.conv3 = nn.Conv2d(planes, outplanes, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outplanes)
+        self.bn3 = BatchNorm2d(outplanes)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if project:
             self.downsample = nn.Sequential(
-                nn.Conv2d(inplanes, outplanes, 1, stride=stride, bias=False), nn.BatchNorm2d(outplanes)
+                nn.Conv2d(inplanes, outplanes, 1, stride=stride, bias=False), BatchNorm2d(outplanes)
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,7 +113,7 @@ class DeepLab(nn.Module):
         self.freeze_bn = False
         width = arch.width
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
         self.layer1 = self._stage(width, width, arch.blocks[0])
@@ -148,6 +150,7 @@ class DeepLab(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
+        count_batches(self)
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         return self.layer5(self.layer4(self.layer3(self.layer2(self.layer1(x)))))
 
