@@ -49,7 +49,9 @@ class Count(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         name = func._schema.name.split("::")[1]
         read, written = tensors_in((args, kwargs)), tensors_in(out)
-        if not func._schema.is_mutable:
+        if func._schema.is_mutable:
+            written = written or read  # fused and foreach operations return nothing
+        else:
             storages = {t.untyped_storage().data_ptr() for t in read}
             written = [t for t in written if t.untyped_storage().data_ptr() not in storages]
         if written:  # else a view

@@ -143,7 +143,12 @@ class Trainer:
             G, D = (wrap(network, compiled=self.compiled) for network in (self.G, self.D))
             precision = Precision("bf16" if "bf16" in extras else None, device)
             iteration = Iteration(G, D, method, precision)
-            self.iteration = lambda i, batches, mix: iteration(i, batches, mix).tensors()
+
+            def call(i: int, batches: Batches, mix: CutMix | None) -> dict[str, Tensor]:
+                with precision.cached_weights():
+                    return dict(iteration(i, batches, mix).tensors())
+
+            self.iteration = call
 
     def gradients(self, batches: Batches, case: str, mix: CutMix) -> dict[str, Tensor | float]:
         """Runs an iteration without the optimizers' steps; returns the losses."""

@@ -3,15 +3,19 @@
 import platform
 import subprocess
 import sys
+from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from networks.deeplab import Arch, DeepLab, build_deeplab
 from networks.discriminator import Discriminator
 from utils.alignment import CutMix, cutmix, domain_loss, draw_cutmix, one_hot
+from utils.core.device import Precision
 from utils.denoising import foreground_iou, online_noise_filter, segmentation_loss
 from utils.evaluation.metrics import ConfusionMatrix, score_table
 from utils.iteration import Batches, Iteration, Method
@@ -129,14 +133,46 @@ def test_unused_forwards_run_without_gradient(i: int, mixed: bool) -> None:
     G.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     mix = CutMix(0.5, 16, 20, (1, 2, 0)) if mixed else None
     losses = Iteration(G, D, tiny_method())(i, tiny_batches(), mix).tensors()
-    simple = [False, True] if mixed else [True]
+    early = [False] if mixed and i >= 5 else []  # ONF decides before the other forward passes
+    simple = [False, True] if mixed and not early else [True]
     gt = [False] if i >= 5 else []
-    assert calls == [True, True, *simple, *gt]
+    assert calls == [*early, True, True, *simple, *gt]
     assert ("loss_adv_simple" in losses) == (not mixed)
     assert all(p.requires_grad for p in D.parameters())
     assert losses["kept"] == (losses["keep_simple"].sum() if i >= 5 else 3)
     assert (losses["dropped"] > 0) == (i >= 5)
     assert not any(value.requires_grad for value in losses.values())
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_weights_cast_once_have_the_same_gradients(mixed: bool) -> None:
+    """Also where the first forward pass of the iteration, which could fill the cache, has no gradient."""
+    found = []
+    for cached in (False, True):
+        G, D = tiny_networks()
+        precision, mix = Precision("bf16"), CutMix(0.5, 16, 20, (1, 2, 0)) if mixed else None
+        iteration = Iteration(G, D, tiny_method(), precision)
+        casts = Casts(G.conv1.weight)
+        with precision.cached_weights() if cached else nullcontext(), casts:
+            iteration(7, tiny_batches(), mix)
+        assert casts.number == ((2 + mixed) if cached else (4 + mixed))
+        found.append((gradients(G), gradients(D)))
+    (G_before, D_before), (G_cached, D_cached) = found
+    assert all(torch.equal(a, b) and a.any() for a, b in zip(G_before, G_cached))
+    for a, b in zip(D_before, D_cached):  # of two forward passes, summed in bf16
+        assert_close(b, a, 0.02, "gradient of D")
+
+
+class Casts(TorchDispatchMode):
+    """Counts the casts of a tensor."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        super().__init__()
+        self.pointer, self.number = tensor.data_ptr(), 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += func is torch.ops.aten._to_copy.default and args[0].data_ptr() == self.pointer
+        return func(*args, **(kwargs or {}))
 
 
 def test_discriminator_gets_gradient_from_its_own_loss_alone(float64: None) -> None:

@@ -1,6 +1,7 @@
 """Devices, mixed precision, compilation and reproducibility."""
 
 import argparse
+import contextlib
 import ctypes
 import os
 from collections.abc import Sequence
@@ -101,6 +102,20 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
+class HostCopy:
+    """A copy of a tensor on the host, made while the device goes on computing."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.copy = tensor.to("cpu", non_blocking=tensor.is_cuda)
+        self.done = torch.cuda.current_stream(tensor.device).record_event() if tensor.is_cuda else None
+
+    def wait(self) -> Tensor:
+        """The copy, complete."""
+        if self.done is not None:
+            self.done.synchronize()
+        return self.copy
+
+
 def prepare(network: Network, device: torch.device, channels_last: bool = False) -> Network:
     """The network on the device, in NHWC or NCHW memory format."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -120,15 +135,23 @@ class Precision:
 
     def __init__(self, name: str | None = None, device: torch.device | str = "cpu") -> None:
         """Args: name: None, bf16 or fp16."""
-        self.dtype = AMP[name] if name else None
+        self.dtype, self.device_type = AMP[name] if name else None, torch.device(device).type
         # Gradients below 6e-8 vanish in fp16: losses are scaled up before the backward pass, gradients down after it.
-        self.scaler = torch.amp.GradScaler(torch.device(device).type, enabled=name == "fp16")
+        self.scaler = torch.amp.GradScaler(self.device_type, enabled=name == "fp16")
+
+    def cached_weights(self) -> contextlib.AbstractContextManager:
+        """Context in which mixed precision casts each weight once, and not in each forward pass with gradient."""
+        if self.dtype is None:
+            return contextlib.nullcontext()
+        # Leaving the outermost autocast context empties the cache; this one is disabled and changes nothing else.
+        return torch.autocast(self.device_type, enabled=False)
 
     def forward(self, network: nn.Module, x: Tensor) -> Tensor:
         """The output of the network; in float32 if the precision is mixed."""
         if self.dtype is None:
             return network(x)
-        with torch.autocast(x.device.type, dtype=self.dtype):
+        # A weight that was cast without gradient must not serve a pass with gradient.
+        with torch.autocast(x.device.type, dtype=self.dtype, cache_enabled=torch.is_grad_enabled()):
             out = network(x)
         return out.float()
 

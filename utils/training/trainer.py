@@ -58,9 +58,10 @@ class Trainer:
         self.set_lr(i)
         self.zero_grad()
         figures, n = [], self.args.iter_size
-        for k in range(n):
-            mix, sync_gradients = self.draw_mix(i, k), k == n - 1
-            figures.append(self.iteration(i, next(batches), mix, 1 / n, sync_gradients))
+        with self.precision.cached_weights():
+            for k in range(n):
+                mix, sync_gradients = self.draw_mix(i, k), k == n - 1
+                figures.append(self.iteration(i, next(batches), mix, 1 / n, sync_gradients))
         self.precision.step(self.optimizers)
         return figures
 
