@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, error_line
+from conftest import ROOT, assert_close, error_line
 from test_layout import imports
 
 from benchmarks import crf, evaluate, growth, loading, train_step
@@ -47,18 +47,21 @@ def test_modes_of_the_iteration_agree(capsys: pytest.CaptureFixture, monkeypatch
     assert "TFLOP" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("case", ["denoising", "denoising+cutmix"])
 @pytest.mark.parametrize("threshold", [0.3, 0.9, 2.0])  # some are kept; some at half of it; none, so all
-def test_baseline_filters_as_we_do(threshold: float) -> None:
+def test_baseline_filters_as_we_do(threshold: float, case: str) -> None:
+    """Also the running statistics: with CutMix, ours filters before the other forward passes."""
     s = Setting("mini", crop=65, batch_size=4, iou_threshold=threshold)
     batches, mix = make_batches(s), make_mix(s)
     ours, theirs = Trainer("ours", s), Trainer("baseline", s)
-    losses = ours.gradients(batches, "denoising+cutmix", mix)
-    first = theirs.gradients(batches, "denoising+cutmix", mix)
+    losses, first = (trainer.gradients(batches, case, mix) for trainer in (ours, theirs))
     assert train_step.loss_difference(losses, first) < 1e-5
     gradients = map(train_step.gradients_of, (ours, theirs))
     assert train_step.gradient_difference(*gradients) < 1e-3
     assert 0 < losses["dropped"] < 1
     assert (losses["kept"] == 4) == (threshold == 2)
+    for found, expected in zip(ours.G.buffers(), theirs.G.buffers(), strict=True):
+        assert_close(found, expected, 1e-4, "running statistics")
 
 
 def test_bf16_is_close() -> None:

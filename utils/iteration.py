@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.voc import IGNORE_LABEL
+from networks.batch_norm import LateStatistics
 from networks.resize import resize
 from utils.alignment import CutMix, cutmix, domain_loss, one_hot
-from utils.core.device import Precision
+from utils.core.device import HostCopy, Precision, send
 from utils.core.distributed import no_sync, unwrap, world_size
 from utils.denoising import foreground_iou, noise_threshold, online_noise_filter, segmentation_loss
 
@@ -98,6 +99,7 @@ class Iteration:
         """Args: G, D: the networks, possibly wrapped by DistributedDataParallel or compiled; D only for C2S."""
         self.G, self.D, self.method = G, cast(nn.Module, D), method
         self.precision = precision or Precision()
+        self.statistics: LateStatistics | None = None
 
     def __call__(
         self,
@@ -116,9 +118,18 @@ class Iteration:
         """
         m, r = self.method, Figures()
         denoise = i >= m.denoise_from
+        images, labels, classes = batches.simple
 
         def backward(loss: Tensor) -> None:
             self.precision.backward(loss * loss_scale)
+
+        # With S2C, paragraph 3 forwards only the images that ONF keeps. ONF decides here, so that the decision has
+        # reached the host by then; running statistics are updated as if this forward pass took place there.
+        if early := mix is not None and m.onf and denoise:
+            with self.late_statistics().postponed():
+                p_s = self.predict_only(images)
+            r.iou_simple, r.passed, r.keep_simple = self.filter_images(p_s, labels, classes)
+            decision = HostCopy(r.keep_simple)
 
         with no_sync(self.G):  # paragraph 3 all-reduces the gradients of all three
             # 1. Complex images, C2S:  L_adv = BCE(D(p_c), 1), with D frozen.
@@ -129,30 +140,33 @@ class Iteration:
 
             # 2. All images:  L_cls = soft-margin loss of the mean logits, background left out, with the image labels.
             if m.cls:
-                images, present = batches.cls
-                scores = self.precision.forward(self.G, images).mean((2, 3))[:, 1:]
+                images_cls, present = batches.cls
+                scores = self.precision.forward(self.G, images_cls).mean((2, 3))[:, 1:]
                 r.loss_cls = F.multilabel_soft_margin_loss(scores, present)
                 backward(r.loss_cls)
 
         # 3. Simple images.  ONF: keep an image if IoU(F_p, F_l) > T_class.  S2C: x, y = CutMix(x, y).
         #    PND:  L_seg = mean over labelled pixels of l * [l <= T(i)], l the cross-entropy of a pixel.
         with no_sync(self.G, not sync_gradients):
-            images, labels, classes = batches.simple
-            p_s: Any = None
-            kept = len(images)
-            if mix is None or m.c2s or (m.onf and denoise):  # else nothing uses the unmixed predictions
-                with torch.set_grad_enabled(mix is None):
-                    p_s = self.predict(images)
-            if m.onf and denoise:
-                r.iou_simple, r.passed, r.keep_simple = self.filter_images(p_s, labels, classes)
-                images, labels, p_s, kept = self.keep_images(r.keep_simple, images, labels, p_s)
-            p, y = p_s, labels
-            if mix is not None:
+            r.kept = torch.full((), float(len(images) * world_size()), device=labels.device)
+            if mix is None:
+                p = p_s = self.predict(images)
+                if m.onf and denoise:
+                    r.iou_simple, r.passed, r.keep_simple = self.filter_images(p_s, labels, classes)
+                    labels = self.ignore_dropped(r.keep_simple, labels)
+                y = labels
+            else:
+                if early:
+                    self.late_statistics().update()
+                    images, labels, p_s = self.keep_images(decision.wait(), images, labels, p_s)
+                elif m.c2s:
+                    p_s = self.predict_only(images)
                 images_mix, y = cutmix(images, labels, mix)
                 p = self.predict(images_mix)
+            if r.keep_simple is not None:
+                r.kept = r.keep_simple.sum().float() * world_size()
             r.loss_seg, r.dropped = segmentation_loss(p, y, m.T(i), m.exempt, m.ignore_label)
             r.foreground = (p.detach().argmax(1) != 0).float().mean()
-            r.kept = torch.full((), float(kept * world_size()), device=labels.device)
             if mix is None and m.c2s:  # L_adv = BCE(D(p_s), 1)
                 r.loss_adv_simple = self.adversarial_loss(p_s, labels == m.ignore_label)
                 backward(r.loss_seg + m.lambda_adv * r.loss_adv_simple)
@@ -167,11 +181,8 @@ class Iteration:
                 r.loss_D_pred = domain_loss(self.discriminate(self.D, predictions), 0, ignored) / 2
                 images, labels, classes = batches.gt
                 if m.onf and denoise:
-                    with torch.no_grad():
-                        p_gt = self.predict(images)
-                    r.iou_gt, _, r.keep_gt = self.filter_images(p_gt, labels, classes)
-                    # Ignoring every pixel of an image drops it, without waiting for the device.
-                    labels = labels.masked_fill(~r.keep_gt[:, None, None], m.ignore_label)
+                    r.iou_gt, _, r.keep_gt = self.filter_images(self.predict_only(images), labels, classes)
+                    labels = self.ignore_dropped(r.keep_gt, labels)
                 label_maps = one_hot(labels, predictions.shape[1], m.ignore_label)
                 on_labels = self.discriminate(self.D, label_maps)
                 r.loss_D_gt = domain_loss(on_labels, 1, labels == m.ignore_label) / 2
@@ -182,6 +193,11 @@ class Iteration:
     def predict(self, images: Tensor) -> Tensor:
         """Logits of G in float32, resized to the images."""
         return resize(self.precision.forward(self.G, images), images.shape[2:])
+
+    @torch.no_grad()
+    def predict_only(self, images: Tensor) -> Tensor:
+        """As `predict`, without gradient."""
+        return self.predict(images)
 
     def discriminate(self, D: nn.Module, maps: Tensor) -> Tensor:
         """Logits of D in float32, resized to its input maps."""
@@ -202,15 +218,24 @@ class Iteration:
         passed = (iou > thresholds).sum().float() * world_size()
         return iou, passed, online_noise_filter(iou, thresholds)
 
+    def ignore_dropped(self, keep: Tensor, labels: Tensor) -> Tensor:
+        """The labels, every pixel of a dropped image ignored: this drops it without waiting for the device."""
+        return labels.masked_fill(~keep[:, None, None], self.method.ignore_label)
+
     def keep_images(
         self, keep: Tensor, images: Tensor, labels: Tensor, p: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, int]:
-        """Images, labels and predictions that ONF keeps, and how many.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, labels and predictions that ONF keeps; `keep` is on the host.
 
         If the kept images are all in other processes, one image takes part with every pixel ignored.
         """
-        index = keep.nonzero()[:, 0]  # the only wait for the device
-        number = len(index)
-        if not number:
+        index = keep.nonzero()[:, 0]
+        if not len(index):
             index, labels = index.new_zeros(1), torch.full_like(labels, self.method.ignore_label)
-        return images[index], labels[index], p[index], number
+        index = send(index, images.device)
+        return images[index], labels[index], p[index]
+
+    def late_statistics(self) -> LateStatistics:
+        if self.statistics is None:
+            self.statistics = LateStatistics(unwrap(self.G))
+        return self.statistics
