@@ -4,18 +4,21 @@ import platform
 import subprocess
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, assert_close
+from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from networks.deeplab import Arch, DeepLab, build_deeplab
 from networks.discriminator import Discriminator
 from utils.alignment import CutMix, cutmix, domain_loss, draw_cutmix, one_hot
-from utils.core.device import Precision
+from utils.core.device import Precision, wrap
 from utils.denoising import foreground_iou, online_noise_filter, segmentation_loss
 from utils.evaluation.metrics import ConfusionMatrix, score_table
 from utils.iteration import Batches, Iteration, Method
@@ -161,6 +164,31 @@ def test_weights_cast_once_have_the_same_gradients(mixed: bool) -> None:
     assert all(torch.equal(a, b) and a.any() for a, b in zip(G_before, G_cached))
     for a, b in zip(D_before, D_cached):  # of two forward passes, summed in bf16
         assert_close(b, a, 0.02, "gradient of D")
+
+
+def test_compiled_blocks_are_compiled_once(float64: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not again when denoising begins, nor for another number of images that ONF keeps."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    (G, D), (G_plain, D_plain) = tiny_networks(), tiny_networks()
+    wrap(G, compiled=True)
+    graphs, kept = [], set()
+    for step, (i, threshold, mixed) in enumerate(
+        [(2, 0.0, False), (2, 0.0, True), (7, 0.0, False), (7, 0.0, True), (7, 0.55, True), (7, 0.6, True)]
+    ):
+        mix = CutMix(0.5, 16, 20, (3, 1, 2, 0)) if mixed else None
+        method = replace(tiny_method(), iou_thresholds=torch.full((3,), threshold))
+        found, expected = (
+            Iteration(*networks, method)(i, tiny_batches(step, 4), mix).tensors()
+            for networks in ((G, D), (G_plain, D_plain))
+        )
+        for name, value in expected.items():
+            assert_close(found[name], value, 1e-9, name)
+        kept.add(int(expected["kept"]))
+        graphs.append(counters["stats"]["unique_graphs"])
+    for a, b in zip(gradients(G_plain, D_plain), gradients(G, D)):
+        assert_close(b, a, 1e-9, "gradient")
+    assert len(kept) > 1
+    assert graphs[0] < graphs[1] == graphs[-1]  # with gradient, then without
 
 
 class Casts(TorchDispatchMode):

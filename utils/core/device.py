@@ -4,8 +4,8 @@ import argparse
 import contextlib
 import ctypes
 import os
-from collections.abc import Sequence
-from typing import TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ def add_speed_options(group: argparse._ArgumentGroup, batch_statistics: bool = T
         choices=AMP,
         help="mixed precision of the networks (fp16 with loss scaling); losses in float32",
     )
-    add("--compile", action="store_true", help="compile the networks with torch.compile")
+    add("--compile", action="store_true", help="compile the residual blocks with torch.compile")
     add("--deterministic", action="store_true", help="use deterministic algorithms on a GPU too; slower")
     if batch_statistics:
         text = "with torchrun: batch statistics of the whole batch instead of each GPU's part"
@@ -123,11 +123,40 @@ def prepare(network: Network, device: torch.device, channels_last: bool = False)
 
 
 def wrap(network: nn.Module, sync_bn: bool = False, compiled: bool = False) -> nn.Module:
-    """The network wrapped for training: synchronized batch normalisation, DistributedDataParallel, torch.compile."""
+    """The network prepared for training: synchronized batch normalisation, torch.compile, DistributedDataParallel."""
     if sync_bn and distributed.world_size() > 1:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    network = distributed.wrap_ddp(network)
-    return cast(nn.Module, torch.compile(network)) if compiled else network
+    if compiled:
+        compile_blocks(network)
+    return distributed.wrap_ddp(network)
+
+
+def compile_blocks(network: nn.Module) -> None:
+    """Compile the residual blocks of a network (modules with `is_block`) for training.
+
+    Blocks of the same shapes share the compiled code, which takes far less time than compiling the network as a
+    whole. The code is for batches of any number of images but one. A single image is not compiled, nor is evaluation
+    mode, where images have any size.
+    """
+    config = (
+        torch._dynamo.config
+    )  # the limit is on the kinds of blocks: four stages, first and others, with gradient
+    config.cache_size_limit = max(config.cache_size_limit, 64)  # type: ignore[attr-defined]
+    for block in network.modules():
+        if getattr(block, "is_block", False):
+            block.forward = _compiled(block)  # type: ignore[method-assign]
+
+
+def _compiled(block: nn.Module) -> Callable[[Tensor], Tensor]:
+    plain, compiled = block.forward, torch.compile(block.forward)
+
+    def forward(x: Tensor) -> Tensor:
+        if not block.training or len(x) == 1:
+            return plain(x)
+        torch._dynamo.mark_dynamic(x, 0)
+        return compiled(x)
+
+    return forward
 
 
 class Precision:

@@ -116,8 +116,7 @@ def broadcast_buffers(network: nn.Module) -> None:
 
 
 def unwrap(network: nn.Module) -> nn.Module:
-    """The network itself, without DistributedDataParallel and torch.compile."""
-    network = getattr(network, "_orig_mod", network)
+    """The network itself, without DistributedDataParallel."""
     return network.module if isinstance(network, DistributedDataParallel) else network
 
 

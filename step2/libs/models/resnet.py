@@ -28,6 +28,8 @@ class ConvBnReLU(nn.Sequential):
 class Bottleneck(nn.Module):
     """Residual bottleneck: 1x1 (strided) -> 3x3 (dilated) -> 1x1 convolution, plus the shortcut."""
 
+    is_block = True  # compiled on its own, see `compile_blocks`
+
     def __init__(self, inplanes: int, planes: int, stride: int, dilation: int, project: bool) -> None:
         super().__init__()
         outplanes = planes * EXPANSION
