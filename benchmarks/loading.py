@@ -29,6 +29,7 @@ from datasets import loaders
 from datasets import transforms as T
 from datasets.images import read_image
 from datasets.labels import read_label
+from datasets.lists import Entry
 from datasets.loaders import DataConfig, ImageDataset, train_loader
 from utils.core.cli import count
 from utils.core.cli import positive_int as positive
@@ -49,13 +50,17 @@ class PlainComplex(loaders.ComplexDataset):
         image, label = T.pad(subtract_mean(image), label, config.crop, config.ignore_label)
         return T.random_crop(image, label, config.crop, rng)
 
+    def item(self, entry: Entry, image: np.ndarray, label: np.ndarray | None) -> tuple:
+        labels = () if label is None else (np.ascontiguousarray(label), entry.classes[0])
+        return T.to_network(image), *labels
 
-class PlainSimple(PlainComplex, loaders.SimpleDataset):
-    pass
+
+class PlainSimple(PlainComplex):
+    purpose, needs_label = "simple", True
 
 
-class PlainGT(PlainComplex, loaders.GTDataset):
-    pass
+class PlainGT(PlainSimple, loaders.GTDataset):
+    purpose = "gt"
 
 
 class PlainCls(loaders.ClsDataset):
@@ -86,9 +91,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def same_items(before: ImageDataset, now: ImageDataset, number: int) -> bool:
-    """Whether the first items of both are bitwise the same."""
+    """Whether the first items of both are bitwise the same once the network sees them."""
     keys = [(k, k % len(now)) for k in range(number)]
-    return all(np.array_equal(a, b) for key in keys for a, b in zip(before[key], now[key], strict=True))
+    return all(
+        np.array_equal(a, b) for key in keys for a, b in zip(before[key], with_input(now[key]), strict=True)
+    )
+
+
+def with_input(item: tuple) -> tuple:
+    """An item of `now` with the image as `to_input` converts it on the device."""
+    planes, *labels = item
+    return T.to_input(torch.from_numpy(planes)[None])[0].numpy(), *labels
 
 
 def measure_parts(before: ImageDataset, now: ImageDataset, batch_size: int) -> dict:

@@ -91,7 +91,7 @@ class ImageDataset(Dataset):
 
 
 class ComplexDataset(ImageDataset):
-    """Complex images: 3 x H x W float32."""
+    """Complex images: 4 x H x W uint8, see `transforms.to_input`."""
 
     purpose = "complex"
 
@@ -112,17 +112,16 @@ class ComplexDataset(ImageDataset):
         return image, label
 
     def cropped(self, image: np.ndarray, label: np.ndarray | None, rng: np.random.Generator) -> T.Pair:
-        """Random crop, mean subtraction and padding to the crop size."""
-        # Cropping before the conversion to float32 gives the same numbers faster.
+        """Random crop and padding to the crop size."""
         image, label = T.random_crop(image, label, self.config.crop, rng)
-        return T.pad(T.subtract_mean(image), label, self.config.crop, self.config.ignore_label)
+        return T.pad(T.mark_inside(image), label, self.config.crop, self.config.ignore_label)
 
     def item(self, entry: Entry, image: np.ndarray, label: np.ndarray | None) -> tuple:
-        return (T.to_network(image),)
+        return (T.to_planes(image),)
 
 
 class SimpleDataset(ComplexDataset):
-    """Simple images and their pseudo labels: 3 x H x W float32, H x W uint8, 0-based class."""
+    """Simple images and their pseudo labels: 4 x H x W uint8, H x W uint8, 0-based class."""
 
     purpose = "simple"
     needs_label = True
@@ -132,7 +131,7 @@ class SimpleDataset(ComplexDataset):
     )
 
     def item(self, entry: Entry, image: np.ndarray, label: np.ndarray | None) -> tuple:
-        return T.to_network(image), np.ascontiguousarray(label), entry.classes[0]
+        return T.to_planes(image), np.ascontiguousarray(label), entry.classes[0]
 
 
 class GTDataset(SimpleDataset):
@@ -157,7 +156,7 @@ class GTDataset(SimpleDataset):
 
 
 class ClsDataset(ImageDataset):
-    """Training images resized to the crop, and their classes: 3 x H x W, multi-hot num_classes - 1, both float32."""
+    """Training images resized to the crop: 4 x H x W uint8; their classes: multi-hot, num_classes - 1 float32."""
 
     purpose = "cls"
 
@@ -167,6 +166,9 @@ class ClsDataset(ImageDataset):
         classes = np.zeros(self.config.num_classes - 1, np.float32)
         classes[list(entry.classes)] = 1
         return self.to_network(image), classes
+
+    def to_network(self, image: np.ndarray) -> np.ndarray:
+        return T.to_planes(T.mark_inside(image))
 
 
 class EvalDataset(ImageDataset):

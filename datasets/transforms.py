@@ -3,10 +3,13 @@
 Images are H x W x 3 arrays in BGR order, labels H x W uint8 arrays. A label may be None.
 """
 
+import functools
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
 MEAN_BGR = np.array((104.00698793, 116.66876762, 122.67891434), np.float32)
 
@@ -78,3 +81,27 @@ def random_mirror(image: np.ndarray, label: np.ndarray | None, rng: np.random.Ge
 def to_network(image: np.ndarray) -> np.ndarray:
     """Convert H x W x 3 BGR to contiguous 3 x H x W RGB."""
     return np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))
+
+
+def mark_inside(image: np.ndarray) -> np.ndarray:
+    """H x W x 3 uint8 -> H x W x 4: with a channel of ones, so that padding can be told from black."""
+    return cv2.merge([*cv2.split(image), np.ones(image.shape[:2], np.uint8)])
+
+
+def to_planes(image: np.ndarray) -> np.ndarray:
+    """Convert H x W x 4 BGR and inside to contiguous 4 x H x W RGB and inside."""
+    return image.transpose(2, 0, 1)[[2, 1, 0, 3]]
+
+
+def to_input(planes: Tensor) -> Tensor:
+    """B x 4 x H x W uint8 -> the network's input, B x 3 x H x W: RGB with the mean subtracted, 0 in the padding.
+
+    Transferring bytes to a device and converting them there is faster than transferring the input.
+    """
+    mean = _mean_rgb(torch.get_default_dtype(), planes.device)
+    return (planes[:, :3] - mean).masked_fill_(planes[:, 3:] == 0, 0)
+
+
+@functools.lru_cache(maxsize=8)
+def _mean_rgb(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(MEAN_BGR[::-1].copy()).to(device, dtype)[:, None, None]

@@ -111,6 +111,15 @@ def test_transforms_by_hand() -> None:
     }
 
 
+def test_input_is_converted_as_by_numpy() -> None:
+    image = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    padded, _ = T.pad(T.subtract_mean(image), None, (3, 5), 255)
+    marked, _ = T.pad(T.mark_inside(image), None, (3, 5), 255)
+    planes = np.stack([T.to_planes(marked), T.to_planes(marked[:, ::-1])])  # also mirrored
+    for found, expected in zip(T.to_input(torch.from_numpy(planes)), (padded, padded[:, ::-1])):
+        assert np.array_equal(found.numpy(), T.to_network(expected))
+
+
 def test_scaled_sides_are_rounded() -> None:
     image, label = T.scale(np.zeros((5, 9, 3), np.uint8), np.full((5, 9), 7, np.uint8), 1.3)
     assert image.shape[:2] == label.shape == (6, 12)  # 6.5 -> 6 and 11.7 -> 12, as cv2 rounds
@@ -124,12 +133,12 @@ def test_gt_draws_the_scale_again_from_the_original(tiny_data: Path, monkeypatch
     monkeypatch.setattr(T, "scale", lambda i, lab, f: (seen.append((i.shape[:2], f)), scale(i, lab, f))[1])
     gt = GTDataset(entries(tiny_data, "simple_list.txt"), config(tiny_data, random_scale=True))
     image, label, _ = gt[0, 0]
-    assert image.shape == (3, 48, 56) and label.shape == (48, 56)
+    assert image.shape == (4, 48, 56) and label.shape == (48, 56)
     assert seen == [((64, 80), 0.5), ((64, 80), 0.6), ((64, 80), 1.0)]
     seen.clear()
     factors = itertools.cycle([0.5])
     image, label, _ = gt[0, 0]
-    assert len(seen) == 10 and image.shape == (3, 48, 56) and 255 not in label[:, -1]  # stretched, not padded
+    assert len(seen) == 10 and image.shape == (4, 48, 56) and 255 not in label[:, -1]  # stretched, not padded
 
 
 def test_stream_covers_the_list_before_it_repeats() -> None:
@@ -163,8 +172,10 @@ def test_loaders_give_what_the_iteration_wants(tiny_data: Path) -> None:
         iter(train_loader(GTDataset(entries(tiny_data, "simple_list.txt"), c), 3, 0))
     )
     cls_images, cls = next(iter(train_loader(ClsDataset(entries(tiny_data, "train_cls.txt"), c), 3, 0)))
-    assert complex_.shape == images.shape == cls_images.shape == (3, 3, 48, 56)
-    assert complex_.dtype == torch.float32 and labels.dtype == torch.uint8 and classes.dtype == torch.int64
+    assert complex_.shape == images.shape == cls_images.shape == (3, 4, 48, 56)
+    assert complex_.dtype == cls_images.dtype == torch.uint8
+    assert T.to_input(images).shape == (3, 3, 48, 56) and T.to_input(images).dtype == torch.float32
+    assert labels.dtype == torch.uint8 and classes.dtype == torch.int64
     assert labels.shape == (3, 48, 56) and cls.shape == (3, 3)
     assert set(cls.unique().tolist()) == {0, 1} and (cls.sum(1) >= 1).all()
     for label, c_ in zip(labels, classes):

@@ -25,7 +25,7 @@ from datasets.loaders import (
     ImageDataset,
     SimpleDataset,
 )
-from datasets.transforms import scale
+from datasets.transforms import scale, to_input
 from networks.deeplab import build_deeplab
 from networks.discriminator import build_discriminator
 from utils.alignment import cutmix_box, domain_loss
@@ -130,7 +130,12 @@ def check_item(name: str, image: np.ndarray, label: np.ndarray | None = None) ->
 
 def first(loader: type[ImageDataset], list_name: str) -> tuple:
     dataset = loader(read_list(REFERENCE / list_name, 21), config("sal2gt"))
-    return dataset[0, 0]
+    return with_input(dataset[0, 0])
+
+
+def with_input(item: tuple) -> tuple:
+    """An item with the image as the network sees it."""
+    return to_input(torch.from_numpy(item[0])[None])[0].numpy(), *item[1:]
 
 
 @pytest.mark.parametrize(("name", "loader"), [("simple", SimpleDataset), ("gt", GTDataset)])
@@ -160,5 +165,5 @@ def test_scaled_simple_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setattr("datasets.transforms.scale", lambda image, label, _: scale(image, label, 0.7))
     scaled = DataConfig(**{**vars(config("sal2gt")), "random_scale": True})
     dataset = SimpleDataset(read_list(REFERENCE / "one_simple.txt", 21), scaled)
-    image, label, _ = dataset[0, 0]
+    image, label, _ = with_input(dataset[0, 0])
     check_item("simple_scaled_07", image, label)

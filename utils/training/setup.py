@@ -22,6 +22,7 @@ from datasets.loaders import (
     train_loader,
 )
 from datasets.sampling import generator
+from datasets.transforms import to_input
 from networks.checkpoint import load_matching, load_strict, read_state
 from networks.deeplab import DeepLab, build_deeplab
 from networks.discriminator import build_discriminator
@@ -107,8 +108,8 @@ def endless_batches(
     def next_batch(purpose: str) -> Any:
         if purpose not in loaders:
             return None
-        tensors = tuple(send(tensor, device) for tensor in next(loaders[purpose]))
-        return tensors if len(tensors) > 1 else tensors[0]
+        planes, *labels = (send(tensor, device) for tensor in next(loaders[purpose]))
+        return (to_input(planes), *labels) if labels else to_input(planes)
 
     while True:
         yield Batches(**{purpose: next_batch(purpose) for purpose in ("complex", "cls", "simple", "gt")})
