@@ -20,7 +20,7 @@ from networks.discriminator import Discriminator
 from utils.alignment import CutMix, cutmix, domain_loss, draw_cutmix, one_hot
 from utils.core.device import Precision, wrap
 from utils.denoising import foreground_iou, online_noise_filter, segmentation_loss
-from utils.evaluation.metrics import ConfusionMatrix, score_table
+from utils.evaluation.metrics import ConfusionMatrix, pair_counts, score_table
 from utils.iteration import Batches, Iteration, Method
 from utils.training.optim import RepeatedSGD, build_sgd
 
@@ -284,6 +284,16 @@ def test_heap_is_kept() -> None:
         for how in ("kept", "usual")
     )
     assert kept < usual / 2
+
+
+def test_pairs_are_counted_alike_on_a_gpu_and_a_cpu() -> None:
+    torch.manual_seed(0)
+    truth, prediction = (torch.randint(0, 5, (2, 30, 40), dtype=torch.uint8) for _ in range(2))
+    truth[:, :7] = 255
+    confusion = ConfusionMatrix(5)
+    confusion.update(truth, prediction)
+    assert confusion.counts.sum() == 2 * 23 * 40
+    assert torch.equal(pair_counts(truth, prediction, 5), confusion.counts)
 
 
 def test_scores_of_absent_and_merely_predicted_classes() -> None:

@@ -24,10 +24,13 @@ class ConfusionMatrix:
 
     def update(self, truth: Tensor, prediction: Tensor) -> None:
         """Add one label map or a batch: two integer tensors of the same shape. Ignored pixels are not counted."""
-        counted = truth != self.ignore_label
-        pairs = truth.long() * self.num_classes + prediction.long()
         self.counts = self.counts.to(truth.device)
-        self.counts += torch.bincount(pairs[counted], minlength=self.num_classes**2)
+        if truth.device.type == "cpu":
+            pairs = truth.long() * self.num_classes + prediction.long()
+            counted = pairs[truth != self.ignore_label]
+            self.counts += torch.bincount(counted, minlength=self.num_classes**2)
+        else:
+            self.counts += pair_counts(truth, prediction, self.num_classes)
 
     def gather(self) -> "ConfusionMatrix":
         """Sum the counts over all processes, in place; returns itself."""
@@ -73,6 +76,16 @@ class ConfusionMatrix:
             "Class IoU": {str(c): float(iou[c]) if union[c] else None for c in range(self.num_classes)},
             "Min IoU": float(iou[present].min()),
         }
+
+
+def pair_counts(truth: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
+    """num_classes^2 counts of the pairs, by a product of one-hot labels: unlike bincount, without waiting for a GPU.
+
+    Exact for up to 2^24 pixels. Labels that are not below num_classes are not counted.
+    """
+    classes = torch.arange(num_classes, device=truth.device)[:, None]
+    rows, columns = ((labels.flatten() == classes).float() for labels in (truth, prediction))
+    return (rows @ columns.T).long().flatten()
 
 
 def score_table(scores: dict, names: list[str], occurring: Container[int] | None = None) -> str:
