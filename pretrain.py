@@ -215,7 +215,7 @@ def pretrain(args: argparse.Namespace) -> None:
                     save_trunk(network, args.snapshot_dir / "trunk.pth")
                 stopped = stop.agreed()
                 if (i + 1) % args.save_every == 0 or last or stopped:
-                    state.save(i + 1, top1=top1)
+                    state.save(i + 1, wait=last or stopped, top1=top1)
                 if stopped and not last:
                     stop.leave(i + 1)
         if distributed.is_main():

@@ -79,7 +79,7 @@ def train(args: argparse.Namespace, probe: Callable[[int, nn.Module, Method], No
                     validate(i, trainer)
                 stopped = stop.agreed()
                 if (i + 1) % args.save_every == 0 or last or stopped:
-                    trainer.save(i + 1)
+                    trainer.save(i + 1, wait=last or stopped)
                 if stopped and not last:
                     stop.leave(i + 1)
         report(trainer, names)

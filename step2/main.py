@@ -92,7 +92,7 @@ def train(args: argparse.Namespace, config: Config) -> None:
                     trainer.save_weights(paths.models / f"checkpoint_{iteration}.pth")
                 stopped = stop.agreed()
                 if iteration % args.save_every == 0 or last or stopped:
-                    trainer.state.save(iteration)
+                    trainer.state.save(iteration, wait=last or stopped)
                 if stopped and not last:
                     stop.leave(iteration)
         trainer.save_weights(paths.models / "checkpoint_final.pth")

@@ -93,7 +93,7 @@ def add_device_options(
 
 def add_resume_options(group: argparse._ActionsContainer) -> None:
     """Add the options of resuming an interrupted run."""
-    group.add_argument("--save-every", type=positive_int, default=100, help="iterations between saved states")
+    group.add_argument("--save-every", type=positive_int, default=500, help="iterations between saved states")
     group.add_argument("--no-resume", action="store_true", help="start from scratch, ignoring a saved state")
 
 

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -61,7 +61,7 @@ def pick_device(device: str | None = None, gpu: int | None = None) -> torch.devi
 def set_up_device(
     device: torch.device, amp: str | None = None, deterministic: bool = False, sync_bn: bool = False
 ) -> None:
-    """Check that the options suit the device, and make the settings that are global to the process.
+    """Check that the options suit the device, and make the settings of a training that are global to the process.
 
     Raises:
         InputError: an option is not available on the device.
@@ -70,12 +70,22 @@ def set_up_device(
         raise InputError("--sync-bn needs CUDA GPUs: torch synchronizes batch normalisation on these only")
     if amp and device.type == "mps":
         raise InputError("--amp works on CPUs and CUDA GPUs, not on MPS")
+    torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)
     if device.type == "cpu":
         keep_heap()
+
+
+@contextlib.contextmanager
+def any_size() -> Iterator[None]:
+    """Context or decorator of work on images of many sizes, where cuDNN must not try all algorithms for each."""
+    benchmark, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def keep_heap() -> None:

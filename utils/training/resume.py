@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from networks.checkpoint import read_checkpoint, save
 from utils.core.distributed import any_process, barrier, is_main, world_size
@@ -43,9 +45,15 @@ class TrainState:
         """
         self.path, self.networks, self.optimizers = path, networks, optimizers
         self.options = {key: _plain(value) for key, value in options.items() if key not in FREE_OPTIONS}
+        self.executor, self.writing = ThreadPoolExecutor(1), cast(Future | None, None)
 
-    def save(self, iteration: int, **values: object) -> None:
+    def save(self, iteration: int, wait: bool = True, **values: object) -> None:
         """Save the state after `iteration` iterations, with values that torch.load accepts with weights_only.
+
+        Args:
+            iteration: number of iterations.
+            wait: return when the file is written; otherwise a copy of the state is written during the next
+                iterations, and an error is raised by the next call.
 
         Raises:
             InputError: a weight is not finite; the file is left unchanged.
@@ -60,7 +68,14 @@ class TrainState:
             "options": self.options,
             "values": values,
         }
-        save(state, self.path)
+        if self.writing is not None:
+            self.writing.result()
+            self.writing = None
+        if wait:
+            save(state, self.path)
+        else:
+            copy = tree_map(lambda v: v.to("cpu", copy=True) if isinstance(v, torch.Tensor) else v, state)
+            self.writing = self.executor.submit(save, copy, self.path)
 
     def check(self, iteration: int, loss: float | None = None) -> None:
         """Raise InputError if the loss or, if it is not given, a weight or running statistic is not finite."""

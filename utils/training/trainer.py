@@ -91,10 +91,10 @@ class Trainer:
         values = torch.tensor(thresholds, device=self.method.iou_thresholds.device)
         self.iteration.method = replace(self.method, iou_thresholds=values)
 
-    def save(self, done: int) -> None:
-        """Save the state after `done` iterations."""
+    def save(self, done: int, wait: bool = True) -> None:
+        """Save the state after `done` iterations; `wait` as in TrainState.save."""
         names = ("best", "best_iteration", "scores", "occurring", "thresholds")
-        self.state.save(done, **{name: getattr(self, name) for name in names})
+        self.state.save(done, wait, **{name: getattr(self, name) for name in names})
 
     def load(self) -> int:
         """Load the saved state, if there is one; returns the number of iterations done."""

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from datasets.images import read_image
 from datasets.loaders import EvalDataset, ImageDataset, eval_loader
 from utils.core import distributed
+from utils.core.device import any_size
 from utils.core.files import save_image
 from utils.evaluation.inference import infer
 from utils.evaluation.metrics import ConfusionMatrix
@@ -69,6 +70,7 @@ class Validation:
             trainer.best = score
             trainer.save_best(i)
 
+    @any_size()
     def score(self, val: EvalDataset, G: nn.Module) -> ConfusionMatrix:
         """The counts on the validation images of all processes; G is in training mode afterwards."""
         G.eval()
@@ -82,6 +84,7 @@ class Validation:
             tqdm.write(f"warning: {BACKGROUND_ONLY}", file=sys.stderr)
         self.warned = True
 
+    @any_size()
     def draw(self, G: nn.Module) -> Image.Image:
         """Image, pseudo label and prediction of the first simple images."""
         shown = EvalDataset(self.simple.entries[:SHEET_IMAGES], self.simple.config)
@@ -97,6 +100,7 @@ class Validation:
         legend = [(self.names[n] if n < len(self.names) else "ignored", n) for n in labels]
         return contact_sheet(rows, ("image", "pseudo label", "prediction"), legend=legend)
 
+    @any_size()
     def iou_thresholds(self, G: nn.Module) -> list[float]:
         """T_class, measured on the simple images with the current network."""
         distributed.broadcast_buffers(G)
