@@ -54,7 +54,7 @@ class Count(TorchDispatchMode):
         else:
             storages = {t.untyped_storage().data_ptr() for t in read}
             written = [t for t in written if t.untyped_storage().data_ptr() not in storages]
-        if written:  # else a view
+        if written and name != "empty":  # else a view or nothing computed
             kind = next((k for k, words in KINDS.items() if any(word in name for word in words)), "other")
             self.operations[kind] += 1
             self.bytes[kind] += sum(t.numel() * t.element_size() for t in read + written)
