@@ -18,9 +18,8 @@ class CutMix(NamedTuple):
     lam: float  # lambda: the share of an image that stays, before the box is clipped
     cx: int  # centre of the box on axis 2 of the image batch
     cy: int  # centre on axis 3
-    permutation: tuple[
-        int, ...
-    ]  # which image is pasted; after ONF, the entries below the number of kept images
+    # Which image is pasted into each; after ONF, the entries below the number of kept images.
+    permutation: tuple[int, ...]
 
 
 def draw_cutmix(

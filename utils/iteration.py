@@ -1,5 +1,6 @@
 """One training iteration of stage 1, as in Figure 2 of the paper: complex, classification, simple, discriminator."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import cast
@@ -99,7 +100,6 @@ class Iteration:
         """Args: G, D: the networks, possibly wrapped by DistributedDataParallel or compiled; D only for C2S."""
         self.G, self.D, self.method = G, cast(nn.Module, D), method
         self.precision = precision or Precision()
-        self.statistics: LateStatistics | None = None
 
     def __call__(
         self,
@@ -123,10 +123,10 @@ class Iteration:
         def backward(loss: Tensor) -> None:
             self.precision.backward(loss * loss_scale)
 
-        # With S2C, paragraph 3 forwards only the images that ONF keeps. ONF decides here, so that the decision has
-        # reached the host by then; running statistics are updated as if this forward pass took place there.
+        # With S2C, paragraph 3 mixes and forwards the images that ONF keeps. ONF decides here, so that the decision has
+        # reached the host by then; the running statistics are updated as if this forward pass took place there.
         if early := mix is not None and m.onf and denoise:
-            with self.late_statistics().postponed():
+            with self.late_statistics.postponed():
                 p_s = self.predict_only(images)
             r.iou_simple, r.passed, r.keep_simple = self.filter_images(p_s, labels, classes)
             decision = HostCopy(r.keep_simple)
@@ -157,7 +157,7 @@ class Iteration:
                 y = labels
             else:
                 if early:
-                    self.late_statistics().update()
+                    self.late_statistics.update()
                     images, labels, p_s = self.keep_images(decision.wait(), images, labels, p_s)
                 elif m.c2s:
                     p_s = self.predict_only(images)
@@ -235,7 +235,6 @@ class Iteration:
         index = send(index, images.device)
         return images[index], labels[index], p[index]
 
+    @functools.cached_property
     def late_statistics(self) -> LateStatistics:
-        if self.statistics is None:
-            self.statistics = LateStatistics(unwrap(self.G))
-        return self.statistics
+        return LateStatistics(unwrap(self.G))

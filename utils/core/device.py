@@ -96,11 +96,8 @@ def keep_heap() -> None:
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (
-        OSError,
-        AttributeError,
-        TypeError,
-    ):  # macOS and musl have no mallopt, Windows has no such library
+    # macOS and musl have no mallopt, Windows has no such library.
+    except (OSError, AttributeError, TypeError):
         return
     # Setting one of the two disables malloc's dynamic adjustment of both. 32 MiB is the maximum of the adjustment.
     mallopt(M_MMAP_THRESHOLD, 32 << 20)

@@ -73,9 +73,8 @@ def build_data(
     for dataset in (*train.values(), val):
         if dataset is not None:
             require_files(dataset.files(), dataset.origin)
-    if (
-        val is not None
-    ):  # training images are read from the first iterations on, these only by the first validation
+    # Training images are read from the first iterations on, these by the first validation only.
+    if val is not None:
         for finding in check_images(val.entries, images):
             raise InputError(f"{finding.first}: {finding.text}; replace it or remove it from the list")
     return train, val
