@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 EXTRAS ?= pydensecrf2 tensorboard matplotlib jinja2 scipy
 
-.PHONY: help install demo demo-plain test test-slow test-cpus lint clean
+.PHONY: help install demo demo-plain test test-slow test-cpus gpu lint clean
 
 help:
 	@echo "make demo        the whole pipeline on a small embedded data set, in minutes on 2 CPU cores"
@@ -14,6 +14,7 @@ help:
 	@echo "make test        style checks, type checks and tests"
 	@echo "make test-slow   the tests that take minutes"
 	@echo "make test-cpus   the tests as other CPUs, numbers of threads and newer libraries run them"
+	@echo "make gpu         tests and measurements on a GPU, in 9 minutes; needs torch, but no network"
 	@echo "make install     the environment ($(VENV)); EXTRAS=\"NAME ...\" selects optional packages"
 
 install: $(VENV)/installed
@@ -47,6 +48,10 @@ test-slow: install
 # The suite as other CPUs and newer libraries run it; CPUS names some of the environments of tests/cpus.py.
 test-cpus: install
 	$(PY) tests/cpus.py --jobs $(JOBS) $(CPUS)
+
+# Without installing anything: the environment if there is one, otherwise the system's Python.
+gpu:
+	$(if $(wildcard $(PY)),$(PY),$(PYTHON)) benchmarks/gpu.py $(GPU_OPTIONS)
 
 clean:
 	rm -rf $(VENV) .venv-newest demo demo-plain .pytest_cache .ruff_cache

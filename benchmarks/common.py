@@ -76,13 +76,18 @@ def require_matplotlib() -> None:
         raise InputError("matplotlib is not installed: pip install -r requirements-dev.txt")
 
 
+def synchronize(device: torch.device) -> None:
+    """Waits for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def timed(function: Callable[[], Any], device: torch.device) -> tuple[Any, Times]:
     """Calls the function and waits for the device; returns the result and the times."""
-    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    synchronize()
+    synchronize(device)
     start = time.perf_counter(), time.process_time()
     result = function()
-    synchronize()
+    synchronize(device)
     return result, Times(time.perf_counter() - start[0], time.process_time() - start[1])
 
 
@@ -101,13 +106,22 @@ def take_turns(
     return {name: median(times) for name, times in found.items()}
 
 
-def matrix_rate(dtype: torch.dtype, device: torch.device, rounds: int = 5) -> float:
+def use_tf32(enabled: bool) -> None:
+    """Sets whether convolutions and matrix products in float32 use TF32 on a GPU."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = enabled
+
+
+def matrix_rate(number_format: str, device: torch.device, rounds: int = 5) -> float:
     """Operations per second of a large matrix product or 3x3 convolution, whichever is faster.
 
-    On a CPU torch uses different libraries for the two. On a GPU float32 uses TF32 if torch's convolutions do.
+    On a CPU torch uses different libraries for the two.
+
+    Args:
+        number_format: float32, TF32 or bf16.
     """
     side, channels = (8192, 2048) if device.type == "cuda" else (1536, 256)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+    dtype = torch.bfloat16 if number_format == "bf16" else torch.float32
+    use_tf32(number_format != "float32")
     a = torch.randn(side, side, device=device).to(dtype)
     x = torch.randn(2, channels, 41, 41, device=device).to(dtype)
     weight = torch.randn(channels, channels, 3, 3, device=device).to(dtype)
@@ -117,8 +131,17 @@ def matrix_rate(dtype: torch.dtype, device: torch.device, rounds: int = 5) -> fl
     return max(operations[name] / t.on(device) for name, t in take_turns(calls, rounds, device).items())
 
 
+def reset_peak(device: torch.device) -> None:
+    """Lowers the peak memory to what is in use; has no effect on a CPU without Linux."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_bytes(device: torch.device) -> int:
-    """Peak memory since the process started: tensors on a GPU, the resident set on a CPU."""
+    """Peak memory since `reset_peak` or the start of the process: tensors on a GPU, the resident set on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

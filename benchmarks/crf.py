@@ -6,7 +6,7 @@
 
 All backends process one image before the next one, so that they see the same load; the last image is pure noise.
 Times are medians over the images, CPU time on a CPU. Speed-up (median over the images) and agreement (of the worst
-image) are relative to pydensecrf without pruning, or to torch without pruning if pydensecrf is not installed; the
+image) are relative to pydensecrf without pruning or, if it is not installed, to torch on the CPU without pruning; the
 noise has columns of its own. No lattice is kept from one run to the next.
 Without --masks and --logits, the probabilities are the softmax of smooth random logits that favour the background
 and two classes.
@@ -48,7 +48,7 @@ class Run(NamedTuple):
 
 
 Case = tuple[np.ndarray, torch.Tensor]  # an image and its probabilities
-Runs = dict[tuple[str, bool], list[Run]]  # by backend and pruning; the first is the reference
+Runs = dict[tuple[str, str, bool], list[Run]]  # by backend, device and pruning; the first is the reference
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -117,16 +117,21 @@ def make_cases(classes: int, args: argparse.Namespace) -> Iterator[Case]:
     yield noise, make_probabilities(rng, classes, size, args.favour)
 
 
+def backends(device: str) -> list[tuple[str, str]]:
+    """The backends and their devices; the first is the reference."""
+    reference = "torch" if importlib.util.find_spec("pydensecrf") is None else "pydensecrf"
+    return list(dict.fromkeys([(reference, "cpu"), ("torch", device)]))
+
+
 def measure(classes: int, args: argparse.Namespace) -> Runs:
     """The runs of all images with every backend."""
-    backends = ["torch"] if importlib.util.find_spec("pydensecrf") is None else ["pydensecrf", "torch"]
-    runs: Runs = {(backend, pruned): [] for backend in backends for pruned in (False, True)}
+    runs: Runs = {(*backend, pruned): [] for backend in backends(args.device) for pruned in (False, True)}
     kept = []
     for image, probabilities in make_cases(classes, args):
         kept.append(int((probabilities.amax((1, 2)) >= args.prune).sum()))
         reference = None
-        for (backend, pruned), found in runs.items():
-            device = torch.device(args.device if backend == "torch" else "cpu")
+        for (backend, where, pruned), found in runs.items():
+            device = torch.device(where)
             prune = args.prune if pruned else None
             crf = partial(dense_crf, image, probabilities.to(device), backend=backend, prune=prune)
             dense_crf_module.smoothness_kernel.cache_clear()
@@ -139,21 +144,24 @@ def measure(classes: int, args: argparse.Namespace) -> Runs:
     return runs
 
 
-def report(runs: Runs) -> None:
+def make_rows(runs: Runs) -> list[dict]:
+    """One row per backend, device and pruning."""
     rows, (*base, _) = [], next(iter(runs.values()))
-    for (backend, pruned), (*usual, noise) in runs.items():
+    for (backend, device, pruned), (*usual, noise) in runs.items():
         seconds = statistics.median(run.seconds for run in usual)
         speed_up = statistics.median(b.seconds / run.seconds for b, run in zip(base, usual))
-        row = {"backend": backend, "pruned": "yes" if pruned else "no", "s/image": f"{seconds:.3f}"}
+        row = {"backend": backend, "device": device, "pruned": "yes" if pruned else "no"}
+        row["s/image"] = f"{seconds:.4f}"
         row |= {"speed-up": f"{speed_up:.2f}", "noise s": f"{noise.seconds:.2f}"}
         row["labels %"] = f"{100 * min(run.labels for run in usual):.4f}"
         row["max |dp|"] = f"{max(run.difference for run in usual):.5f}"
         row |= {"noise labels %": f"{100 * noise.labels:.4f}", "noise |dp|": f"{noise.difference:.5f}"}
         rows.append(row)
-    print(table(rows))
+    return rows
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> dict[int, list[dict]]:
+    """Returns the rows of the table by number of classes."""
     args = parse_args(argv)
     set_up(args)
     if importlib.util.find_spec("pydensecrf") is None:
@@ -163,8 +171,11 @@ def main(argv: list[str] | None = None) -> None:
     dense_crf(*small, backend="torch", device=args.device)  # warm-up
     size = f"of {args.size[0]}x{args.size[1]}" if args.size else "at their own size"
     print(f"{args.count} images {size}")
+    rows: dict[int, list[dict]] = {}
     for classes in args.classes:
-        report(measure(classes, args))
+        rows[classes] = make_rows(measure(classes, args))
+        print(table(rows[classes]), flush=True)
+    return rows
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 Runs on synthetic JPEGs of VOC's size with palette labels, in a temporary folder. `before` is the straightforward
 order of operations: the whole image is converted to float, minus the mean, then padded, then cropped. The benchmark
 first checks that the network gets the same numbers. Times of single items are CPU time; images per second are
-wall-clock time, with all four loaders running as in training, `before` and `now` in turn.
+wall-clock time, with all four loaders running as in training, `before` and `now` in turn; with --device cuda they
+include the copies to the GPU, from pinned memory.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from datasets.lists import Entry
 from datasets.loaders import DataConfig, ImageDataset, train_loader
 from utils.core.cli import count
 from utils.core.cli import positive_int as positive
+from utils.core.device import send
 from utils.core.errors import InputError, run_script
 
 CPU = torch.device("cpu")
@@ -128,15 +130,18 @@ def measure_parts(before: ImageDataset, now: ImageDataset, batch_size: int) -> d
 
 def per_second(datasets: Sequence[ImageDataset], args: argparse.Namespace, workers: int) -> float:
     """Images per second of all loaders together, without the start of the workers."""
-    streams = [iter(train_loader(dataset, args.batch_size, workers)) for dataset in datasets]
+    device = torch.device(args.device)
+    pin = device.type == "cuda"
+    streams = [iter(train_loader(data, args.batch_size, workers, pin=pin)) for data in datasets]
 
     def load(iterations: int) -> None:
         for _ in range(iterations):
             for stream in streams:
-                next(stream)
+                for tensor in next(stream):
+                    send(tensor, device)
 
     load(2 * max(workers, 1))  # what the workers prefetch before the clock starts
-    _, times = timed(partial(load, args.iterations), CPU)
+    _, times = timed(partial(load, args.iterations), device)
     return 4 * args.batch_size * args.iterations / times.wall
 
 
@@ -154,7 +159,8 @@ def measure_rates(
     return rows
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> dict[str, list[dict]]:
+    """Returns the rows of both tables."""
     args = parse_args(argv)
     set_up(args)
     height, width = args.size
@@ -167,9 +173,11 @@ def main(argv: list[str] | None = None) -> None:
             if not same_items(old, new, 2 * args.images):
                 raise InputError(f"{new.purpose}: the items differ; check datasets/loaders.py")
         print(f"{args.images} images of {height}x{width}, crop {args.crop}: items are the same\n")
-        rows = [measure_parts(old, new, args.batch_size) for old, new in zip(before, now)]
-        print(table(rows), flush=True)
-        print(f"\n{table(measure_rates(before, now, args))}")
+        parts = [measure_parts(old, new, args.batch_size) for old, new in zip(before, now)]
+        print(table(parts), flush=True)
+        rates = measure_rates(before, now, args)
+        print(f"\n{table(rates)}")
+    return {"parts": parts, "rates": rates}
 
 
 if __name__ == "__main__":

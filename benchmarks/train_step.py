@@ -3,16 +3,16 @@
     python benchmarks/train_step.py                                    GPU: ResNet-101, crop 321, batch 10
     python benchmarks/train_step.py --device cpu --batch-size 2        CPU
 
-A mode is `baseline` (benchmarks/baseline.py), or `ours` with any of +channels-last, +onednn, +bf16, +compile. The
-modes take turns. Each turn is a new process: one iteration whose losses and gradients are compared with those of the
-first mode, then the warm-up, then the timed iterations, including the optimizers' steps. Reported are medians over
-all turns.
+A mode is `baseline` (benchmarks/baseline.py), or `ours` with any of +channels-last, +onednn, +bf16, +compile; both
+take +float32, which disables TF32 on a GPU. The modes take turns. Each turn is a new process: one iteration whose
+losses and gradients are compared with those of the first mode, then the warm-up, then the timed iterations, including
+the optimizers' steps. Reported are medians over all turns.
 
 Ratios are of wall-clock time on a GPU, and of CPU time, which other programs hardly affect, on a CPU. torch counts
 the operations (convolutions and matrix products) of the first mode; their share is of the matrix rate, measured in
-the mode's number format (float32 on a GPU: TF32, as in torch's convolutions). Peak memory is that of the tensors on a
-GPU; on a CPU it is the resident set, minus its size before the networks. By default ONF keeps all images, which is
-the most work: see --iou-threshold.
+the mode's number format: bf16, TF32 (torch's default for convolutions on a GPU) or float32. Peak memory is that of
+the tensors on a GPU; on a CPU it is the resident set, minus its size before the networks. By default ONF keeps all
+images, which is the most work: see --iou-threshold.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import Times, alone, make_parser, matrix_rate, median, peak_bytes, set_up, table, timed
-from benchmarks.trainer import CASES, EXTRAS, Setting, Trainer, make_batches, make_mix, moved
+from benchmarks.trainer import CASES, EXTRAS, Setting, Trainer, make_batches, make_mix, moved, number_format
 from networks.deeplab import ARCHS
 from utils.core.cli import count
 from utils.core.cli import positive_int as positive
@@ -59,15 +59,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def mode(value: str) -> str:
-    """`baseline`, or `ours` and extras."""
+    """`baseline` with or without float32, or `ours` and extras."""
     first, *extras = value.split("+")
-    if value != "baseline" and (first != "ours" or not set(extras) <= set(EXTRAS)):
-        raise argparse.ArgumentTypeError(f"{value}: use baseline, or ours with any of +{', +'.join(EXTRAS)}")
+    possible = {"baseline": ("float32",), "ours": EXTRAS}
+    if not set(extras) <= set(possible.get(first, ())) or first not in possible:
+        text = f"{value}: use baseline, baseline+float32, or ours with any of +{', +'.join(EXTRAS)}"
+        raise argparse.ArgumentTypeError(text)
     return value
-
-
-def dtype_of(mode: str) -> torch.dtype:
-    return torch.bfloat16 if "bf16" in mode.split("+") else torch.float32
 
 
 class Turn(NamedTuple):
@@ -130,15 +128,16 @@ def run_turns(case: str, args: argparse.Namespace, s: Setting, folder: Path) -> 
 
 
 def measure(
-    case: str, args: argparse.Namespace, s: Setting, rates: dict[torch.dtype, float], folder: Path
+    case: str, args: argparse.Namespace, s: Setting, rates: dict[str, float], folder: Path
 ) -> list[dict]:
     """One row per mode."""
     turns, rows, first = run_turns(case, args, s, folder), [], args.modes[0]
+    device = torch.device(s.device)
     gradients = {mode: torch.load(folder / f"{mode}.pt", weights_only=True) for mode in turns}
-    seconds = {mode: median(turn.times).on(torch.device(s.device)) for mode, turn in turns.items()}
+    seconds = {mode: median(turn.times).on(device) for mode, turn in turns.items()}
     for mode, turn in turns.items():
         times = median(turn.times)
-        share = turns[first].operations / seconds[mode] / rates[dtype_of(mode)]
+        share = turns[first].operations / seconds[mode] / rates[number_format(mode, device)]
         row = {"mode": mode, "wall s": times.wall, "CPU s": times.cpu}
         row |= {"speed-up": seconds[first] / seconds[mode], "images/s": 4 * s.batch_size / seconds[mode]}
         row |= {"% of rate": f"{100 * share:.0f}", "peak GiB": turn.peak / 2**30}
@@ -155,9 +154,10 @@ def main(argv: list[str] | None = None) -> dict[str, list[dict]]:
     device = set_up(args)
     s = Setting(args.arch, args.crop, args.batch_size, args.num_classes, args.iou_threshold, args.device)
     print(f"{s.arch}, crop {s.crop}, batch {s.batch_size} x 4, {s.num_classes} classes; relative differences")
-    rates = {dtype: matrix_rate(dtype, device) for dtype in dict.fromkeys(map(dtype_of, args.modes))}
-    for dtype, rate in rates.items():
-        print(f"matrix rate, {dtype}: {rate / 1e12:.3g} TFLOP/s")
+    formats = dict.fromkeys(number_format(mode, device) for mode in args.modes)
+    rates = {name: matrix_rate(name, device) for name in formats}
+    for name, rate in rates.items():
+        print(f"matrix rate, {name}: {rate / 1e12:.3g} TFLOP/s")
     with tempfile.TemporaryDirectory() as folder:
         return {case: measure(case, args, s, rates, Path(folder)) for case in args.cases}
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.baseline import PlainASPP, PlainIteration
+from benchmarks.common import use_tf32
 from networks.deeplab import Bottleneck, DeepLab, build_deeplab
 from networks.discriminator import build_discriminator
 from utils.alignment import CutMix, cutmix_box
-from utils.core.device import Precision, keep_heap, prepare, send, wrap
+from utils.core.device import Precision, prepare, send, set_up_device, wrap
 from utils.denoising import noise_threshold
 from utils.iteration import Batches, Iteration, Method
 from utils.training.optim import RepeatedSGD, build_adam, build_sgd
@@ -24,7 +25,7 @@ CASES = {  # name: the iteration's number, and whether it uses S2C
     "denoising": (1000, False),
     "denoising+cutmix": (1000, True),
 }
-EXTRAS = ("channels-last", "onednn", "bf16", "compile")
+EXTRAS = ("channels-last", "onednn", "float32", "bf16", "compile")
 LEARNING_RATE = 1e-8  # the optimizers do their full work, and the weights hardly change
 
 
@@ -38,6 +39,14 @@ class Setting:
     num_classes: int = 21
     iou_threshold: float = 0.0
     device: str = "cpu"
+
+
+def number_format(mode: str, device: torch.device) -> str:
+    """The format of the mode's convolutions: float32, TF32 or bf16."""
+    extras = mode.split("+")
+    if "bf16" in extras:
+        return "bf16"
+    return "TF32" if device.type == "cuda" and "float32" not in extras else "float32"
 
 
 def make_batches(s: Setting) -> Batches:
@@ -124,6 +133,11 @@ class Trainer:
     def __init__(self, mode: str, s: Setting) -> None:
         extras, device, method = mode.split("+")[1:], torch.device(s.device), make_method(s)
         channels_last = "channels-last" in extras
+        amp = "bf16" if "bf16" in extras else None
+        if mode.partition("+")[0] == "ours":
+            set_up_device(device, amp)  # cannot be undone in this process
+        if "float32" in extras:
+            use_tf32(False)
         self.device, self.compiled = device, "compile" in extras
         self.G = prepare(damped(build_deeplab(s.arch, s.num_classes, seed=0)), device, channels_last).train()
         if "onednn" in extras:
@@ -131,17 +145,15 @@ class Trainer:
         self.D = build_discriminator(s.num_classes, self.G.arch.width, seed=1)
         self.D = prepare(self.D, device, channels_last).train()
         self.optimizers = [build_sgd(self.G, LEARNING_RATE), build_adam(self.D, LEARNING_RATE)]
-        if mode == "baseline":
+        if mode.startswith("baseline"):
             groups = [{**group, "fused": None} for group in self.optimizers[0].param_groups]
             adam = torch.optim.Adam(self.D.parameters(), LEARNING_RATE, (0.9, 0.99))
             self.optimizers = [RepeatedSGD(groups), adam]
             self.G.layer5.__class__ = PlainASPP
             self.iteration = plain_iteration(self.G, self.D, method)
         else:
-            if device.type == "cpu":
-                keep_heap()  # cannot be undone in this process
             G, D = (wrap(network, compiled=self.compiled) for network in (self.G, self.D))
-            precision = Precision("bf16" if "bf16" in extras else None, device)
+            precision = Precision(amp, device)
             iteration = Iteration(G, D, method, precision)
 
             def call(i: int, batches: Batches, mix: CutMix | None) -> dict[str, Tensor]:

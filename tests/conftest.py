@@ -71,13 +71,17 @@ def normal_images(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).normal(0, 60, shape).astype(np.float32))
 
 
+def on_cpu(values: Values) -> Values:
+    return values.detach().cpu() if isinstance(values, torch.Tensor) else values
+
+
 def assert_close(ours: Values, theirs: Values, tolerance: float, what: str = "", slack: float = 0.0) -> None:
     """The largest absolute difference is at most `tolerance` times the largest absolute value, plus `slack`.
 
     With MDBA_SPREADS, how much of that the difference takes up is appended to that file: `make test-cpus` shows how
     far rounding alone spreads the numbers from one kind of CPU to another.
     """
-    ours, theirs = (np.asarray(values, dtype=np.float64) for values in (ours, theirs))
+    ours, theirs = (np.asarray(on_cpu(values), dtype=np.float64) for values in (ours, theirs))
     assert ours.shape == theirs.shape, what
     difference = np.abs(ours - theirs).max()
     allowed = tolerance * np.abs(theirs).max() + slack
@@ -87,6 +91,21 @@ def assert_close(ours: Values, theirs: Values, tolerance: float, what: str = "",
         with open(path, "a") as file:
             file.write(json.dumps(record) + "\n")
     assert difference <= allowed, f"{what} differs by {difference:.2g}, allowed is {allowed:.2g}"
+
+
+DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """The CPU and the GPU, without TF32. Without a GPU, one test of test_cuda.py says so, for all."""
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    allowed = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = False
+    yield torch.device(request.param)
+    for backend, value in zip(backends, allowed):
+        backend.allow_tf32 = value
 
 
 @pytest.fixture

@@ -55,10 +55,10 @@ def agreement(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 @each_backend
 @pytest.mark.parametrize(("suffix", "params"), [("", CRFParams()), ("_other", OTHER)])
-def test_published_numbers(backend: str, suffix: str, params: CRFParams) -> None:
+def test_published_numbers(backend: str, suffix: str, params: CRFParams, device: torch.device) -> None:
     case = reference_npz("crf.npz")
     probabilities = case["probabilities"].astype(np.float32)
-    q = dense_crf(case["image"], probabilities, params, backend, prune=None).numpy()
+    q = dense_crf(case["image"], probabilities, params, backend, device=device, prune=None).cpu().numpy()
     assert q.dtype == np.float32
     assert (q.argmax(0) == case[f"result{suffix}"]).mean() >= 0.999
     assert_close(q[:, ::15, ::18], case[f"probe{suffix}"], 0, "probabilities", slack=1e-3)
@@ -137,12 +137,12 @@ def test_result_is_where_and_what_it_should_be(backend: str) -> None:
     assert torch.equal(plain, awkward)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_agrees_with_the_cpu() -> None:
+@pytest.mark.parametrize("prune", [None, 0.05])
+def test_devices_agree(device: torch.device, prune: float | None) -> None:
     image, probabilities = make_image("scene", 90, 120), make_probabilities(7, 9, 90, 120, 5)
-    ours = dense_crf(image, probabilities, backend="auto", device="cuda")
-    assert ours.device.type == "cuda"
-    theirs = dense_crf(image, probabilities, backend="torch", device="cpu")
+    ours = dense_crf(image, probabilities, backend="auto", device=device, prune=prune)
+    assert ours.device.type == device.type
+    theirs = dense_crf(image, probabilities, backend="torch", device="cpu", prune=prune)
     assert agreement(ours.cpu(), theirs) >= 0.9999
     assert (ours.cpu() - theirs).abs().max() <= 1e-3
 

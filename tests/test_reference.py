@@ -38,37 +38,38 @@ VALUES = reference_json("values.json")
 SEED = reference_json("seeds.json")["values"]
 
 
-def test_networks() -> None:
+def test_networks(device: torch.device) -> None:
     theirs = reference_npz("networks.npz")
-    G, D = load_reference_weights(build_deeplab()), load_reference_weights(build_discriminator())
-    images = normal_images(SEED + 1, (2, 3, 65, 97))
+    G, D = (load_reference_weights(build()).to(device) for build in (build_deeplab, build_discriminator))
+    images = normal_images(SEED + 1, (2, 3, 65, 97)).to(device)
     rng = np.random.default_rng(SEED + 2)
     probabilities = rng.dirichlet(np.ones(21), (2, 97, 97)).transpose(0, 3, 1, 2).astype(np.float32)
     with torch.no_grad():
         assert_logits_close(G.eval()(images), theirs["eval_logits"])
         assert_logits_close(G.train()(images), theirs["train_logits"])
-        assert_logits_close(D(torch.from_numpy(probabilities)), theirs["discriminator_logits"])
+        assert_logits_close(D(torch.from_numpy(probabilities).to(device)), theirs["discriminator_logits"])
 
 
-def test_two_scale_inference() -> None:
+def test_two_scale_inference(device: torch.device) -> None:
     theirs = reference_npz("inference.npz")
-    G = load_reference_weights(build_deeplab()).eval()
-    logits = multi_scale_logits(G, normal_images(SEED + 3, (1, 3, 120, 161)))
+    G = load_reference_weights(build_deeplab()).eval().to(device)
+    logits = multi_scale_logits(G, normal_images(SEED + 3, (1, 3, 120, 161)).to(device))
     assert_logits_close(logits[0], theirs["logits"])
-    labels = full_size(logits, (120, 161)).argmax(1)[0].numpy()
+    labels = full_size(logits, (120, 161)).argmax(1)[0].cpu().numpy()
     assert (labels == theirs["labels"]).mean() >= 0.999
 
 
 @pytest.mark.parametrize("name", VALUES["losses"])
-def test_losses(name: str) -> None:
+def test_losses(name: str, device: torch.device) -> None:
     arrays, theirs = reference_npz("losses.npz"), VALUES["losses"][name]
-    labels = torch.from_numpy(arrays["labels"])
+    labels = torch.from_numpy(arrays["labels"]).to(device)
     kind, _, value = name.partition("_")
-    logits = torch.from_numpy(arrays["domain_logits" if kind == "domain" else "logits"]).requires_grad_()
+    logits = torch.from_numpy(arrays["domain_logits" if kind == "domain" else "logits"]).to(device)
+    logits.requires_grad_()
     if kind == "domain":
         loss = domain_loss(logits, float(value), labels == 255)
     elif kind == "progressive":
-        loss, dropped = segmentation_loss(logits, labels, float(value), torch.tensor([11]))
+        loss, dropped = segmentation_loss(logits, labels, float(value), torch.tensor([11], device=device))
         assert 0 < dropped < 1
     else:
         loss, dropped = segmentation_loss(logits, labels)

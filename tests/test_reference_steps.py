@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import assert_close, load_reference_weights, reference_json, reference_npz
 
+from benchmarks.trainer import moved
 from networks.deeplab import build_deeplab
 from networks.discriminator import build_discriminator
 from utils.alignment import CutMix, cutmix_box
@@ -13,7 +14,6 @@ from utils.iteration import Batches, Iteration, Method
 from utils.training.optim import build_adam, build_sgd, poly_lr, set_lr
 
 CASES = reference_json("steps.json")
-METHOD = Method(iou_thresholds=torch.tensor(VOC_IOU_THRESHOLDS), exempt=torch.tensor([11]))
 
 
 def make_batches(image_seed: int, arrays: dict[str, np.ndarray]) -> Batches:
@@ -46,15 +46,16 @@ def check_losses(ours: dict[str, torch.Tensor], theirs: dict, k: int, labels: np
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_iterations_in_a_row(name: str) -> None:
+def test_iterations_in_a_row(name: str, device: torch.device) -> None:
     case = CASES[name]
-    G = load_reference_weights(build_deeplab()).train()
-    D = load_reference_weights(build_discriminator()).train()
+    G = load_reference_weights(build_deeplab()).to(device).train()
+    D = load_reference_weights(build_discriminator()).to(device).train()
     start = {k: v.clone() for k, v in G.state_dict().items()} | {
         f"D.{k}": v.clone() for k, v in D.state_dict().items()
     }
     optimizer_G, optimizer_D = build_sgd(G, 2.5e-4), build_adam(D, 1e-4)
-    iteration = Iteration(G, D, METHOD)
+    thresholds, exempt = torch.tensor(VOC_IOU_THRESHOLDS), torch.tensor([11])
+    iteration = Iteration(G, D, Method(thresholds.to(device), exempt.to(device)))
     for k, it in enumerate(case["iterations"]):
         arrays, theirs = reference_npz(f"step_{name}_{k}.npz"), it["losses"]
         set_lr(optimizer_G, poly_lr(2.5e-4, it["step"], 12000))
@@ -66,7 +67,8 @@ def test_iterations_in_a_row(name: str) -> None:
             mix = CutMix(it["mix"]["lam"], it["mix"]["cx"], it["mix"]["cy"], tuple(it["mix"]["perm"]))
             x1, y1, x2, y2 = cutmix_box((65, 65), mix.lam, mix.cx, mix.cy)
             assert [x1, x2, y1, y2] == theirs["box"]
-        ours = iteration(it["step"], make_batches(it["image_seed"], arrays), mix).tensors()
+        batches = moved(make_batches(it["image_seed"], arrays), lambda tensor: tensor.to(device))
+        ours = iteration(it["step"], batches, mix).tensors()
         check_losses(ours, theirs, k, arrays["simple_labels"])
         T = None if theirs["T"] is None else pytest.approx(theirs["T"], rel=1e-6)
         assert noise_threshold(it["step"], 1000, 11000, 1.2, 0.8) == T

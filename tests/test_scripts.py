@@ -198,8 +198,9 @@ def test_help_names_defaults_and_groups() -> None:
         assert part in text
 
 
-def test_unknown_device(tiny_data: Path, tmp_path: Path) -> None:
-    options = train_options(tiny_data, tmp_path)
+@pytest.mark.cuda
+def test_unknown_device(textured_data: Path, tmp_path: Path) -> None:
+    options = train_options(textured_data, tmp_path)
     options[options.index("--device") + 1] = "abacus"
     assert "abacus" in error_line("train.py", *options)
     if not torch.cuda.is_available():

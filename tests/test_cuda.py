@@ -1,0 +1,132 @@
+"""The GPU computes what the CPU does. On a CPU, the same tests compare the CPU with itself."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import DEVICES, assert_close, flags
+from test_scripts import train_options
+
+from benchmarks.gpu_parts.profiling import profile_call
+from benchmarks.train_step import gradient_difference, gradients_of, loss_difference
+from benchmarks.trainer import CASES, Setting, Trainer, make_batches, make_mix, moved
+from networks.checkpoint import read_state
+from train import train
+from utils.core.device import send
+from utils.training.options import parse_args
+
+each_case = pytest.mark.parametrize("case", CASES)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: all tests run on the CPU only")
+def test_a_gpu_is_tested() -> None:
+    assert len(DEVICES) == 2
+
+
+def setting(tested: torch.device, device: torch.device | str, iou_threshold: float = 0.3) -> Setting:
+    """The published network if a GPU is tested, else a small one; ONF drops some of the images."""
+    arch = "resnet101" if tested.type == "cuda" else "mini"
+    return Setting(arch, crop=65, batch_size=4, iou_threshold=iou_threshold, device=str(device))
+
+
+def run(
+    mode: str, case: str, s: Setting, dtype: torch.dtype = torch.float32
+) -> tuple[dict, list[torch.Tensor]]:
+    """The figures and the gradients of an iteration."""
+    trainer = Trainer(mode, s)
+
+    def convert(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    figures = trainer.gradients(moved(make_batches(s), convert), case, make_mix(s))
+    return {name: torch.as_tensor(value).cpu() for name, value in figures.items()}, gradients_of(trainer)
+
+
+def only_losses(figures: dict) -> dict[str, float]:
+    return {name: float(value) for name, value in figures.items() if name.startswith("loss")}
+
+
+def check_iteration(
+    case: str, device: torch.device, dtype: torch.dtype, max_loss: float, max_gradient: float
+) -> None:
+    ours, theirs = (run("ours+float32", case, setting(device, d), dtype) for d in (device, "cpu"))
+    assert loss_difference(only_losses(ours[0]), only_losses(theirs[0])) <= max_loss
+    assert gradient_difference(ours[1], theirs[1]) <= max_gradient
+    for name in ("keep_simple", "keep_gt", "kept"):
+        assert (name in ours[0]) == (name in theirs[0])
+        assert name not in ours[0] or torch.equal(ours[0][name], theirs[0][name]), name
+    assert ("keep_simple" in ours[0]) == case.startswith("denoising")
+
+
+@each_case
+def test_iteration_in_float64(case: str, device: torch.device, float64: None) -> None:
+    """Rounding cannot hide a difference."""
+    check_iteration(case, device, torch.float64, 1e-9, 1e-7)
+
+
+@each_case
+def test_iteration_in_float32(case: str, device: torch.device) -> None:
+    check_iteration(case, device, torch.float32, 1e-4, 2e-2)
+
+
+@each_case
+def test_bf16_is_finite_and_close(case: str, device: torch.device) -> None:
+    s = setting(device, device, iou_threshold=0)  # rounding does not change ONF's decisions
+    trainer = Trainer("ours+channels-last+bf16", s)
+    losses = trainer.gradients(make_batches(s), case, make_mix(s))
+    first, _ = run("baseline", case, s)
+    assert loss_difference(only_losses(losses), only_losses(first)) < 0.05
+    assert all(gradient.isfinite().all() for gradient in gradients_of(trainer))
+    for optimizer in trainer.optimizers:
+        optimizer.step()
+    assert all(p.isfinite().all() for network in (trainer.G, trainer.D) for p in network.parameters())
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_resumed_run_ends_as_an_uninterrupted_one(
+    device: torch.device, textured_data: Path, tmp_path: Path
+) -> None:
+    def options(name: str) -> list[str]:
+        more = flags(device=device, save_every=2, save_pred_every=3, num_steps=6)
+        return list(map(str, train_options(textured_data, tmp_path / name, "--deterministic", *more)))
+
+    def stop(i: int, *_: object) -> None:
+        if i == 3:
+            raise Stopped
+
+    train(parse_args("", options("whole")))
+    with pytest.raises(Stopped):
+        train(parse_args("", options("stopped")), probe=stop)
+    train(parse_args("", options("stopped")))
+    # Some of torch's operations are not deterministic on a GPU.
+    tolerance = 0 if device.type == "cpu" else 1e-3
+    for name in ("VOC_best.pth", "VOC_best_D.pth"):
+        ours, theirs = (read_state(tmp_path / run / name) for run in ("stopped", "whole"))
+        assert ours.keys() == theirs.keys()
+        for key, tensor in ours.items():
+            assert_close(tensor, theirs[key], tolerance, key)
+
+
+def test_sent_batches_are_those_of_the_host(device: torch.device) -> None:
+    """Asynchronous copies from pinned memory, while the device computes."""
+    batches = [torch.from_numpy(np.random.default_rng(k).normal(size=(4, 3, 65, 65))) for k in range(8)]
+    if device.type == "cuda":
+        batches = [batch.pin_memory() for batch in batches]
+    busy = torch.randn(512, 512, device=device)
+    for _ in range(20):
+        busy = (busy @ busy).tanh()
+    sent = [send(batch, device) for batch in batches]
+    assert all(torch.equal(batch, copy.cpu()) for batch, copy in zip(batches, sent))
+
+
+def test_profile_counts_launches(device: torch.device) -> None:
+    x = torch.ones(64, device=device)
+    few, many = (profile_call(lambda n=n: [x.add_(x) for _ in range(n)], device) for n in (3, 30))
+    assert (few.launches, many.launches) == (3, 30)
+    assert [kernel.calls for kernel in many.kernels if kernel.calls == 30]
+    assert many.kernels[0].seconds > 0 and many.waits == 0
