@@ -134,6 +134,7 @@ def matrix_rate(number_format: str, device: torch.device, rounds: int = 5) -> fl
 def reset_peak(device: torch.device) -> None:
     """Lowers the peak memory to what is in use; has no effect on a CPU without Linux."""
     if device.type == "cuda":
+        torch.cuda.init()
         torch.cuda.reset_peak_memory_stats(device)
         return
     with contextlib.suppress(OSError):

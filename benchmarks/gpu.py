@@ -24,10 +24,10 @@ import contextlib
 import datetime
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -92,18 +92,17 @@ def run_part(name: str, seconds: float, args: argparse.Namespace) -> dict:
     """Runs a part in a process of its own; returns its results, how it ended and the time it took."""
     record, log = record_path(args.out, name), args.out / f"{name}.log"
     record.unlink(missing_ok=True)
-    shutil.rmtree(folder := args.out / "tmp", ignore_errors=True)
-    folder.mkdir(parents=True)
     options = ["--run-part", name, "--out", args.out, "--arch", args.arch, "--device", args.device]
     command = [sys.executable, __file__, *options, "--threads", args.threads]
     start = time.monotonic()
-    with open(log, "wb") as file:
+    # A killed process does not delete its files.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, open(log, "wb") as file:
         process = subprocess.Popen(
             list(map(str, command)),
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=os.environ | {"TMPDIR": str(folder)},  # a killed process does not delete its files
+            env=os.environ | {"TMPDIR": folder},
         )
         try:
             status = process.wait(seconds)
@@ -114,7 +113,6 @@ def run_part(name: str, seconds: float, args: argparse.Namespace) -> dict:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # with the processes that it started
             process.wait()
-    shutil.rmtree(folder, ignore_errors=True)
     used = round(time.monotonic() - start, 1)
     return {"status": state, "seconds_used": used, "limit": seconds, **Record(record).read()}
 

@@ -28,7 +28,7 @@ def test_a_gpu_is_tested() -> None:
 def setting(tested: torch.device, device: torch.device | str, iou_threshold: float = 0.3) -> Setting:
     """The published network if a GPU is tested, else a small one; ONF drops some of the images."""
     arch = "resnet101" if tested.type == "cuda" else "mini"
-    return Setting(arch, crop=65, batch_size=4, iou_threshold=iou_threshold, device=str(device))
+    return Setting(arch, crop=65, batch_size=3, iou_threshold=iou_threshold, device=str(device))
 
 
 def run(

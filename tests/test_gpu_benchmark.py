@@ -39,7 +39,6 @@ def test_a_part_over_its_limit_does_not_stop_the_others(tmp_path: Path) -> None:
     assert "stopped at its limit" in stdout and "stopped at its limit" in text
     assert {"Aims on an H100", "Dense CRF", "Data loading", "Parts"} <= set(headings(text))
     assert parts["crf"]["rows"] and parts["loading"]["rates"]
-    assert not (tmp_path / "tmp").exists()
 
 
 def test_a_part_that_fails_says_why(tmp_path: Path) -> None:
@@ -60,7 +59,8 @@ def test_all_parts(tmp_path: Path) -> None:
     assert {part["status"] for part in results["parts"].values()} == {"finished"}
     rows = results["parts"]["iteration"]["rows"]
     assert {(row["mode"], row["case"]) for row in rows} == {(m, case) for m in SMALL.modes for case in CASES}
-    assert all(row["seconds"] > 0 and row["launches"] > 100 for row in rows)
+    assert all(row["seconds"] > 0 for row in rows)
+    assert all(profile["launches"] > 100 for profile in results["parts"]["iteration"]["profiles"])
     assert "errors" not in results["parts"]["iteration"] and not results["parts"]["tests"]["failed"]
     assert len(results["parts"]["kernels"]["profiles"][0]["kernels"]) == 20
     assert results["parts"]["training"]["finite"]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -43,7 +44,7 @@ def measure_modes(context: Context, modes: Sequence[str], cases: Sequence[str]) 
 def measure_mode(
     mode: str, cases: Sequence[str], s: Setting, preset: Preset, record: Record, folder: Path
 ) -> None:
-    """Appends one row per kind of iteration to the record."""
+    """Appends one row and one profile per kind of iteration to the record."""
     device = torch.device(s.device)
     reset_peak(device)
     before = peak_bytes(device)
@@ -52,29 +53,28 @@ def measure_mode(
         batches = moved(batches, torch.Tensor.pin_memory)
     for k, case in enumerate(cases):
         reset_peak(device)
-        row: dict[str, object] = {"mode": mode, "case": case, "format": number_format(mode, device)}
         start = time.perf_counter()
-        row |= compare(
-            trainer, partial(trainer.gradients, batches, case, mix), folder / "0.pt" if k == 0 else None
-        )
-        synchronize(device)
+        gradients = partial(trainer.gradients, batches, case, mix)
+        row = {"mode": mode, "case": case, "format": number_format(mode, device)}
+        row |= compare(trainer, gradients, folder / "gradients.pt" if k == 0 else None)
         row["first_seconds"] = time.perf_counter() - start
         step = partial(trainer.step, batches, case, mix)
         for _ in range(preset.warm_up):
             step()
         row |= measure_times(step, preset, device)
-        row["peak_bytes"] = peak_bytes(device) - before
-        found = profile_call(step, device)
-        row |= {"launches": found.launches, "waits": found.waits}
+        record.append("rows", row | {"peak_bytes": peak_bytes(device) - before})
+    for case in cases:  # after all times, because the profiler may leave something behind in the driver
+        found = profile_call(partial(trainer.step, batches, case, mix), device)
+        row = {"mode": mode, "case": case, "launches": found.launches, "waits": found.waits}
         row["kernel_seconds"] = sum(kernel.seconds for kernel in found.kernels)
-        record.append("rows", row)
+        record.append("profiles", row)
 
 
 def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def compare(trainer: Trainer, gradients: Callable[[], dict], path: Path | None) -> dict[str, object]:
+def compare(trainer: Trainer, gradients: Callable[[], dict], path: Path | None) -> dict[str, Any]:
     """The losses of the first iteration, and the difference of its gradients from those of the first mode.
 
     Args:

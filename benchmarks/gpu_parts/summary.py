@@ -16,7 +16,9 @@ class Iterations:
 
     def __init__(self, parts: Mapping[str, Mapping]) -> None:
         both = [parts[name] for name in ("iteration", "compiled") if name in parts]
-        self.rows = {(r["mode"], r["case"]): r for part in both for r in part.get("rows", [])}
+        self.rows = {(r["mode"], r["case"]): dict(r) for part in both for r in part.get("rows", [])}
+        for profile in (p for part in both for p in part.get("profiles", [])):
+            self.rows[profile["mode"], profile["case"]].update(profile)
         self.rates = {name: rate for part in both for name, rate in part.get("rates", {}).items()}
         self.modes = list(dict.fromkeys(mode for mode, _ in self.rows))
 
@@ -60,9 +62,9 @@ class Iterations:
             "ms": ms(r["seconds"]),
             "speed-up": ratio(first.get("seconds"), r["seconds"]),
             "host ms": ms(r["host_seconds"]),
-            "launches": r["launches"],
-            "waits": r["waits"],
-            "kernels ms": ms(r["kernel_seconds"]),
+            "launches": r.get("launches", ""),
+            "waits": r.get("waits", ""),
+            "kernels ms": ms(r["kernel_seconds"]) if "kernel_seconds" in r else "",
             "share of the matrix rate": percent(share),
             "peak GiB": f"{r['peak_bytes'] / 2**30:.2f}",
             "of the baseline's": percent(relative),
