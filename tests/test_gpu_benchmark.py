@@ -2,12 +2,13 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import error_line, run_script
+from conftest import ROOT, error_line, run_script
 from torch.autograd import DeviceType
 
 from benchmarks import gpu
@@ -19,6 +20,10 @@ from benchmarks.train_step import mode
 from benchmarks.trainer import CASES
 
 ON_CPU = ["--device", "cpu", "--arch", "mini", "--out"]
+
+
+TABLES = {"crf": "rows", "loading": "rates", "evaluation": "ways"}
+RESULTS = (ROOT / "benchmarks/RESULTS.md").read_text()
 
 
 def headings(text: str) -> list[str]:
@@ -38,6 +43,7 @@ def test_a_part_over_its_limit_does_not_stop_the_others(tmp_path: Path) -> None:
     ]
     assert "stopped at its limit" in stdout and "stopped at its limit" in text
     assert {"Aims on an H100", "Dense CRF", "Data loading", "Parts"} <= set(headings(text))
+    assert all(summary.markdown_table(rows).partition("\n")[0] in RESULTS for rows in tables(parts))
     assert parts["crf"]["rows"] and parts["loading"]["rates"]
 
 
@@ -49,6 +55,11 @@ def test_a_part_that_fails_says_why(tmp_path: Path) -> None:
     args.arch = "unknown"
     part = gpu.run_part("evaluation", 60, args)
     assert re.match(r"failed with exit status 2: .*--arch", part["status"])
+
+
+def tables(parts: dict) -> Iterator[list[dict]]:
+    """Those with rows in RESULTS.md."""
+    yield from (parts[part][name] for part, name in TABLES.items() if part in parts)
 
 
 @pytest.mark.slow
@@ -65,6 +76,13 @@ def test_all_parts(tmp_path: Path) -> None:
     assert len(results["parts"]["kernels"]["profiles"][0]["kernels"]) == 20
     assert results["parts"]["training"]["finite"]
     assert all(aim["measured"] for aim in results["aims"])
+    assert all(
+        summary.markdown_table(rows).partition("\n")[0] in RESULTS for rows in tables(results["parts"])
+    )
+    assert (
+        summary.markdown_table(summary.training_row(results["parts"]["training"])).partition("\n")[0]
+        in RESULTS
+    )
     titles = headings(text)
     for title in ("Training iteration", "Dense CRF", "Data loading", "Evaluation", "Training run", "Parts"):
         assert title in titles
@@ -121,6 +139,7 @@ def test_aims() -> None:
         ("1", "no"),
     ]
     table = summary.Iterations(parts).table()
+    assert summary.markdown_table(table).partition("\n")[0] in RESULTS
     assert len(table) == 4 * 5 and table[-1]["iteration"] == "run"
     assert [row["speed-up"] for row in table[:4]] == ["1.00", "8.00", "2.50", "6.67"]
     assert table[1]["share of the matrix rate"] == "35 %"

@@ -55,7 +55,7 @@ def measure_mode(
         reset_peak(device)
         start = time.perf_counter()
         gradients = partial(trainer.gradients, batches, case, mix)
-        row = {"mode": mode, "case": case, "format": number_format(mode, device)}
+        row: dict[str, Any] = {"mode": mode, "case": case, "format": number_format(mode, device)}
         row |= compare(trainer, gradients, folder / "gradients.pt" if k == 0 else None)
         row["first_seconds"] = time.perf_counter() - start
         step = partial(trainer.step, batches, case, mix)

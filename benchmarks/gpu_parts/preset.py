@@ -52,7 +52,7 @@ FULL = Preset(
     crf="--count 8 --classes 21 --size 375 500",
     images=100,
     image_size=(375, 500),
-    training="--amp bf16 --channels-last --batch-size 10 --num-workers 4",
+    training="--amp bf16 --channels-last --batch-size 10 --num-workers 4 --save-every 1000",
     steps=500,
 )
 # Enough to show that everything runs.

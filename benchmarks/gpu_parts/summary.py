@@ -170,6 +170,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     get = parts.get
     tables = {
         "Aims on an H100": results["aims"],
+        "Failed tests": [{"test": f"`{name}`"} for name in get("tests", {}).get("failed", [])],
         "Dense CRF": get("crf", {}).get("rows", []),
         "Training iteration": Iterations(parts).table(),
         "Data loading": get("loading", {}).get("rates", []),
