@@ -29,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -123,11 +124,17 @@ def last_line(log: Path) -> str:
 
 
 def write(results: dict, out: Path) -> None:
-    """Writes gpu.json and gpu.md."""
-    results["aims"] = summary.aims(results["parts"])
+    """Writes gpu.json and gpu.md. An error in the tables must not stop the parts that are still to come."""
+    save_json(out / "gpu.json", results)
+    try:
+        results["aims"] = summary.aims(results["parts"])
+        text = summary.markdown(results)
+    except Exception:
+        traceback.print_exc()
+        return
     save_json(out / "gpu.json", results)
     with atomic_write(out / "gpu.md", "w") as file:
-        file.write(summary.markdown(results))
+        file.write(text)
 
 
 def measure(args: argparse.Namespace) -> dict:
@@ -140,6 +147,7 @@ def measure(args: argparse.Namespace) -> dict:
         "versions": versions(),
         "git": git_revision(),
         "parts": {},
+        "aims": [],
     }
     start, limits = time.monotonic(), dict(args.limits)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -161,7 +169,9 @@ def main(argv: list[str] | None = None) -> None:
         PARTS[args.run_part].run(Context.of(args, args.run_part))
         return
     results = measure(args)
-    print(f"\n{table(results['aims'])}\n\n{args.out / 'gpu.json'}, {args.out / 'gpu.md'}")
+    if results["aims"]:
+        print(f"\n{table(results['aims'])}")
+    print(f"\n{args.out / 'gpu.json'}, {args.out / 'gpu.md'}")
     unfinished = [name for name, part in results["parts"].items() if part["status"] != "finished"]
     if unfinished or results["parts"].get("tests", {}).get("failed"):
         raise SystemExit(1)

@@ -3,10 +3,10 @@
     python benchmarks/train_step.py                                    GPU: ResNet-101, crop 321, batch 10
     python benchmarks/train_step.py --device cpu --batch-size 2        CPU
 
-A mode is `baseline` (benchmarks/baseline.py), or `ours` with any of +channels-last, +onednn, +bf16, +compile; both
-take +float32, which disables TF32 on a GPU. The modes take turns. Each turn is a new process: one iteration whose
-losses and gradients are compared with those of the first mode, then the warm-up, then the timed iterations, including
-the optimizers' steps. Reported are medians over all turns.
+A mode is `baseline` (benchmarks/baseline.py), or `ours` with any of +channels-last, +onednn, +bf16, +autotune
+(cudnn.benchmark), +compile; both take +float32, which disables TF32 on a GPU. The modes take turns. Each turn is a
+new process: one iteration whose losses and gradients are compared with those of the first mode, then the warm-up,
+then the timed iterations, including the optimizers' steps. Reported are medians over all turns.
 
 Ratios are of wall-clock time on a GPU, and of CPU time, which other programs hardly affect, on a CPU. torch counts
 the operations (convolutions and matrix products) of the first mode; their share is of the matrix rate, measured in

@@ -25,7 +25,7 @@ CASES = {  # name: the iteration's number, and whether it uses S2C
     "denoising": (1000, False),
     "denoising+cutmix": (1000, True),
 }
-EXTRAS = ("channels-last", "onednn", "float32", "bf16", "compile")
+EXTRAS = ("channels-last", "onednn", "float32", "bf16", "autotune", "compile")
 LEARNING_RATE = 0.0  # the optimizers do their full work, but the weights do not change
 
 
@@ -138,6 +138,8 @@ class Trainer:
             set_up_device(device, amp)  # cannot be undone in this process
         if "float32" in extras:
             use_tf32(False)
+        if "autotune" in extras:
+            torch.backends.cudnn.benchmark = True
         self.device, self.compiled = device, "compile" in extras
         self.G = prepare(damped(build_deeplab(s.arch, s.num_classes, seed=0)), device, channels_last).train()
         if "onednn" in extras:

@@ -146,6 +146,14 @@ def test_aims() -> None:
     assert {aim["met"] for aim in summary.aims({})} == {""}
 
 
+def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
+    record = Record(tmp_path / "parts/iteration.json")
+    nan = iteration_row(BF16, "warm-up", 0.1, 1e9) | {"losses": {"loss_seg": float("nan")}}
+    record.append("rows", iteration_row("baseline", "warm-up", 0.2, 1e9), nan)
+    first, second = summary.Iterations({"iteration": record.read()}).table()
+    assert (first["losses differ by"], second["losses differ by"]) == ("0.0e+00", "not finite")
+
+
 def event(key: str, count: int, microseconds: float = 0, on_device: bool = False) -> SimpleNamespace:
     kind = DeviceType.CUDA if on_device else DeviceType.CPU
     return SimpleNamespace(key=key, count=count, self_device_time_total=microseconds, device_type=kind)

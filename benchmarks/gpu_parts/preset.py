@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,16 @@ FULL = Preset(
     warm_up=2,
     iterations=4,
     rounds=2,
-    modes=("baseline", BF16, TF32, "ours+bf16", "ours", "baseline+float32", "ours+channels-last+float32"),
+    modes=(
+        "baseline",
+        BF16,
+        TF32,
+        f"{BF16}+autotune",
+        "ours+bf16",
+        "ours",
+        "baseline+float32",
+        f"{TF32}+float32",
+    ),
     compiled=(f"{BF16}+compile", f"{TF32}+compile"),
     compiled_cases=MOST_FREQUENT_FIRST,
     loading="--images 64 --iterations 25 --rounds 2",
@@ -75,6 +85,15 @@ SMALL = Preset(
 )
 
 
+def plain(value: Any) -> Any:
+    """The value with None for every number that is not finite, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 class Record:
     """The results of a part in a JSON file, which is rewritten after every change."""
 
@@ -85,7 +104,7 @@ class Record:
         return json.loads(self.path.read_text()) if self.path.exists() else {}
 
     def update(self, **values: object) -> None:
-        save_json(self.path, self.read() | values)
+        save_json(self.path, self.read() | plain(values))
 
     def append(self, name: str, *rows: dict) -> None:
         """Appends rows to a list."""

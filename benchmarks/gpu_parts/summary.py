@@ -33,9 +33,10 @@ class Iterations:
         return max((row["peak_bytes"] for (m, _), row in self.rows.items() if m == mode), default=None)
 
     def best(self, number_format: str) -> str | None:
-        """Our fastest mode in a number format, without compilation."""
+        """Our fastest mode in a number format, of those that train.py has, without compilation."""
         found = {r["mode"] for r in self.rows.values() if r["format"] == number_format}
-        times = {m: self.seconds(m) for m in found if m.startswith("ours") and "compile" not in m}
+        others = ("baseline", "autotune", "compile")
+        times = {m: self.seconds(m) for m in found if not any(word in m for word in others)}
         return min((m for m in times if times[m]), key=lambda m: times[m] or 0, default=None)
 
     def table(self) -> list[dict]:
@@ -53,7 +54,6 @@ class Iterations:
         rate = self.rates.get(r["format"])
         operations = first.get("operations")
         share = operations / r["seconds"] / rate if operations and rate else None
-        differ = loss_difference(r["losses"], first["losses"]) if first else None
         relative = r["peak_bytes"] / max(1, first["peak_bytes"]) if first else None
         return {
             "iteration": case,
@@ -68,9 +68,17 @@ class Iterations:
             "share of the matrix rate": percent(share),
             "peak GiB": f"{r['peak_bytes'] / 2**30:.2f}",
             "of the baseline's": percent(relative),
-            "losses differ by": "" if differ is None else f"{differ:.1e}",
+            "losses differ by": losses_differ(r, first) if first else "",
             "gradients differ by": f"{r['gradients']:.1e}" if "gradients" in r else "",
         }
+
+
+def losses_differ(row: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    """The greatest relative difference of a loss."""
+    both = row["losses"], first["losses"]
+    if any(value is None for losses in both for value in losses.values()):
+        return "not finite"
+    return f"{loss_difference(*both):.1e}"
 
 
 def words(mode: str) -> str:
@@ -160,8 +168,8 @@ def training_row(part: Mapping) -> list[dict]:
         return []
     row = {"network": part["arch"], "iterations": part["steps"], "options": f"`{part['options']}`"}
     row |= {"ms per iteration": ms(part["seconds"]), "images/s": part["images_per_second"]}
-    first, last = part["loss_seg"]
-    return [row | {"loss_seg": f"{first:.2f} to {last:.2f}", "all losses finite": part["finite"]}]
+    loss = " to ".join("not finite" if value is None else f"{value:.2f}" for value in part["loss_seg"])
+    return [row | {"loss_seg": loss, "all losses finite": "yes" if part["finite"] else "no"}]
 
 
 def markdown(results: Mapping[str, Any]) -> str:
