@@ -20,6 +20,8 @@ class Iterations:
         for profile in (p for part in both for p in part.get("profiles", [])):
             self.rows[profile["mode"], profile["case"]].update(profile)
         self.rates = {name: rate for part in both for name, rate in part.get("rates", {}).items()}
+        first = (r["format"] for (mode, _), r in self.rows.items() if mode == "baseline")
+        self.plain_format = next(first, "TF32")  # float32 on a CPU
         self.modes = list(dict.fromkeys(mode for mode, _ in self.rows))
 
     def seconds(self, mode: str) -> float | None:
@@ -100,7 +102,7 @@ def ratio(a: float | None, b: float | None) -> str:
 def aims(parts: Mapping[str, Mapping]) -> list[dict]:
     """What was to be reached on an H100, what was measured, and whether it was reached."""
     found, its = [], Iterations(parts)
-    bf16, tf32 = its.best("bf16"), its.best("TF32") or its.best("float32")
+    bf16, tf32 = its.best("bf16"), its.best(its.plain_format)
     base, fast = its.seconds("baseline"), its.seconds(bf16) if bf16 else None
     slower = its.seconds(tf32) if tf32 else None
     peaks = (its.peak(bf16), its.peak("baseline")) if bf16 else (None, None)
