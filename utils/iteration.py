@@ -123,8 +123,8 @@ class Iteration:
         def backward(loss: Tensor) -> None:
             self.precision.backward(loss * loss_scale)
 
-        # With S2C, paragraph 3 mixes and forwards the images that ONF keeps. ONF decides here, so that the decision has
-        # reached the host by then; the running statistics are updated as if this forward pass took place there.
+        # With S2C, paragraph 3 mixes and forwards the images that ONF keeps. ONF decides here, so that its decision
+        # has reached the host by then; the running statistics are updated as if this forward pass took place there.
         if early := mix is not None and m.onf and denoise:
             with self.late_statistics.postponed():
                 p_s = self.predict_only(images)
