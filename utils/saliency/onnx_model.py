@@ -76,7 +76,7 @@ class OnnxModel:
             raise InputError(f"{path} not found: --model needs an ONNX file")
         self.session = _open_session(path, device)
         self.input, self.fixed_batch, self.size = self._check_input()
-        on_gpu = self.session.getchoose_providers()[0] in GPU
+        on_gpu = self.session.get_providers()[0] in GPU
         self.batch_size = self.fixed_batch or batch_size or (8 if on_gpu else 1)
 
     def _check_input(self) -> tuple[str, int | None, tuple[int, int]]:
@@ -193,7 +193,7 @@ class Prepare:
 
 def _open_session(path: Path, device: str | None) -> Any:
     onnxruntime = import_onnxruntime()
-    providers = choose_providers(device, onnxruntime.get_availablechoose_providers())
+    providers = choose_providers(device, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     options.intra_op_num_threads = torch.get_num_threads()
@@ -204,7 +204,7 @@ def _open_session(path: Path, device: str | None) -> Any:
         raise InputError(
             f"{path} cannot be loaded as an ONNX model ({reason}): download or export it again"
         ) from None
-    if len(providers) > 1 and session.getchoose_providers()[0] == CPU:
+    if len(providers) > 1 and session.get_providers()[0] == CPU:
         text = "onnxruntime could not use the GPU: its version must match the installed CUDA and cuDNN"
         if device is not None:
             raise InputError(f"{text}; or use --device cpu")
