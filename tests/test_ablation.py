@@ -3,17 +3,20 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import data_options, error_line
+from PIL import Image
 
 from benchmarks.ablation import plan, run
-from benchmarks.ablation.plan import PARTS, SETTINGS, Run, Setting, in_order, parts_of
+from benchmarks.ablation.plan import PARTS, SETTINGS, PhotoSetting, Run, Setting, in_order, parts_of
 from benchmarks.ablation.probe import Probe, filter_quality, onf_quality, pnd_quality
 from benchmarks.ablation.report import percent
 from benchmarks.ablation.results import differences, lost_classes, mious
 from benchmarks.ablation.run import parse_args
 from benchmarks.ablation.scores import split_val
+from datasets.labels import read_label, save_labels
 from networks.checkpoint import read_state
 from train import train
 from utils.core.errors import InputError
@@ -104,7 +107,7 @@ def test_settings_are_options_of_train() -> None:
     for name, setting in SETTINGS.items():
         args = Run(setting, PARTS, 0).train_args(Path("out"), "cpu")
         assert args.num_classes == len(setting.classes) + 1, name
-        assert max(args.input_size) <= setting.size
+        assert max(args.input_size) <= getattr(setting, "size", 161)
 
 
 def test_runs_are_not_run_again_and_noise_is_in_the_labels(
@@ -138,6 +141,47 @@ def test_runs_are_not_run_again_and_noise_is_in_the_labels(
     clean, noisy = (run.read_runs(tmp_path / "runs.jsonl")[key] for key in (ran[0].key, lines[0]["key"]))
     assert clean["label_iou"] > 0.99 > noisy["label_iou"] + 0.1
     assert (tmp_path / "sweep.png").exists()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of VOC's layout: 60 x 80 pixels of noise, a box of the class, four training and four val images."""
+    root, rng = tmp_path / "voc", np.random.default_rng(0)
+    for folder in ("JPEGImages", "SegmentationClassAug", "saliency", "voc_list"):
+        (root / folder).mkdir(parents=True)
+    lists: dict[str, list[str]] = {"train_cls": [], "val": []}
+    for n in range(8):
+        Image.fromarray(rng.integers(0, 256, (60, 80, 3), np.uint8)).save(root / f"JPEGImages/{n}.jpg")
+        mask = np.zeros((60, 80), np.uint8)
+        mask[10:50, 20:60], mask[10:14] = n % 3 + 1, 255
+        save_labels(root / f"SegmentationClassAug/{n}.png", mask)
+        Image.fromarray(np.where(mask == n % 3 + 1, 255, 0).astype(np.uint8)).save(root / f"saliency/{n}.png")
+        lists["train_cls" if n < 4 else "val"].append(
+            f"{n} {n % 3}" + (" 7" if n == 3 else "") if n < 4 else str(n)
+        )
+    for name, lines in lists.items():
+        (root / f"voc_list/{name}.txt").write_text("\n".join(lines))
+    return root
+
+
+def test_photographs_are_reduced_and_scored_on_half_of_val(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SETTINGS, "tiny", PhotoSetting("report", 2, 3, TINY.options))
+    args = words(tmp_path, "--rows", "plain", "full")
+    with pytest.raises(InputError, match="name a folder of VOC's layout with --photos"):
+        run.main(args)
+    run.main([*args, "--photos", str(photos)])
+    data = tmp_path / "data/photos_2_report"
+    assert (data / "lists/val.txt").read_text().split() == ["5", "7"]
+    assert (data / "lists/simple_list.txt").read_text().splitlines() == ["0 0", "1 1", "2 2"]
+    assert read_label(data / "truth/1.png", 21).shape == (30, 40)
+    lines = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert line["label_iou"] > 0.9  # pixels that the mask ignores do not count
+        known = sum(sum(map(sum, counts)) for counts in line["raw"]["confusion"].values())
+        assert known == 2 * (30 * 40 - 2 * 40)
+    assert [len(line["probe"]) for line in lines] == [2, 2]
 
 
 def test_probe_changes_nothing(tiny_data: Path, tmp_path: Path) -> None:

@@ -6,7 +6,10 @@ import shlex
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from benchmarks.ablation.photographs import make_photographs
+from datasets.openmoji.dataset import make_dataset
 from datasets.voc import VOC_CLASSES
 from utils.core.errors import InputError
 from utils.training.options import parse_args as parse_train_args
@@ -24,8 +27,9 @@ Row = tuple[str, Noise]  # name and noise
 
 @dataclass(frozen=True)
 class Setting:
-    """The size of the experiment: numbers of images, their side, and the options of train.py for all rows."""
+    """The size of an experiment on drawn images: numbers, their side, and the options of train.py for all rows."""
 
+    noise: ClassVar[Noise] = NOISE
     classes: tuple[str, ...]
     simple: int
     complex: int
@@ -34,8 +38,44 @@ class Setting:
     probe_images: int
     options: str
 
+    def data_name(self, seed: int, noise: Noise) -> str:
+        return f"{zlib.crc32(repr(self).encode()):08x}_{seed}_{noise}"
 
-SETTINGS = {
+    def make_data(self, root: Path, seed: int, noise: Noise, photos: Path | None) -> float:
+        """Create the data set; returns the mean foreground IoU of the pseudo labels with the truth."""
+        numbers = self.simple, self.complex, self.val, self.size, seed
+        return make_dataset(root, self.classes, *numbers, *noise)["measured"]["mean_foreground_iou"]
+
+
+@dataclass(frozen=True)
+class PhotoSetting:
+    """An experiment on photographs, whose saliency maps have noise of their own; all seeds share the data set."""
+
+    noise: ClassVar[Noise] = (0.0, 0.0)  # none is added
+    classes: ClassVar[tuple[str, ...]] = VOC_CLASSES
+    half: str  # of the validation images: `choose` for choosing options, `report` for scores
+    shrink: int
+    probe_images: int
+    options: str
+
+    def data_name(self, seed: int, noise: Noise) -> str:
+        return f"photos_{self.shrink}_{self.half}"
+
+    def make_data(self, root: Path, seed: int, noise: Noise, photos: Path | None) -> float:
+        """As for drawn images."""
+        return make_photographs(root, photos, self.shrink, self.half)
+
+
+# For a CPU: half-size photographs, the small network from its pre-trained trunk.
+PHOTO_OPTIONS = (
+    "--arch mini --restore-from model/mini_tiny_imagenet.pth --input-size 161 --batch-size 8 --num-steps 600"
+    " --learning-rate 0.005 --denoise-from 300 --high-T 3 --low-T 1.5 --iou-thresholds auto"
+    " --save-pred-every 200 --amp bf16 --channels-last --num-workers 0"
+)
+
+SETTINGS: dict[str, Setting | PhotoSetting] = {
+    "photos": PhotoSetting("report", 2, 200, PHOTO_OPTIONS),
+    "photos-choose": PhotoSetting("choose", 2, 200, PHOTO_OPTIONS),
     # For CPUs. The network has no pre-training and must learn before its predictions can filter labels.
     "small": Setting(
         classes=("bus", "cat", "horse", "tvmonitor"),
@@ -65,7 +105,7 @@ SETTINGS = {
 class Run:
     """One training: everything that its result depends on."""
 
-    setting: Setting
+    setting: Setting | PhotoSetting
     parts: tuple[str, ...]
     seed: int
     noise: Noise = NOISE
@@ -83,7 +123,7 @@ class Run:
 
     def train_args(self, out: Path, device: str | None) -> argparse.Namespace:
         """The options of train.py, with data and results below `out`."""
-        data = out / "data" / f"{zlib.crc32(repr(self.setting).encode()):08x}_{self.seed}_{self.noise}"
+        data = out / "data" / self.setting.data_name(self.seed, self.noise)
         words = [
             f"--data-dir={data}",
             f"--list-dir={data}/lists",
@@ -116,7 +156,7 @@ def plan(args: argparse.Namespace) -> dict[Row, list[Run]]:
     rows = args.rows or (SWEEP_ROWS if args.sweep else ROWS)
     return {
         (row, noise): [Run(setting, parts_of(row), seed, noise, args.options) for seed in seeds]
-        for noise in (SWEEP_NOISE if args.sweep else (NOISE,))
+        for noise in (SWEEP_NOISE if args.sweep else (setting.noise,))
         for row in rows
     }
 

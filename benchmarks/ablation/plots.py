@@ -8,6 +8,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from benchmarks.ablation.results import HOWS, KINDS, LABELS, Finished, mean_spread, mious, over_time
 from utils.core.files import atomic_write
@@ -39,13 +40,14 @@ def save(figure: Figure, path: Path) -> None:
 def bars(finished: Finished, path: Path) -> None:
     """Val mIoU by row, raw and + CRF, for images of one class and of several; each dot is a seed."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 1.6 + 0.5 * len(finished)), sharey=True, sharex=True)
+    colours = {"raw": BLUE, "crf": ORANGE}
     for ax, kind in zip(axes, ("simple", "multi")):
-        for offset, colour, how in ((-0.2, BLUE, "raw"), (0.2, ORANGE, "crf")):
+        for offset, (how, colour) in zip((-0.2, 0.2), colours.items()):
             for y, lines in enumerate(finished.values()):
                 values = list(mious(lines, how, kind).values())
                 if values:
                     mean, spread = mean_spread(values)
-                    style = {"color": colour, "capsize": 3, "label": None if y else HOWS[how]}
+                    style = {"color": colour, "capsize": 3}
                     ax.barh(y + offset, mean, 0.38, xerr=spread, **style)
                     ax.plot([100 * v for v in values], [y + offset] * len(values), "k.", markersize=4)
         ax.set(title=f"val images of {KINDS[kind]}", xlabel="mIoU, %")
@@ -53,7 +55,8 @@ def bars(finished: Finished, path: Path) -> None:
         ax.set_axisbelow(True)
     axes[0].set_yticks(range(len(finished)), [LABELS.get(row, row) for row, _ in finished])
     axes[0].invert_yaxis()
-    axes[1].legend(loc="lower right", framealpha=1)
+    patches = [Patch(color=colour, label=HOWS[how]) for how, colour in colours.items()]
+    axes[1].legend(handles=patches, loc="lower right", framealpha=1)
     save(figure, path)
 
 

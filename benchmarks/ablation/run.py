@@ -1,13 +1,14 @@
-"""Contribution of each part of the method, on the embedded data set, whose ground truth is known.
+"""Contribution of each part of the method, on the embedded data set or on photographs whose ground truth is known.
 
     python -m benchmarks.ablation             the published ablation, and the full method without each part
     python -m benchmarks.ablation --sweep     cross-entropy and the full method, from clean labels to heavy noise
     python -m benchmarks.ablation --rows full onf+pnd --options="--high-T 2"    other rows, other constants
+    python -m benchmarks.ablation --setting photos --photos DIR --rows plain cls cls+onf full    photographs
 
-Each seed has its own data set, initial weights and sampling. Every run trains with train.py, measures the quality
-of ONF and PND during the training, and scores the weights of the last iteration on val, raw and + CRF, so that
-nothing is selected on val. Finished runs are lines of runs.jsonl in --out and are not repeated. If interrupted,
-rerun the command to resume. Tables and plots are of all planned rows with a finished run.
+Each seed has its own initial weights, sampling and, if it is drawn, data set. Every run trains with train.py,
+measures the quality of ONF and PND during the training, and scores the weights of the last iteration on val, raw and
++ CRF, so that nothing is selected on val. Finished runs are lines of runs.jsonl in --out and are not repeated. If
+interrupted, rerun the command to resume. Tables and plots are of all planned rows with a finished run.
 """
 
 import argparse
@@ -23,7 +24,6 @@ from benchmarks.ablation.plan import SETTINGS, Run, in_order, plan
 from benchmarks.ablation.probe import Probe
 from benchmarks.ablation.scores import score
 from benchmarks.common import require_matplotlib
-from datasets.openmoji.dataset import make_dataset
 from train import train
 from utils.core import cli
 from utils.core.device import pick_device
@@ -37,8 +37,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.prog = "python -m benchmarks.ablation"
     add = parser.add_argument
     rows = "plain, full, parts joined by + (cls+onf), or full-PART (default: those of the published ablation)"
+    settings = (
+        "small: CPU; full: 20 classes, ResNet-101, GPU; photos: photographs on a CPU, scored on every other"
+    )
+    settings += " validation image; photos-choose: on the rest of them, to choose options"
+    photos = "of the photos settings: JPEGImages, SegmentationClassAug, saliency (grey maps of the training images)"
+    photos += " and voc_list (train_cls.txt, val.txt)"
     options = "options of train.py that override those of the setting; results are stored as separate runs"
-    add("--setting", choices=SETTINGS, default="small", help="small: CPU; full: 20 classes, ResNet-101, GPU")
+    add("--setting", choices=SETTINGS, default="small", help=settings)
+    add("--photos", type=Path, metavar="DIR", help=photos)
     add("--seeds", type=cli.count, nargs="+", default=[20, 21, 22], help="one run of every row per seed")
     add("--rows", nargs="+", metavar="ROW", help=rows)
     add("--sweep", action="store_true", help="run the rows plain and full at four levels of noise")
@@ -74,8 +81,7 @@ def do_run(run: Run, args: argparse.Namespace) -> dict:
     """Trains and scores; returns the line of runs.jsonl."""
     train_args, s = run.train_args(args.out, args.device), run.setting
     folder = train_args.snapshot_dir
-    numbers = s.simple, s.complex, s.val, s.size, run.seed
-    data = make_dataset(train_args.data_dir, s.classes, *numbers, *run.noise)
+    label_iou = s.make_data(train_args.data_dir, run.seed, run.noise, args.photos)
     probe = Probe(train_args, s.probe_images, folder / "probe")
     started = time.monotonic()
     train(train_args, probe)
@@ -84,7 +90,7 @@ def do_run(run: Run, args: argparse.Namespace) -> dict:
         "key": run.key,
         **vars(run),
         "setting": args.setting,
-        "label_iou": data["measured"]["mean_foreground_iou"],
+        "label_iou": label_iou,
         **score(train_args, args, folder),
         "probe": probe.results(),
         "log": late_means(folder / "log.jsonl"),

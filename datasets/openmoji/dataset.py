@@ -82,8 +82,8 @@ def make_scene(parameters: dict, kind: str, index: int) -> Scene:
 
 
 def labelled_iou(pseudo: np.ndarray, truth: np.ndarray) -> float:
-    """IoU of the foregrounds of a pseudo label and the true label, over the pixels that are not ignored."""
-    known = pseudo != IGNORE_LABEL
+    """IoU of the foregrounds of a pseudo label and the true label, over the pixels that neither ignores."""
+    known = (pseudo != IGNORE_LABEL) & (truth != IGNORE_LABEL)
     label, object_ = known & (pseudo > 0), known & (truth > 0)
     return float((label & object_).sum() / max(1, (label | object_).sum()))
 
