@@ -173,6 +173,53 @@ def test_a_signal_stops_all_processes_at_one_iteration(tiny_data: Path, tmp_path
     assert before < read_checkpoint(tmp_path / "last.pth")["iteration"] < 2000
 
 
+LEAVING = """
+import atexit, sys, time
+
+def release():  # the last exit function, since it is registered first
+    print("released", flush=True)
+    sys.setswitchinterval(1000)  # seconds; the main thread keeps the GIL
+    other.allreduce([torch.zeros(())])  # completes the all-reduce of `group`
+    start = time.monotonic()
+    while time.monotonic() < start + 0.5:
+        pass
+
+atexit.register(release)
+import torch
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from torch.distributed import HashStore, ProcessGroupGloo
+from utils.core.errors import run_script
+
+def main():
+    global group, other, tensor
+    store = HashStore()
+    with ThreadPoolExecutor(2) as executor:
+        join = lambda rank: ProcessGroupGloo(store, rank, 2, timedelta(minutes=30))
+        group, other = executor.map(join, range(2))
+    tensor = torch.zeros(())
+    group.allreduce([tensor])
+    sys.exit(int(sys.argv[1]))
+
+run_script(main)
+"""
+
+
+@pytest.mark.parametrize("status", [0, 143])
+def test_a_thread_that_releases_a_tensor_does_not_abort_the_process(status: int) -> None:
+    """After the last exit function, a thread of gloo waits for the GIL, to release `tensor`."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVING, str(status)],
+        cwd=ROOT,
+        env=os.environ | {"TORCHELASTIC_RUN_ID": "1"},  # as torchrun does
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (status, "released\n"), done.stderr
+
+
 def test_a_batch_that_does_not_divide(tiny_data: Path, tmp_path: Path) -> None:
     said = torchrun("train.py", *train_options(tiny_data, tmp_path, "--batch-size", 5), status=2)
     assert "error: a batch of 5 does not divide among 2 processes" in said

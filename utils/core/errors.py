@@ -1,5 +1,6 @@
 """Errors for the user: one line on stderr instead of a traceback, where the user can act on it."""
 
+import atexit
 import errno
 import os
 import signal
@@ -58,6 +59,34 @@ def run_script(main: Callable[[], object]) -> None:
     The exit status is 2 for invalid input and file errors, 1 for lack of memory and killed processes, and 130 for
     Ctrl-C. All other errors keep their traceback.
     """
+    status: object = 1
+    try:
+        _report_errors(main)
+        status = 0
+    except SystemExit as stop:
+        status = stop.code
+        raise
+    finally:
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # set by torchrun
+            atexit.register(_end_process, status)
+
+
+def _end_process(status: object) -> None:
+    """End this process, after the other exit functions, without finalizing the interpreter.
+
+    A thread of gloo needs the GIL to release the tensor of a collective operation, some time after the main thread
+    has received the result. If it waits for the GIL when finalization begins, Python (before 3.14) ends it with
+    pthread_exit, at which C++ aborts the process: "terminate called without an active exception". Destroying the
+    process group does not end its threads while DistributedDataParallel or torch itself refers to it.
+    """
+    atexit.unregister(_end_process)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else int(status is not None))
+
+
+def _report_errors(main: Callable[[], object]) -> None:
     hide_lost_connections()
     try:
         main()
