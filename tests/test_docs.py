@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run_script
+from conftest import DEADLINE, ROOT, run_script
 
 NAMES = (
     "README.md",
@@ -57,7 +57,7 @@ def options_of(name: str) -> set[str]:
         script = name if (ROOT / name).exists() else f"step2/{name}"
         return set(OPTION.findall(run_script(script, "--help").stdout))
     command = [sys.executable, "-m", name, "--help"]
-    return set(OPTION.findall(subprocess.check_output(command, cwd=ROOT, text=True, timeout=120)))
+    return set(OPTION.findall(subprocess.check_output(command, cwd=ROOT, text=True, timeout=DEADLINE)))
 
 
 @functools.cache

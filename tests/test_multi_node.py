@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import DEADLINE, ROOT
 from test_distributed import TORCHRUN, train_options
 from test_resume import wait_for
 
@@ -44,7 +44,7 @@ def one_node(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The log of two processes on one machine."""
     out = tmp_path_factory.mktemp("one_node")
     words = [*TORCHRUN, *command(tiny_data, out)]
-    subprocess.run(words, cwd=ROOT, env=ENVIRONMENT, check=True, timeout=300, stderr=subprocess.DEVNULL)
+    subprocess.run(words, cwd=ROOT, env=ENVIRONMENT, check=True, timeout=DEADLINE, stderr=subprocess.DEVNULL)
     return (out / "log.jsonl").read_text()
 
 
@@ -52,7 +52,7 @@ def test_two_nodes_train_as_one(tiny_data: Path, tmp_path: Path, one_node: str) 
     meet = ["--rdzv-backend", "c10d", "--rdzv-id", "1", "--rdzv-endpoint", f"localhost:{free_port()}"]
     words = [*NODE, *meet, *command(tiny_data, tmp_path)]
     nodes = [subprocess.Popen(words, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL) for _ in range(2)]
-    assert [node.wait(timeout=300) for node in nodes] == [0, 0]
+    assert [node.wait(timeout=DEADLINE) for node in nodes] == [0, 0]
     assert (tmp_path / "log.jsonl").read_text() == one_node
 
 
@@ -75,14 +75,14 @@ def test_slurm_job_is_requeued_and_resumes(tiny_data: Path, tmp_path: Path, one_
     first = job()
     wait_for(out / "last.pth", first)
     first.send_signal(signal.SIGUSR1)  # Slurm's notice that the time limit is near
-    stdout, _ = first.communicate(timeout=60)
+    stdout, _ = first.communicate(timeout=DEADLINE)
     assert first.returncode
     requeue = f"requeue {os.getpid()}\n"
     assert requeue in stdout
     assert 0 < read_checkpoint(out / "last.pth")["iteration"] < STEPS
 
     second = job()
-    stdout, _ = second.communicate(timeout=300)
+    stdout, _ = second.communicate(timeout=DEADLINE)
     assert second.returncode == 0
     assert requeue not in stdout
     assert (out / "log.jsonl").read_text() == one_node

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, Done, error_line, flags, run_script
+from conftest import DEADLINE, ROOT, Done, error_line, flags, run_script
 from PIL import ExifTags, Image
 
 from utils.saliency.classical import barrier_distance, classical_saliency
@@ -114,7 +114,7 @@ def test_shards_and_single_classes(root: Path) -> None:
 
 def test_optional_packages_are_not_imported() -> None:
     code = "import gen_saliency, sys; assert not {'rembg', 'onnx', 'onnxruntime'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=DEADLINE)
 
 
 def test_the_gpu_is_used_where_onnxruntime_has_one() -> None:
