@@ -117,9 +117,8 @@ def _lines(path: str | Path, hint: str) -> list[tuple[int, str]]:
         raise InputError(f"{path} cannot be read as text ({error}): save it as UTF-8") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read as text ({error.strerror or error})") from None
-    text = text.replace(
-        "\ufeff", ""
-    )  # byte order marks, which some editors write and `cat` leaves in the middle
+    # Byte order marks: some editors write them, and `cat` leaves them in the middle.
+    text = text.replace("\ufeff", "")
     lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
         raise InputError(f"{path} is empty: {hint}")

@@ -85,9 +85,8 @@ def sum_of_dilated(x: Tensor, convs: Iterable[nn.Conv2d]) -> Tensor:
     """
     size, convs = x.shape[2:], list(convs)
     wide = [conv for conv in convs if conv.dilation[0] < max(size)]
-    narrow = [
-        conv for conv in convs if conv.dilation[0] >= max(size)
-    ]  # only the centre tap is inside the image
+    # Of these, only the centre tap is inside the image.
+    narrow = [conv for conv in convs if conv.dilation[0] >= max(size)]
     rows = []
     if wide:  # F.fold moves tap (i, j) by (i, j), a convolution reads from there: the reverse
         taps = torch.stack([conv.weight for conv in wide]).flip(3, 4)

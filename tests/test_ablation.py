@@ -54,9 +54,8 @@ def stop(*_: object) -> None:
 
 def test_pnd_quality_by_hand() -> None:
     labels = torch.tensor([[1, 1, 1, 0], [0, 0, 0, 255]])
-    truth = torch.tensor(
-        [[1, 0, 0, 1], [0, 0, 0, 0]]
-    )  # three labels are wrong; the ignored one does not count
+    # Three labels are wrong; the ignored one does not count.
+    truth = torch.tensor([[1, 0, 0, 1], [0, 0, 0, 0]])
     loss = torch.tensor([[0.1, 2.0, 0.2, 3.0], [2.5, 2.0, 0.1, 9.0]])
     found = pnd_quality(loss, labels, truth, 1.5, None, 255)  # drops four, two of them wrong ones
     assert found == {"precision": 2 / 4, "recall": 2 / 3, "base": 3 / 7, "dropped": 4 / 7}

@@ -12,12 +12,8 @@ from benchmarks.data import make_data
 from benchmarks.trainer import Setting, Trainer, make_batches, make_mix
 from datasets.loaders import DataConfig
 
-SHARED = {
-    "common": set(),
-    "data": set(),
-    "baseline": set(),
-    "trainer": {"baseline", "common"},
-}  # and what each may import
+# The shared modules, and what each may import.
+SHARED = {"common": set(), "data": set(), "baseline": set(), "trainer": {"baseline", "common"}}
 SMALL = ["--device", "cpu", "--arch", "mini", "--crop", "65", "--batch-size", "2", "--iterations", "1"]
 
 

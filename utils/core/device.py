@@ -145,9 +145,8 @@ def compile_blocks(network: nn.Module) -> None:
     whole. The code is for batches of any number of images but one. A single image is not compiled, nor is evaluation
     mode, where images have any size.
     """
-    config = (
-        torch._dynamo.config
-    )  # the limit is on the kinds of blocks: four stages, first and others, with gradient
+    # The limit is on the kinds of blocks: four stages, the first and the others, with and without gradient.
+    config = torch._dynamo.config
     config.cache_size_limit = max(config.cache_size_limit, 64)  # type: ignore[attr-defined]
     for block in network.modules():
         if getattr(block, "is_block", False):

@@ -98,9 +98,8 @@ def make_settings(
     align_corners: bool = True,
 ) -> CRFSettings:
     """Settings from the values of options: with `prune` 0 all classes take part, and MPS is replaced by the CPU."""
-    computes = (
-        "cpu" if device.type == "mps" else str(device)
-    )  # MPS lacks the 64-bit operations of the lattice
+    # MPS lacks the 64-bit operations of the lattice.
+    computes = "cpu" if device.type == "mps" else str(device)
     return CRFSettings(num_classes, params, prune or None, align_corners, backend, computes)
 
 
