@@ -128,6 +128,19 @@ def test_iter_size_shares_add_up_to_the_mean(float64: None) -> None:
         assert_close(b, a, 1e-9, "gradient")
 
 
+def test_c2s_starts_at_its_iteration() -> None:
+    """Until then, D has no gradient, and the scaler of fp16 accepts the step all the same."""
+    G, D = tiny_networks()
+    iteration, precision = Iteration(G, D, tiny_method(c2s_from=3)), Precision("fp16")
+    optimizers = [torch.optim.SGD(network.parameters(), 1e-4) for network in (G, D)]
+    assert "loss_D" not in iteration(2, tiny_batches()).tensors()
+    assert all(p.grad is None for p in D.parameters()) and all(p.grad is not None for p in G.parameters())
+    precision.backward(G(tiny_batches().complex).sum())
+    precision.step(optimizers)
+    assert {"loss_adv_complex", "loss_D"} <= iteration(3, tiny_batches()).tensors().keys()
+    assert all(p.grad is not None for p in D.parameters())
+
+
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("i", [2, 7])
 def test_unused_forwards_run_without_gradient(i: int, mixed: bool) -> None:

@@ -29,6 +29,7 @@ class Method:
     high_T: float = 1.2
     low_T: float = 0.8
     cutmix_probability: float = 0.5
+    c2s_from: int = 0  # first iteration of C2S
     lambda_adv: float = 0.001
     ignore_label: int = IGNORE_LABEL
     onf: bool = True
@@ -117,7 +118,7 @@ class Iteration:
             sync_gradients: all-reduce the gradients of this and the calls before it; False: a later call does.
         """
         m, r = self.method, Figures()
-        denoise = i >= m.denoise_from
+        denoise, c2s = i >= m.denoise_from, m.c2s and i >= m.c2s_from
         images, labels, classes = batches.simple
 
         def backward(loss: Tensor) -> None:
@@ -133,7 +134,7 @@ class Iteration:
 
         with no_sync(self.G):  # paragraph 3 all-reduces the gradients of all three
             # 1. Complex images, C2S:  L_adv = BCE(D(p_c), 1), with D frozen.
-            if m.c2s:
+            if c2s:
                 p_c = self.predict(batches.complex)
                 r.loss_adv_complex = self.adversarial_loss(p_c)
                 backward(m.lambda_adv * r.loss_adv_complex)
@@ -159,7 +160,7 @@ class Iteration:
                 if early:
                     self.late_statistics.update()
                     images, labels, p_s = self.keep_images(decision.wait(), images, labels, p_s)
-                elif m.c2s:
+                elif c2s:
                     p_s = self.predict_only(images)
                 images_mix, y = cutmix(images, labels, mix)
                 p = self.predict(images_mix)
@@ -167,14 +168,14 @@ class Iteration:
                 r.kept = r.keep_simple.sum().float() * world_size()
             r.loss_seg, r.dropped = segmentation_loss(p, y, m.T(i), m.exempt, m.ignore_label)
             r.foreground = (p.detach().argmax(1) != 0).float().mean()
-            if mix is None and m.c2s:  # L_adv = BCE(D(p_s), 1)
+            if mix is None and c2s:  # L_adv = BCE(D(p_s), 1)
                 r.loss_adv_simple = self.adversarial_loss(p_s, labels == m.ignore_label)
                 backward(r.loss_seg + m.lambda_adv * r.loss_adv_simple)
             else:
                 backward(r.loss_seg)
 
         # 4. Discriminator, C2S:  L_D = BCE(D([p_s, p_c]), 0) / 2 + BCE(D(onehot(y)), 1) / 2, predictions detached.
-        if m.c2s:
+        if c2s:
             with no_sync(self.D, not sync_gradients):
                 predictions = torch.cat([p_s.detach(), p_c.detach()]).softmax(1)
                 ignored = torch.cat([labels == m.ignore_label, torch.zeros_like(p_c[:, 0], dtype=torch.bool)])

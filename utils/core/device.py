@@ -205,6 +205,8 @@ class Precision:
     def step(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """Step the optimizers. With fp16, skip one with a non-finite gradient and lower the scale."""
         for optimizer in optimizers:
+            if all(p.grad is None for group in optimizer.param_groups for p in group["params"]):
+                continue  # that of D before C2S starts; the scaler would refuse it
             if self.scaler.is_enabled():
                 self.scaler.unscale_(optimizer)  # here, since RepeatedSGD steps several times
             self.scaler.step(optimizer)

@@ -107,6 +107,7 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     )
     add("--iou-thresholds", metavar="T[,T...]", help=text)
     add("--cutmix-probability", type=cli.non_negative, default=0.5, help="of S2C in an iteration")
+    add("--c2s-from", type=cli.count, default=0, metavar="I", help="first iteration of C2S (published: 0)")
     add("--lambda-adv", type=cli.non_negative, default=0.001, help="weight of the adversarial losses")
     parts = {
         "onf": "without online noise filtering: train on all simple images",
@@ -158,6 +159,7 @@ def build_method(args: argparse.Namespace, device: torch.device) -> Method:
         high_T=args.high_T,
         low_T=args.low_T,
         cutmix_probability=args.cutmix_probability,
+        c2s_from=args.c2s_from,
         lambda_adv=args.lambda_adv,
         ignore_label=args.ignore_label,
         onf=not args.no_onf,
