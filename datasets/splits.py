@@ -53,7 +53,7 @@ def write_list(path: Path, entries: Sequence[Entry], overwrite: bool = False) ->
     """
     # In a locale that lacks a character of an ID, read_list escapes its bytes.
     lines = [" ".join(map(str, (e.id, *e.classes))).encode(errors="surrogateescape") for e in entries]
-    existing = _lines(path) if path.exists() else []
+    existing = _lines(path) if path.exists() else None
     if existing == lines:
         print(f"{path}: {len(entries):,} images, unchanged")
         return

@@ -166,6 +166,12 @@ def test_lists_of_other_contents_are_kept(root: Path) -> None:
     assert (root / "lists/simple_list.txt").read_text() == "a 1\nb 2 2\n"
 
 
+def test_a_list_without_images_is_written(root: Path) -> None:
+    (root / "one_class.txt").write_text("a 1\nb 2\n")
+    generate(root, "--data-list", root / "one_class.txt", "--list-dir", root / "lists")
+    assert (root / "lists/complex_list.txt").read_text() == ""
+
+
 def test_without_lists_the_missing_labels_are_mentioned(root: Path) -> None:
     assert "1 one-class images have no label: --list-dir writes lists without them" in generate(root).stdout
 
