@@ -9,7 +9,7 @@ EXTRAS ?= pydensecrf2 tensorboard matplotlib jinja2 scipy
 .PHONY: help install demo demo-plain test test-slow test-cpus gpu lint clean
 
 help:
-	@echo "make demo        the whole pipeline on a small embedded data set, in minutes on 2 CPU cores"
+	@echo "make demo        the whole pipeline on a small drawn data set, in minutes on 2 CPU cores"
 	@echo "make demo-plain  stage 1 of the demo without the method, for comparison"
 	@echo "make test        style checks, type checks and tests"
 	@echo "make test-slow   the tests that take minutes"

@@ -48,8 +48,8 @@ def split(
 def write_list(path: Path, entries: Sequence[Entry], overwrite: bool = False) -> None:
     """Write `ID c [c ...]` lines and print what was done.
 
-    A file with the same entries is left unchanged. One with other entries is replaced only with `overwrite`; without
-    it, `NAME.new.txt` is written beside it.
+    A file with the same entries is left unchanged, an empty one is replaced. One with other entries is replaced only
+    with `overwrite`; without it, `NAME.new.txt` is written beside it.
     """
     # In a locale that lacks a character of an ID, read_list escapes its bytes.
     lines = [" ".join(map(str, (e.id, *e.classes))).encode(errors="surrogateescape") for e in entries]

@@ -10,6 +10,7 @@ from conftest import data_options, error_line
 from PIL import Image
 
 from benchmarks.ablation import plan, run
+from benchmarks.ablation.photographs import make_photographs
 from benchmarks.ablation.plan import PARTS, SETTINGS, PhotoSetting, Run, Setting, in_order, parts_of
 from benchmarks.ablation.probe import Probe, filter_quality, onf_quality, pnd_quality
 from benchmarks.ablation.report import percent
@@ -106,7 +107,8 @@ def test_settings_are_options_of_train() -> None:
     for name, setting in SETTINGS.items():
         args = Run(setting, PARTS, 0).train_args(Path("out"), "cpu")
         assert args.num_classes == len(setting.classes) + 1, name
-        assert max(args.input_size) <= getattr(setting, "size", 161)
+        if isinstance(setting, Setting):
+            assert max(args.input_size) <= setting.size
 
 
 def test_runs_are_not_run_again_and_noise_is_in_the_labels(
@@ -127,7 +129,7 @@ def test_runs_are_not_run_again_and_noise_is_in_the_labels(
         assert [look["i"] for look in line["probe"]] == [2, 3]
         assert sum(sum(map(sum, counts)) for counts in line["raw"]["confusion"].values()) == 6 * 48 * 48
     assert {path.name for path in tmp_path.iterdir()} >= {"ablation.md", "ablation.png", "denoising.png"}
-    assert "full less ONF" in (tmp_path / "ablation.md").read_text()
+    assert "full without ONF" in (tmp_path / "ablation.md").read_text()
     assert not list((tmp_path / "running").iterdir())
 
     do_run, ran = run.do_run, []
@@ -168,7 +170,7 @@ def test_photographs_are_reduced_and_scored_on_half_of_val(
 ) -> None:
     monkeypatch.setitem(SETTINGS, "tiny", PhotoSetting("report", 2, 3, TINY.options))
     args = words(tmp_path, "--rows", "plain", "full")
-    with pytest.raises(InputError, match="name a folder of VOC's layout with --photos"):
+    with pytest.raises(InputError, match="--photos must name a directory with JPEGImages"):
         run.main(args)
     run.main([*args, "--photos", str(photos)])
     data = tmp_path / "data/photos_2_report"
@@ -181,6 +183,10 @@ def test_photographs_are_reduced_and_scored_on_half_of_val(
         known = sum(sum(map(sum, counts)) for counts in line["raw"]["confusion"].values())
         assert known == 2 * (30 * 40 - 2 * 40)
     assert [len(line["probe"]) for line in lines] == [2, 2]
+    with pytest.raises(InputError, match="was made from"):
+        make_photographs(data, tmp_path, 2, "report")
+    with pytest.raises(InputError, match="noise of photographs cannot be chosen"):
+        run.main([*args, "--sweep"])
 
 
 def test_probe_changes_nothing(tiny_data: Path, tmp_path: Path) -> None:

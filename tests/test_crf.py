@@ -220,7 +220,7 @@ def test_a_kernel_beyond_the_lattice_is_refused() -> None:
         dense_crf(IMAGE, PROBABILITIES, CRFParams(bilateral_srgb=1e-3), backend="torch")
 
 
-def test_backends_agree_on_embedded_pictures(tiny_data: Path) -> None:
+def test_backends_agree_on_drawn_pictures(tiny_data: Path) -> None:
     pytest.importorskip("pydensecrf")
     pictures = sorted((tiny_data / "JPEGImages").iterdir())
     assert len(pictures) >= 20

@@ -1,4 +1,4 @@
-"""The embedded data set: the same bytes for the same seed, VOC's layout, and noise of the stated rates."""
+"""The drawn data set: the same bytes for the same seed, VOC's layout, and noise of the stated rates."""
 
 import json
 import subprocess

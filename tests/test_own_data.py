@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def make_own(data: Path, own: Path) -> None:
-    """Three classes of the embedded set as a user has them: PNG pictures, grey maps, a list, names."""
+    """Three classes of the drawn data set as a user has them: PNG pictures, grey maps, a list, names."""
     for folder in ("JPEGImages", "saliency", "lists"):
         (own / folder).mkdir(parents=True)
     for path in sorted((data / "JPEGImages").glob("[sc]*.jpg")):

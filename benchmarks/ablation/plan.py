@@ -62,7 +62,7 @@ class PhotoSetting:
         return f"photos_{self.shrink}_{self.half}"
 
     def make_data(self, root: Path, seed: int, noise: Noise, photos: Path | None) -> float:
-        """As for drawn images."""
+        """As in Setting; photographs depend on neither `seed` nor `noise`."""
         return make_photographs(root, photos, self.shrink, self.half)
 
 
@@ -74,8 +74,6 @@ PHOTO_OPTIONS = (
 )
 
 SETTINGS: dict[str, Setting | PhotoSetting] = {
-    "photos": PhotoSetting("report", 2, 200, PHOTO_OPTIONS),
-    "photos-choose": PhotoSetting("choose", 2, 200, PHOTO_OPTIONS),
     # For CPUs. The network has no pre-training and must learn before its predictions can filter labels.
     "small": Setting(
         classes=("bus", "cat", "horse", "tvmonitor"),
@@ -98,6 +96,8 @@ SETTINGS: dict[str, Setting | PhotoSetting] = {
         probe_images=300,
         options="--restore-from imagenet --iou-thresholds auto --long-tail-labels none --save-pred-every 1000",
     ),
+    "photos": PhotoSetting("report", 2, 200, PHOTO_OPTIONS),
+    "photos-choose": PhotoSetting("choose", 2, 200, PHOTO_OPTIONS),
 }
 
 
@@ -118,8 +118,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        wrong, borders = self.noise
-        return f"{'+'.join(self.parts) or 'plain'}, seed {self.seed}, noise {wrong:g}/{borders:g}"
+        noise = ", noise {:g}/{:g}".format(*self.noise) if isinstance(self.setting, Setting) else ""
+        return f"{'+'.join(self.parts) or 'plain'}, seed {self.seed}{noise}"
 
     def train_args(self, out: Path, device: str | None) -> argparse.Namespace:
         """The options of train.py, with data and results below `out`."""
@@ -153,6 +153,8 @@ def parts_of(row: str) -> tuple[str, ...]:
 def plan(args: argparse.Namespace) -> dict[Row, list[Run]]:
     """The runs of each row and noise, one per seed; rows with the same parts have the same runs."""
     setting, seeds = SETTINGS[args.setting], dict.fromkeys(args.seeds)
+    if args.sweep and isinstance(setting, PhotoSetting):
+        raise InputError(f"--sweep: the noise of photographs cannot be chosen (--setting {args.setting})")
     rows = args.rows or (SWEEP_ROWS if args.sweep else ROWS)
     return {
         (row, noise): [Run(setting, parts_of(row), seed, noise, args.options) for seed in seeds]

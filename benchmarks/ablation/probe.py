@@ -92,8 +92,9 @@ class Probe:
             loss = F.cross_entropy(p, labels.long(), ignore_index=ignore, reduction="none")
             network_iou = labelled_iou(p.argmax(1)[0].cpu().numpy(), truth)
             ious = float(foreground_iou(p, labels, ignore)), labelled_iou(label, truth), network_iou
-            known = labels.cpu().masked_fill(torch.from_numpy(truth == ignore), ignore)
-            pixels = loss.cpu(), known, torch.from_numpy(truth)
+            # Pixels that the truth ignores do not count.
+            comparable = labels.cpu().masked_fill(torch.from_numpy(truth == ignore), ignore)
+            pixels = loss.cpu(), comparable, torch.from_numpy(truth)
             found.append((ious, [values.flatten() for values in pixels]))
         iou, label_iou, network_iou = torch.tensor([ious for ious, _ in found]).T
         classes = torch.tensor([entry.classes[0] for entry in self.images.entries])

@@ -18,11 +18,11 @@ LABELS = {
     "cls+onf+pnd": "+ PND",
     "cls+onf+pnd+s2c": "+ S2C",
     "full": "+ C2S: the full method",
-    "full-cls": "full less classification",
-    "full-onf": "full less ONF",
-    "full-pnd": "full less PND",
-    "full-s2c": "full less S2C",
-    "full-c2s": "full less C2S",
+    "full-cls": "full without classification",
+    "full-onf": "full without ONF",
+    "full-pnd": "full without PND",
+    "full-s2c": "full without S2C",
+    "full-c2s": "full without C2S",
 }
 KINDS = {"all": "all images", "simple": "one class", "multi": "several classes"}
 HOWS = {"raw": "raw", "crf": "+ CRF"}

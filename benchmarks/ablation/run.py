@@ -1,4 +1,4 @@
-"""Contribution of each part of the method, on the embedded data set or on photographs whose ground truth is known.
+"""Contribution of each part of the method, on the drawn data set or on photographs whose ground truth is known.
 
     python -m benchmarks.ablation             the published ablation, and the full method without each part
     python -m benchmarks.ablation --sweep     cross-entropy and the full method, from clean labels to heavy noise
@@ -39,10 +39,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     rows = "plain, full, parts joined by + (cls+onf), or full-PART (default: those of the published ablation)"
     settings = (
         "small: CPU; full: 20 classes, ResNet-101, GPU; photos: photographs on a CPU, scored on every other"
+        " validation image; photos-choose: on the rest of them, to choose options"
     )
-    settings += " validation image; photos-choose: on the rest of them, to choose options"
-    photos = "of the photos settings: JPEGImages, SegmentationClassAug, saliency (grey maps of the training images)"
-    photos += " and voc_list (train_cls.txt, val.txt)"
+    photos = (
+        "directory for the photos settings, with JPEGImages, SegmentationClassAug, saliency (maps of the one-class"
+        " training images) and voc_list (train_cls.txt, val.txt)"
+    )
     options = "options of train.py that override those of the setting; results are stored as separate runs"
     add("--setting", choices=SETTINGS, default="small", help=settings)
     add("--photos", type=Path, metavar="DIR", help=photos)
@@ -50,12 +52,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--rows", nargs="+", metavar="ROW", help=rows)
     add("--sweep", action="store_true", help="run the rows plain and full at four levels of noise")
     add("--options", default="", help=options)
-    add("--out", type=Path, default=Path("runs/ablation"), help="folder of runs.jsonl, tables and plots")
+    out = (
+        "folder of runs.jsonl, tables and plots (default: runs/ablation, runs/ablation-SETTING if not small)"
+    )
+    add("--out", type=Path, help=out)
     add("--report-only", action="store_true", help="run nothing; write tables and plots of the finished runs")
     add("--keep", action="store_true", help="keep the weights, logits and label maps of finished runs")
     add("--device", help="cpu, cuda, cuda:N or mps (default: the GPU if there is one)")
     add_crf_running_options(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.out is None:
+        args.out = Path("runs/ablation" if args.setting == "small" else f"runs/ablation-{args.setting}")
+    return args
 
 
 def read_runs(path: Path) -> dict[str, dict]:

@@ -7,8 +7,8 @@ from benchmarks.train_step import loss_difference
 from benchmarks.trainer import CASES
 
 Rows = Sequence[Mapping[str, Any]]
-# Shares of the kinds of iteration in a run of 20,000, of which 1,000 are warm-up, half of each with CutMix.
-SHARES = {"warm-up": 0.025, "warm-up+cutmix": 0.025, "denoising": 0.475, "denoising+cutmix": 0.475}
+# Shares of the kinds of iteration in a run of 12,000, of which 1,000 are warm-up, half of each with CutMix.
+SHARES = {"warm-up": 1 / 24, "warm-up+cutmix": 1 / 24, "denoising": 11 / 24, "denoising+cutmix": 11 / 24}
 
 
 class Iterations:

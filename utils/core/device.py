@@ -203,10 +203,13 @@ class Precision:
         self.scaler.scale(loss).backward()
 
     def step(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Step the optimizers. With fp16, skip one with a non-finite gradient and lower the scale."""
+        """Step the optimizers that have gradients (that of D has none before C2S starts).
+
+        With fp16, skip one with a non-finite gradient and lower the scale.
+        """
         for optimizer in optimizers:
             if all(p.grad is None for group in optimizer.param_groups for p in group["params"]):
-                continue  # that of D before C2S starts; the scaler would refuse it
+                continue  # GradScaler.step raises without gradients
             if self.scaler.is_enabled():
                 self.scaler.unscale_(optimizer)  # here, since RepeatedSGD steps several times
             self.scaler.step(optimizer)

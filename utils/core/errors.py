@@ -79,11 +79,15 @@ def _end_process(status: object) -> None:
     pthread_exit, at which C++ aborts the process: "terminate called without an active exception". Destroying the
     process group does not end its threads while DistributedDataParallel or torch itself refers to it.
     """
+    code = status if isinstance(status, int) else int(status is not None)
     atexit.unregister(_end_process)
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status if isinstance(status, int) else int(status is not None))
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        code = code or 120  # as Python does
+    os._exit(code)
 
 
 def _report_errors(main: Callable[[], object]) -> None:

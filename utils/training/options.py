@@ -107,7 +107,7 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     )
     add("--iou-thresholds", metavar="T[,T...]", help=text)
     add("--cutmix-probability", type=cli.non_negative, default=0.5, help="of S2C in an iteration")
-    add("--c2s-from", type=cli.count, default=0, metavar="I", help="first iteration of C2S (published: 0)")
+    add("--c2s-from", type=cli.count, default=0, metavar="I", help="first iteration of C2S")
     add("--lambda-adv", type=cli.non_negative, default=0.001, help="weight of the adversarial losses")
     parts = {
         "onf": "without online noise filtering: train on all simple images",
@@ -143,6 +143,10 @@ def build_method(args: argparse.Namespace, device: torch.device) -> Method:
     if end < start:
         raise InputError(
             f"--denoise-until {end} is before --denoise-from {start} (default: 11/12 and 1/12 of --num-steps)"
+        )
+    if args.c2s_from >= args.num_steps:
+        raise InputError(
+            f"--c2s-from {args.c2s_from} is not below --num-steps {args.num_steps}: use --no-c2s"
         )
     exempt = args.long_tail_labels
     if exempt is None:
