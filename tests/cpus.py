@@ -67,8 +67,8 @@ class Result(NamedTuple):
 
 @contextlib.contextmanager
 def busy_cores(busy: bool) -> Iterator[None]:
-    """Another program on every core."""
-    command = [sys.executable, "-c", "while True: pass"]
+    """Another program on every core, which also ends if this process is killed."""
+    command = [sys.executable, "-c", "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"]
     spinners = [subprocess.Popen(command) for _ in range(os.cpu_count() or 1)] if busy else []
     try:
         yield
