@@ -33,7 +33,7 @@ from datasets.class_folders import (
 from datasets.loaders import DataConfig, eval_loader, train_loader
 from datasets.sampling import generator
 from networks.checkpoint import load_matching, read_state, save
-from networks.deeplab import ARCHS, DeepLab
+from networks.deeplab import ARCHS, Bottleneck, DeepLab
 from utils.core import cli, distributed
 from utils.core.device import Precision, add_speed_options, pick_device, prepare, send, set_up_device, wrap
 from utils.core.errors import InputError, run_script
@@ -100,6 +100,20 @@ def build_classifier(arch: str, num_classes: int, seed: int) -> DeepLab:
         head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, num_classes))
     network.add_module("layer5", head)
     return network
+
+
+def restore(network: DeepLab, path: Path) -> None:
+    """Load the tensors that match. Residual blocks that the file lacks start as the identity: a trunk can grow.
+
+    Raises:
+        InputError: the file cannot be read, or no convolution matches.
+    """
+    state = read_state(path)
+    load_matching(network, state, path)
+    for name, module in network.named_modules():
+        new = isinstance(module, Bottleneck) and f"{name}.conv1.weight" not in state
+        if new and module.downsample is None:
+            nn.init.zeros_(module.bn3.weight)  # relu(x + 0) = x, because x is the output of a ReLU
 
 
 def build_optimizer(network: nn.Module, args: argparse.Namespace) -> torch.optim.SGD:
@@ -172,7 +186,7 @@ def pretrain(args: argparse.Namespace) -> None:
 
         network = build_classifier(args.arch, len(folders.classes), args.random_seed)
         if args.restore_from is not None:
-            load_matching(network, read_state(args.restore_from), args.restore_from)
+            restore(network, args.restore_from)
         prepare(network, device, args.channels_last).train()
         optimizer, precision = build_optimizer(network, args), Precision(args.amp, device)
         options = vars(args) | {"images": folders.checksum()}

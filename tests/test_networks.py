@@ -17,7 +17,7 @@ def test_mini_is_small_and_trains_its_batch_norm() -> None:
     again, other = build_deeplab("mini", seed=1), build_deeplab("mini", seed=2)
     assert torch.equal(mini.conv1.weight, again.conv1.weight)
     assert not torch.equal(mini.conv1.weight, other.conv1.weight)
-    assert set(ARCHS) == {"resnet101", "resnet50", "mini"}
+    assert set(ARCHS) == {"resnet101", "resnet50", "mini_deep", "mini"}
 
 
 @pytest.mark.parametrize("side", [5, 13, 41])  # smaller than all dilations, than some, larger

@@ -18,8 +18,9 @@ from datasets.loaders import DataConfig
 from datasets.transforms import MEAN_BGR
 from networks.checkpoint import load_matching, read_checkpoint, read_state
 from networks.deeplab import build_deeplab
+from pretrain import build_classifier, restore
 
-TRUNK = ROOT / "model/mini_tiny_imagenet.pth"
+TRUNK, DEEP_TRUNK = ROOT / "model/mini_tiny_imagenet.pth", ROOT / "model/mini_deep_tiny_imagenet.pth"
 COLOURS = {"dog": (200, 60, 60), "frog": (60, 200, 60), "train": (60, 60, 200)}
 
 
@@ -94,6 +95,19 @@ def test_other_images_are_another_run(trained: Path, class_folders: Path, tmp_pa
     )
 
 
+def test_a_trunk_grows_without_a_change_of_its_features() -> None:
+    """The blocks that the file lacks begin as the identity, and are trained."""
+    grown, shallow = (build_classifier(arch, 3, seed=1).eval() for arch in ("mini_deep", "mini"))
+    restore(grown, TRUNK)
+    restore(shallow, TRUNK)
+    shallow.layer5 = grown.layer5
+    x = 100 * torch.randn(2, 3, 33, 33)
+    assert torch.equal(grown(x), shallow(x))
+    grown(x).sum().backward()
+    new = [module.bn3.weight for name, module in grown.named_modules() if name in ("layer1.1", "layer3.3")]
+    assert len(new) == 2 and all((weight == 0).all() and weight.grad.abs().max() > 0 for weight in new)
+
+
 def test_two_processes(class_folders: Path, tmp_path: Path) -> None:
     said = torchrun("pretrain.py", *options(class_folders, tmp_path, "--epochs", 1, "--batch-size", 6))
     assert said.count("trunk of mini") == said.count("val top-1 ") - 1 == 1
@@ -132,26 +146,33 @@ def test_images_are_cropped_and_shifted(class_folders: Path) -> None:
     assert max(borders) > 0 and min(borders) < max(borders)  # the mean colour, of various widths
 
 
-@pytest.mark.parametrize("trunk", ["packaged", "trained"])
-def test_all_tensors_but_the_classifier_are_copied(trunk: str, trained: Path) -> None:
-    path = TRUNK if trunk == "packaged" else trained / "trunk.pth"
-    state, network = read_state(path), build_deeplab("mini", 21, seed=0)
+@pytest.mark.parametrize(
+    ("arch", "trunk", "tensors"), [("mini", TRUNK, 120), ("mini_deep", DEEP_TRUNK, 210), ("mini", None, 120)]
+)
+def test_all_tensors_but_the_classifier_are_copied(
+    arch: str, trunk: Path | None, tensors: int, trained: Path
+) -> None:
+    path = trunk or trained / "trunk.pth"
+    state, network = read_state(path), build_deeplab(arch, 21, seed=0)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    assert load_matching(network, state, path) == len(state) == 120
+    assert load_matching(network, state, path) == len(state) == tensors
     for key, value in network.state_dict().items():
         assert torch.equal(value, before[key] if key.startswith("layer5.") else state[key]), key
 
 
-def test_train_starts_from_the_packaged_trunk(tiny_data: Path, tmp_path: Path) -> None:
-    assert TRUNK.stat().st_size < 10e6
+@pytest.mark.parametrize(("arch", "trunk", "tensors"), [("mini", TRUNK, 120), ("mini_deep", DEEP_TRUNK, 210)])
+def test_train_starts_from_a_packaged_trunk(
+    arch: str, trunk: Path, tensors: int, tiny_data: Path, tmp_path: Path
+) -> None:
+    assert trunk.stat().st_size < 10e6
     done = run_script(
         "train.py",
         *data_options(tiny_data),
         *flags(list_dir=tiny_data / "lists", pseudo_label_dir=tiny_data / "sal2gt", snapshot_dir=tmp_path),
-        *flags(arch="mini", restore_from=TRUNK, input_size=40, batch_size=2, num_steps=1),
+        *flags(arch=arch, restore_from=trunk, input_size=40, batch_size=2, num_steps=1),
         "--no-val",
     )
-    assert "copied 120 of 128 tensors" in done.stdout
+    assert f"copied {tensors} of {tensors + 8} tensors" in done.stdout
 
 
 def test_bad_inputs_are_one_line(class_folders: Path, tmp_path: Path) -> None:
