@@ -26,6 +26,7 @@ from PIL import Image
 from datasets.openmoji.dataset import make_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
+THREADS = torch.get_num_threads()  # of scripts in processes of their own; MKL may limit it to the cores
 DEADLINE = 1800  # seconds; ends a test that hangs, and nothing that is merely slow
 Values = torch.Tensor | np.ndarray | float | Sequence[float]
 REFERENCE = Path(os.environ.get("MDBA_REFERENCE", ROOT / "tests" / "reference"))
@@ -124,7 +125,7 @@ def assert_logits_close(ours: torch.Tensor | np.ndarray, theirs: np.ndarray) -> 
 def _torch_as_it_was() -> Iterator[None]:
     """Scripts run in this process; what they set must not reach the next test."""
     yield
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(False)
 
 

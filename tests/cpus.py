@@ -40,9 +40,9 @@ class Environment(NamedTuple):
 
     def variables(self) -> dict[str, str]:
         found = {"ATEN_CPU_CAPABILITY": self.aten, "ONEDNN_MAX_CPU_ISA": self.onednn}
-        return {name: value for name, value in found.items() if value} | {
-            "OMP_NUM_THREADS": str(self.threads)
-        }
+        # MKL, and torch with it, otherwise uses no more threads than there are cores.
+        threads = {"OMP_NUM_THREADS": str(self.threads), "MKL_DYNAMIC": "FALSE"}
+        return {name: value for name, value in found.items() if value} | threads
 
 
 ENVIRONMENTS = {
