@@ -20,7 +20,9 @@ from networks.checkpoint import load_matching, read_checkpoint, read_state
 from networks.deeplab import build_deeplab
 from pretrain import build_classifier, restore
 
-TRUNK, DEEP_TRUNK = ROOT / "model/mini_tiny_imagenet.pth", ROOT / "model/mini_deep_tiny_imagenet.pth"
+TRUNK = ROOT / "model/mini_tiny_imagenet.pth"
+# Architecture, file and number of tensors.
+PACKAGED = [("mini", TRUNK, 120), ("mini_deep", ROOT / "model/mini_deep_tiny_imagenet.pth", 210)]
 COLOURS = {"dog": (200, 60, 60), "frog": (60, 200, 60), "train": (60, 60, 200)}
 
 
@@ -146,9 +148,7 @@ def test_images_are_cropped_and_shifted(class_folders: Path) -> None:
     assert max(borders) > 0 and min(borders) < max(borders)  # the mean colour, of various widths
 
 
-@pytest.mark.parametrize(
-    ("arch", "trunk", "tensors"), [("mini", TRUNK, 120), ("mini_deep", DEEP_TRUNK, 210), ("mini", None, 120)]
-)
+@pytest.mark.parametrize(("arch", "trunk", "tensors"), [*PACKAGED, ("mini", None, 120)])
 def test_all_tensors_but_the_classifier_are_copied(
     arch: str, trunk: Path | None, tensors: int, trained: Path
 ) -> None:
@@ -160,7 +160,7 @@ def test_all_tensors_but_the_classifier_are_copied(
         assert torch.equal(value, before[key] if key.startswith("layer5.") else state[key]), key
 
 
-@pytest.mark.parametrize(("arch", "trunk", "tensors"), [("mini", TRUNK, 120), ("mini_deep", DEEP_TRUNK, 210)])
+@pytest.mark.parametrize(("arch", "trunk", "tensors"), PACKAGED)
 def test_train_starts_from_a_packaged_trunk(
     arch: str, trunk: Path, tensors: int, tiny_data: Path, tmp_path: Path
 ) -> None:
