@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import assert_close, error_line, run_script
+from conftest import error_line, run_script
 from PIL import Image
 from test_saliency import LIST, fake_rembg, generate, make_root, options, read
 
@@ -56,7 +56,8 @@ def test_an_onnx_file(root: Path, output: str) -> None:
         values = (values - values.min()) / np.ptp(values)
     else:
         values = 1 / (1 + np.exp(-values))
-    assert_close(read(root, "b") / 255, cv2.resize(values, (80, 60)), 0, slack=0.003)
+    # Not assert_close: half a level of the map's 256 is 0.002, whatever the CPU.
+    assert np.abs(read(root, "b") / 255 - cv2.resize(values, (80, 60))).max() <= 0.003
     assert read(root, "e").shape == (80, 60)
 
 
@@ -90,7 +91,7 @@ def test_half_precision(root: Path) -> None:
     onnx.save(model, root / "half.onnx")
     generate(root, "--model", root / "half.onnx", out="half")
     generate(root, "--model", make_model(root), out="single")
-    assert_close(read(root, "a", "half") / 255, read(root, "a", "single") / 255, 0, slack=0.01)
+    assert np.abs(read(root, "a", "half") / 255 - read(root, "a", "single") / 255).max() <= 0.01
 
 
 def test_weights_in_the_model_directory(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
