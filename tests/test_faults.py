@@ -215,16 +215,18 @@ def test_mixed_precision_is_close_and_resumes(tiny_data: Path, tmp_path: Path) -
     ends = {}
     for amp in (None, "bf16", "fp16"):
         out = tmp_path / str(amp)
-        run_script("train.py", *train_options(tiny_data, out, *(("--amp", amp) if amp else ())))
+        # No denoising in the first iteration: rounding decides on which side of PND's threshold a pixel lies.
+        more = "--denoise-from", 1, *(("--amp", amp) if amp else ())
+        run_script("train.py", *train_options(tiny_data, out, *more))
         ends[amp] = log_lines(out)
     for amp in ("bf16", "fp16"):
         first = {k: v for k, v in ends[amp][0].items() if k.startswith("loss")}
         for name, value in first.items():
-            assert_close(value, ends[None][0][name], 0.05, f"{name} with {amp}")
+            assert_close(value, ends[None][0][name], 0.02, f"{name} with {amp}")
         assert first != {k: ends[None][0][k] for k in first}
     # The scale of fp16's losses is part of the state.
     assert read_checkpoint(tmp_path / "fp16/last.pth")["optimizers"][-1]["scale"] > 1
-    done = run_script("train.py", *train_options(tiny_data, tmp_path / "fp16", "--amp", "fp16"))
+    done = run_script("train.py", *train_options(tiny_data, tmp_path / "fp16", *more))
     assert "resuming after 8 of 8" in done.stdout
 
 
