@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import multiprocessing
 import os
 
 # The networks of the tests are too small for threads. The numbers of a run depend on their count, so it is the same
@@ -25,6 +26,11 @@ from PIL import Image
 
 from datasets.openmoji.dataset import make_dataset
 
+# Forking is unsafe beside the threads of pytest-xdist and torch; Python 3.12 warns of it, and 3.14 has forkserver as
+# its default. Scripts in processes of their own start their workers as the platform does.
+if sys.platform == "linux":
+    multiprocessing.set_start_method("forkserver")
+    multiprocessing.set_forkserver_preload(["torch"])
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = torch.get_num_threads()  # of scripts in processes of their own; MKL may limit it to the cores
 DEADLINE = 1800  # seconds; ends a test that hangs, and nothing that is merely slow
