@@ -212,13 +212,15 @@ def test_the_bar_says_that_onf_keeps_nothing(tiny_data: Path, tmp_path: Path) ->
 
 
 def test_mixed_precision_is_close_and_resumes(tiny_data: Path, tmp_path: Path) -> None:
-    ends = {}
-    for amp in (None, "bf16", "fp16"):
-        out = tmp_path / str(amp)
+    def options(amp: str | None) -> list[object]:
         # No denoising in the first iteration: rounding decides on which side of PND's threshold a pixel lies.
         more = "--denoise-from", 1, *(("--amp", amp) if amp else ())
-        run_script("train.py", *train_options(tiny_data, out, *more))
-        ends[amp] = log_lines(out)
+        return train_options(tiny_data, tmp_path / str(amp), *more)
+
+    ends = {}
+    for amp in (None, "bf16", "fp16"):
+        run_script("train.py", *options(amp))
+        ends[amp] = log_lines(tmp_path / str(amp))
     for amp in ("bf16", "fp16"):
         first = {k: v for k, v in ends[amp][0].items() if k.startswith("loss")}
         for name, value in first.items():
@@ -226,7 +228,7 @@ def test_mixed_precision_is_close_and_resumes(tiny_data: Path, tmp_path: Path) -
         assert first != {k: ends[None][0][k] for k in first}
     # The scale of fp16's losses is part of the state.
     assert read_checkpoint(tmp_path / "fp16/last.pth")["optimizers"][-1]["scale"] > 1
-    done = run_script("train.py", *train_options(tiny_data, tmp_path / "fp16", *more))
+    done = run_script("train.py", *options("fp16"))
     assert "resuming after 8 of 8" in done.stdout
 
 
