@@ -126,7 +126,8 @@ def load_deeplab(path: str | Path, num_classes: int | None = None) -> DeepLab:
     found = arch_from_state(state)
     if found is None:
         raise InputError(
-            f"{path} is not a DeepLab checkpoint: it lacks conv1.weight or layer5.conv2d_list.0.bias"
+            f"{path} is not a DeepLab checkpoint: it lacks the first convolution (conv1.weight or"
+            " features.0.0.weight) or layer5.conv2d_list.0.bias"
         )
     classes, arch = found
     if num_classes is not None and classes != num_classes:

@@ -1,4 +1,4 @@
-"""The segmentation network G: DeepLab-v2 on a ResNet with bottleneck blocks and output stride 8.
+"""The segmentation network G: DeepLab-v2 on a ResNet with bottleneck blocks, or on MobileNetV2.
 
 Chen et al., "DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution, and
 Fully Connected CRFs", TPAMI 2018. The tensors have the names used in the published MDBA checkpoints.
@@ -14,14 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from networks import mobilenet
 from networks.batch_norm import BatchNorm2d, count_batches
 
 
 class Arch(NamedTuple):
     """Architecture of the backbone; `blocks` and `width` can be inferred from a checkpoint."""
 
-    blocks: tuple[int, ...]  # number per stage, of four
-    width: int = 64  # channels of the stem
+    blocks: tuple[int, ...]  # of a ResNet: number per stage, of four; empty: MobileNetV2
+    width: int = 64  # channels of a ResNet's stem, and of the first convolution of the discriminator
     from_scratch: bool = False  # no pre-trained weights: BN scale and shift are trained too
 
 
@@ -30,6 +31,7 @@ ARCHS = {
     "resnet50": Arch((3, 4, 6, 3)),
     "mini_deep": Arch((2, 2, 4, 2), width=16, from_scratch=True),
     "mini": Arch((1, 1, 2, 1), width=16, from_scratch=True),
+    "mobilenet_v2": Arch((), width=16),
 }
 
 
@@ -105,24 +107,33 @@ def sum_of_dilated(x: Tensor, convs: Iterable[nn.Conv2d]) -> Tensor:
 
 
 class DeepLab(nn.Module):
-    """DeepLab-v2: images B x 3 x H x W (RGB, 0..255, mean subtracted) -> logits B x num_classes x ~H/8 x ~W/8."""
+    """DeepLab-v2: images B x 3 x H x W (RGB, 0..255, mean subtracted) -> logits B x num_classes x h x w.
+
+    The output stride, H / h, is about 8 with a ResNet and 16 with MobileNetV2, see `logit_side`.
+    """
 
     def __init__(self, num_classes: int = 21, arch: Arch = ARCHS["resnet101"]) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.arch = arch
         self.freeze_bn = False
-        width = arch.width
+        if arch.blocks:
+            self._add_resnet(arch.blocks, arch.width)
+            self.layer5 = ASPP(arch.width * 32, num_classes)
+        else:
+            self.features = mobilenet.mobilenet_v2()
+            self.layer5 = ASPP(mobilenet.CHANNELS, num_classes)
+        self._init_weights()
+
+    def _add_resnet(self, blocks: tuple[int, ...], width: int) -> None:
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
-        self.layer1 = self._stage(width, width, arch.blocks[0])
-        self.layer2 = self._stage(width * 4, width * 2, arch.blocks[1], stride=2)
-        self.layer3 = self._stage(width * 8, width * 4, arch.blocks[2], dilation=2)
-        self.layer4 = self._stage(width * 16, width * 8, arch.blocks[3], dilation=4)
-        self.layer5 = ASPP(width * 32, num_classes)
-        self._init_weights()
+        self.layer1 = self._stage(width, width, blocks[0])
+        self.layer2 = self._stage(width * 4, width * 2, blocks[1], stride=2)
+        self.layer3 = self._stage(width * 8, width * 4, blocks[2], dilation=2)
+        self.layer4 = self._stage(width * 16, width * 8, blocks[3], dilation=4)
 
     @staticmethod
     def _stage(inplanes: int, planes: int, blocks: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
@@ -134,7 +145,8 @@ class DeepLab(nn.Module):
     def _init_weights(self) -> None:
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d):
-                if self.arch.from_scratch and not name.startswith("layer5"):
+                published = self.arch.blocks and not self.arch.from_scratch
+                if not published and not name.startswith("layer5"):
                     nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 else:
                     nn.init.normal_(module.weight, 0, 0.01)
@@ -152,12 +164,16 @@ class DeepLab(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         count_batches(self)
+        if not self.arch.blocks:
+            return self.layer5(self.features(x))
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         return self.layer5(self.layer4(self.layer3(self.layer2(self.layer1(x)))))
 
 
-def logit_side(side: int) -> int:
-    """Height or width of the logits for that of an image: about an eighth."""
+def logit_side(side: int, stride: int = 8) -> int:
+    """Height or width of the logits for that of an image, at output stride 8 (ResNets) or 16 (MobileNetV2)."""
+    if stride == 16:
+        return (side - 1) // 16 + 1
     stem = (side - 1) // 2 + 1
     pooled = stem // 2 + 1
     return (pooled - 1) // 2 + 1
@@ -166,7 +182,11 @@ def logit_side(side: int) -> int:
 def arch_from_state(state: Mapping[str, Tensor]) -> tuple[int, Arch] | None:
     """Infer the number of classes and the architecture from a state dict; None if the stem or head is missing."""
     stem, head = state.get("conv1.weight"), state.get("layer5.conv2d_list.0.bias")
-    if stem is None or head is None:
+    if head is None:
+        return None
+    if "features.0.0.weight" in state:
+        return head.shape[0], ARCHS["mobilenet_v2"]
+    if stem is None:
         return None
     found = [re.match(r"layer([1-4])\.(\d+)\.", key) for key in state]
     blocks = tuple(1 + max((int(m[2]) for m in found if m and m[1] == stage), default=0) for stage in "1234")

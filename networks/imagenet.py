@@ -1,10 +1,9 @@
-"""Initial weights from torchvision's ResNets trained on ImageNet, an alternative to the COCO checkpoint.
+"""Initial weights from torchvision's networks trained on ImageNet, an alternative to the COCO checkpoint.
 
-The files are downloaded directly, so torchvision need not be installed. Its networks differ in two ways. They have
-the stride of a stage in the 3x3 convolution of its first block, DeepLab here in the 1x1 convolution before it. At
-output stride 8 this concerns one block, layer2.0: the shapes match, and training compensates for the difference. And
-they expect images in 0..1, normalised with mean and standard deviation, which `fold_normalisation` folds into the
-stem.
+The files are downloaded directly, so torchvision need not be installed. Its networks expect images in 0..1,
+normalised with mean and standard deviation, which `fold_normalisation` folds into the stem. And its ResNets have the
+stride of a stage in the 3x3 convolution of its first block, DeepLab here in the 1x1 convolution before it. At output
+stride 8 this concerns one block, layer2.0: the shapes match, and training compensates for the difference.
 """
 
 from collections.abc import Mapping
@@ -22,11 +21,16 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 BASE_URL = "https://download.pytorch.org/models"
 # torchvision's IMAGENET1K_V1; a file name ends with the first digits of the file's SHA-256.
-FILES = {"resnet50": "resnet50-0676ba61.pth", "resnet101": "resnet101-63fe2227.pth"}
+FILES = {
+    "resnet50": "resnet50-0676ba61.pth",
+    "resnet101": "resnet101-63fe2227.pth",
+    "mobilenet_v2": "mobilenet_v2-b0353104.pth",
+}
+CLASSIFIERS = ("fc.weight", "classifier.1.weight")  # of ResNets, of MobileNetV2
 
 
 def imagenet_state(arch: str) -> dict[str, Tensor]:
-    """The state dict of torchvision's ResNet `arch`, without classifier, for images normalised as in stage 1.
+    """The state dict of torchvision's network `arch`, without classifier, for images normalised as in stage 1.
 
     A file that was downloaded before, also by torchvision, is read from torch.hub's cache.
 
@@ -35,7 +39,7 @@ def imagenet_state(arch: str) -> dict[str, Tensor]:
     """
     if arch not in FILES:
         raise InputError(
-            f"--restore-from imagenet: there are no ImageNet weights of {arch}: use --arch {' or '.join(FILES)}"
+            f"--restore-from imagenet: there are no ImageNet weights of {arch}: use --arch {', '.join(FILES)}"
         )
     url, cached = f"{BASE_URL}/{FILES[arch]}", Path(torch.hub.get_dir(), "checkpoints", FILES[arch])
     try:
@@ -50,21 +54,33 @@ def imagenet_state(arch: str) -> dict[str, Tensor]:
             else f"{url} cannot be downloaded ({reason}): download it elsewhere and copy it to {cached}"
         )
         raise InputError(f"--restore-from imagenet: {problem}") from None
-    return fold_normalisation({k: v for k, v in state.items() if not k.startswith("fc.")})
+    return from_torchvision(state)
+
+
+def is_torchvision(state: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors are those of a network of torchvision's, told by its classifier of 1,000 classes."""
+    return any(key in state and len(state[key]) == 1000 for key in CLASSIFIERS)
+
+
+def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Convert a state dict of torchvision's: without the layers after DeepLab's features, normalization folded in."""
+    after = ("fc.", "classifier.", "features.18.")
+    return fold_normalisation({key: value for key, value in state.items() if not key.startswith(after)})
 
 
 def fold_normalisation(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convert a ResNet for normalised RGB images in 0..1 to one for images in 0..255 minus MEAN_BGR.
+    """Convert a network for normalised RGB images in 0..1 to one for images in 0..255 minus MEAN_BGR.
 
     Exact except near the image border, where zero padding means another colour.
     """
     std, mean = torch.tensor(IMAGENET_STD), torch.tensor(IMAGENET_MEAN)
     mean_rgb = torch.from_numpy(MEAN_BGR[::-1].copy())
-    weight = state["conv1.weight"]
+    conv, bn = ("conv1", "bn1") if "conv1.weight" in state else ("features.0.0", "features.0.1")
+    weight = state[f"{conv}.weight"]
     offset = (mean_rgb / 255 - mean) / std  # the normalised value of an input of zero
     constant = (weight * offset[:, None, None]).sum((1, 2, 3))
     return {
         **state,
-        "conv1.weight": weight / (255 * std)[:, None, None],
-        "bn1.running_mean": state["bn1.running_mean"] - constant,
+        f"{conv}.weight": weight / (255 * std)[:, None, None],
+        f"{bn}.running_mean": state[f"{bn}.running_mean"] - constant,
     }

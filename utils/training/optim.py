@@ -36,15 +36,16 @@ def build_sgd(
     Args:
         G: the network.
         lr, momentum, weight_decay: of SGD.
-        repeated: step a tensor outside `layer5` once per module that contains it, as the published checkpoints were
-            trained: the stem once, the convolutions of blocks 3 times, those of shortcuts 4 times.
+        repeated: step a tensor of a ResNet once per module that contains it, as the published checkpoints were
+            trained: the stem once, the convolutions of blocks 3 times, those of shortcuts 4 times. The head and
+            MobileNetV2 (`features`) step once.
     """
     groups: dict[tuple[int, int], list[nn.Parameter]] = {}
     for name, parameter in G.named_parameters():
         if not parameter.requires_grad:
             continue
-        head = name.startswith("layer5.")
-        steps = name.count(".") if repeated and not head else 1  # a dot in the name is a module around it
+        head, resnet = name.startswith("layer5."), not name.startswith(("layer5.", "features."))
+        steps = name.count(".") if repeated and resnet else 1  # a dot in the name is a module around it
         groups.setdefault((10 if head else 1, steps), []).append(parameter)
     optimizer = RepeatedSGD(
         [

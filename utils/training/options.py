@@ -16,6 +16,9 @@ from utils.denoising import VOC_IOU_THRESHOLDS
 from utils.iteration import Method
 from utils.training.log import add_log_options
 
+LEARNING_RATES = {"mobilenet_v2": 0.002}
+PUBLISHED_LEARNING_RATE = 2.5e-4  # with the repeated steps of a ResNet, see docs/fidelity.md
+
 # The lists of a training run, and the option that makes each unnecessary.
 LISTS = {"simple_list": None, "complex_list": "no_c2s", "train_cls": "no_cls", "val": "no_val"}
 
@@ -54,7 +57,10 @@ def parse_args(doc: str, argv: list[str] | None = None) -> argparse.Namespace:
     group = cli.add_device_options(parser)
     add_speed_options(group)
     group.add_argument("--random-seed", type=cli.count, default=1234, help="seed of all random draws")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.learning_rate is None:
+        args.learning_rate = LEARNING_RATES.get(args.arch, PUBLISHED_LEARNING_RATE)
+    return args
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -74,13 +80,15 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 def _add_optimization(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("optimization").add_argument
-    add("--arch", choices=ARCHS, default="resnet101", help="segmentation network; mini is for CPUs")
+    text = "segmentation network; mobilenet_v2 is for laptops, mini for tests"
+    add("--arch", choices=ARCHS, default="resnet101", help=text)
     text = "images per batch of each kind, over all processes"
     add("--batch-size", type=cli.positive_int, default=10, help=text)
     text = "batches of each kind per iteration; their gradients are accumulated"
     add("--iter-size", type=cli.positive_int, default=1, help=text)
     add("--num-steps", type=cli.positive_int, default=12000, help="number of iterations")
-    add("--learning-rate", type=cli.positive, default=2.5e-4, help="of the segmentation network (SGD)")
+    text = f"of the segmentation network, SGD (default: {PUBLISHED_LEARNING_RATE}; mobilenet_v2: 0.002)"
+    add("--learning-rate", type=cli.positive, metavar="LR", help=text)
     add("--learning-rate-D", type=cli.positive, default=1e-4, help="of the discriminator (Adam)")
     add("--momentum", type=cli.non_negative, default=0.9, help="of SGD")
     add("--weight-decay", type=cli.non_negative, default=5e-4, help="of SGD")

@@ -26,7 +26,7 @@ from datasets.transforms import to_input
 from networks.checkpoint import load_matching, load_strict, read_state
 from networks.deeplab import DeepLab, build_deeplab
 from networks.discriminator import build_discriminator
-from networks.imagenet import imagenet_state
+from networks.imagenet import from_torchvision, imagenet_state, is_torchvision
 from utils.core import distributed
 from utils.core.device import prepare, send, set_up_device
 from utils.core.errors import InputError
@@ -152,4 +152,11 @@ def read_initial(path: str) -> dict[str, Tensor]:
             " there, use another file with --restore-from FILE, the weights of torchvision with --restore-from"
             " imagenet, or random ones with --restore-from none"
         )
-    return read_state(path)
+    state = read_state(path)
+    if not is_torchvision(state):
+        return state
+    if distributed.is_main():
+        print(
+            f"{path}: a classifier of torchvision's, whose normalization of images is folded into its weights"
+        )
+    return from_torchvision(state)

@@ -40,6 +40,11 @@ def load_initial(model: MSC, path: Path) -> int:
             " to another checkpoint of stage 1 or 2, or to null for random weights"
         )
     state = read_state(path)
+    if "features.0.0.weight" in state:
+        raise InputError(
+            f"{path} holds a MobileNetV2, but the network of stage 2 is a ResNet: set MODEL.INIT_MODEL to the"
+            " checkpoint of a ResNet, or to null for random weights"
+        )
     if arch_from_state(state) is not None:
         state = from_stage1(state)
     return load_matching(model.base, {key.removeprefix("base."): v for key, v in state.items()}, path)
