@@ -29,7 +29,6 @@ class Arch(NamedTuple):
 ARCHS = {
     "resnet101": Arch((3, 4, 23, 3)),
     "resnet50": Arch((3, 4, 6, 3)),
-    "mini_deep": Arch((2, 2, 4, 2), width=16, from_scratch=True),
     "mini": Arch((1, 1, 2, 1), width=16, from_scratch=True),
     "mobilenet_v2": Arch((), width=16),
 }

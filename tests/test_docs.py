@@ -14,8 +14,6 @@ NAMES = (
     "README.md",
     "CONTRIBUTING.md",
     "model/README.md",
-    "model/mini_deep_tiny_imagenet.md",
-    "model/mini_tiny_imagenet.md",
     "dataset/README.md",
     "benchmarks/RESULTS.md",
 )

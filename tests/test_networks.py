@@ -18,7 +18,7 @@ def test_mini_is_small_and_trains_its_batch_norm() -> None:
     again, other = build_deeplab("mini", seed=1), build_deeplab("mini", seed=2)
     assert torch.equal(mini.conv1.weight, again.conv1.weight)
     assert not torch.equal(mini.conv1.weight, other.conv1.weight)
-    assert set(ARCHS) == {"resnet101", "resnet50", "mini_deep", "mini", "mobilenet_v2"}
+    assert set(ARCHS) == {"resnet101", "resnet50", "mini", "mobilenet_v2"}
 
 
 @pytest.mark.parametrize("arch", ["mini", "mobilenet_v2"])

@@ -28,9 +28,8 @@ from utils.training.trainer import Trainer
 
 SHEET_IMAGES = 8
 BACKGROUND_ONLY = (
-    "the network predicts background only on all validation images: start from pre-trained weights (--restore-from;"
-    " for --arch mini and mini_deep: those in model/), or try a later --denoise-from, higher --high-T and --low-T, or"
-    " another --learning-rate"
+    "the network predicts background only on all validation images: start from pre-trained weights (--restore-from),"
+    " or try a later --denoise-from, higher --high-T and --low-T, or another --learning-rate"
 )
 
 
