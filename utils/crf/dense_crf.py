@@ -8,18 +8,22 @@ once. `pydensecrf` uses the C++ package of that name; it is slower and kept for 
 
 import functools
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from utils.core.errors import InputError
-from utils.crf.mean_field import mean_field
 from utils.crf.permutohedral import Kernel, make_kernel
 
 BACKENDS = ("auto", "pydensecrf", "torch")
 CLIP = 1e-5  # lower bound of the probabilities in the unary potential
-PRUNE = 0.05  # changes less than 0.01 % of the labels, see benchmarks/crf.py
+PRUNE = 0.05  # changes less than 0.01 % of the labels, see docs/crf.md
+CERTAIN = 9.0  # log-odds; the other classes together have a probability of at most 0.012 %
+
+WeightedKernels = Sequence[tuple[float, Kernel]]
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class CRFParams:
             raise InputError(f"CRF: sxy and srgb must be above 0, and iterations at least 0: {self}")
 
 
+@torch.no_grad()
 def dense_crf(
     image: np.ndarray,
     probabilities: np.ndarray | torch.Tensor,
@@ -59,8 +64,8 @@ def dense_crf(
         backend: torch, pydensecrf, or auto: torch, which is faster on a CPU as well.
         device: of the result, None: that of `probabilities`. The torch backend computes on it if it is a CUDA
             device, otherwise on the CPU.
-        prune: classes whose probability is below this bound in the whole image send no messages, which saves most
-            of the time; they keep their share of each pixel. None: all classes send messages.
+        prune: classes whose probability is below this bound in the whole image send no messages, which saves a
+            quarter of the time; they keep their share of each pixel. None: all classes send messages.
 
     Returns:
         Marginals C x H x W, float32; their argmax over the classes is the label map.
@@ -69,47 +74,35 @@ def dense_crf(
         InputError: an argument has the wrong shape, type or value, or pydensecrf is requested but not installed.
     """
     if isinstance(probabilities, np.ndarray):
-        probabilities = torch.from_numpy(_contiguous(probabilities))
+        probabilities = torch.from_numpy(np.require(probabilities, requirements=("C", "W")))
     device = probabilities.device if device is None else torch.device(device)
-    backend = _choose_backend(backend)
-    _check(image, probabilities, prune)
-    image = _contiguous(image)
-    infer = _infer_torch if backend == "torch" else _infer_pydensecrf
-    on_gpu = backend == "torch" and device.type == "cuda"
-    with torch.no_grad():
-        probabilities = probabilities.to(device if on_gpu else "cpu", torch.float32)
-        likely = _likely_classes(probabilities, prune)
-        probabilities = probabilities.clamp(min=CLIP)
-        if likely.all():
-            return infer(image, probabilities, params, silent=0).to(device)
+    _check(image, probabilities, backend, prune)
+    infer = _infer_pydensecrf if backend == "pydensecrf" else _infer_torch
+    on_gpu = backend != "pydensecrf" and device.type == "cuda"
+    prior = probabilities.to(device if on_gpu else "cpu", torch.float32).clamp(min=CLIP)
 
-        # The unlikely classes are merged into one that sends no messages. Without it, the other classes would
-        # receive their probability, and many more labels would change.
-        unlikely = probabilities[~likely]
-        rest = unlikely.sum(0, keepdim=True)
-        found = infer(image, torch.cat([probabilities[likely], rest]), params, silent=1)
-        marginals = torch.empty_like(probabilities)
-        marginals[likely] = found[:-1]
-        marginals[~likely] = unlikely / rest * found[-1]
-        return marginals.to(device)
+    # The unlikely classes are merged into one that sends no messages. Without it, the other classes would receive
+    # their probability, and many more labels would change.
+    likely = _likely_classes(probabilities, prune).to(prior.device)
+    unlikely = prior[~likely]
+    rest = unlikely.sum(0, keepdim=True)[: len(unlikely)]  # nothing if all are likely
+    senders = prior[likely]
+    marginals = torch.empty_like(prior)
+    result = infer(
+        np.require(image, requirements=("C", "W")), torch.cat([senders, rest]), params, len(senders)
+    )
+    marginals[likely] = result[: len(senders)]
+    marginals[~likely] = unlikely / rest * result[len(senders) :]
+    return marginals.to(device)
 
 
-def _contiguous(array: np.ndarray) -> np.ndarray:
-    """A contiguous, writable array, as torch and pydensecrf require."""
-    return np.require(array, requirements=("C", "W"))
-
-
-def _choose_backend(name: str) -> str:
-    if name not in BACKENDS:
-        raise InputError(f"CRF: backend must be one of {', '.join(BACKENDS)}, not {name!r}")
-    if name == "pydensecrf" and importlib.util.find_spec("pydensecrf") is None:
+def _check(image: np.ndarray, probabilities: torch.Tensor, backend: str, prune: float | None) -> None:
+    if backend not in BACKENDS:
+        raise InputError(f"CRF: backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+    if backend == "pydensecrf" and importlib.util.find_spec("pydensecrf") is None:
         raise InputError(
             "CRF: pydensecrf is not installed: `pip install pydensecrf2`, or use the backend torch"
         )
-    return "torch" if name == "auto" else name
-
-
-def _check(image: np.ndarray, probabilities: torch.Tensor, prune: float | None) -> None:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         kind = f"{getattr(image, 'dtype', type(image).__name__)} {tuple(np.shape(image))}"
         raise InputError(f"CRF: the image must be a uint8 array H x W x 3, not {kind}")
@@ -122,8 +115,8 @@ def _check(image: np.ndarray, probabilities: torch.Tensor, prune: float | None) 
 
 
 def _likely_classes(probabilities: torch.Tensor, bound: float | None) -> torch.Tensor:
-    """Mask of the classes that reach `bound` somewhere; all classes if fewer than two do not."""
-    peaks = probabilities.flatten(1).amax(1)
+    """Mask of the classes that reach `bound` somewhere, on the CPU; all classes if fewer than two do not."""
+    peaks = probabilities.flatten(1).amax(1).cpu()
     if not peaks.isfinite().all():
         raise InputError("CRF: the probabilities are not all finite")
     likely = peaks >= (0 if bound is None else peaks.max().clamp(max=bound))
@@ -131,14 +124,14 @@ def _likely_classes(probabilities: torch.Tensor, bound: float | None) -> torch.T
 
 
 def _infer_pydensecrf(
-    image: np.ndarray, probabilities: torch.Tensor, params: CRFParams, silent: int
+    image: np.ndarray, probabilities: torch.Tensor, params: CRFParams, senders: int
 ) -> torch.Tensor:
-    """Marginals C x H x W from C x H x W, both on the CPU; the last `silent` classes send no messages."""
+    """Marginals C x H x W from C x H x W, both on the CPU; only the first `senders` classes send messages."""
     from pydensecrf.densecrf import DenseCRF2D
 
     classes, height, width = probabilities.shape
     potts = -np.ones(classes, np.float32)  # energy of two pixels of the same class
-    potts[classes - silent :] = 0
+    potts[senders:] = 0
     crf = DenseCRF2D(width, height, classes)
     crf.setUnaryEnergy(np.ascontiguousarray(-probabilities.flatten(1).log().numpy()))
     crf.addPairwiseGaussian(sxy=params.gaussian_sxy, compat=potts * np.float32(params.gaussian_weight))
@@ -152,17 +145,47 @@ def _infer_pydensecrf(
 
 
 def _infer_torch(
-    image: np.ndarray, probabilities: torch.Tensor, params: CRFParams, silent: int
+    image: np.ndarray, probabilities: torch.Tensor, params: CRFParams, senders: int
 ) -> torch.Tensor:
-    """The same in torch, on the device of `probabilities`."""
-    classes, height, width = probabilities.shape
-    smoothness = smoothness_kernel(height, width, params.gaussian_sxy, probabilities.device)
-    appearance = _appearance_kernel(image, params, probabilities.device)
-    kernels = [(params.gaussian_weight, smoothness), (params.bilateral_weight, appearance)]
+    """The same in torch: Q = softmax(log(prior) + sum of weight * kernel Q), iterated from Q = prior.
+
+    The first two iterations update all pixels. The others update those that are still undecided, on the part of the
+    lattice between them; or all, if most are undecided. Messages are linear, so that only the change since the second
+    iteration needs filtering.
+    """
     # The filter moves whole rows, each with all classes of a pixel.
     prior = probabilities.flatten(1).t().contiguous()
-    marginals = mean_field(prior, kernels, params.iterations, senders=classes - silent)
-    return marginals.t().reshape(classes, height, width)
+    q = prior / prior.sum(1, keepdim=True)
+    kernels = _make_kernels(image, params, prior.device) if params.iterations else []
+    for _ in range(min(params.iterations, 2)):
+        sent = q[:, :senders].contiguous()
+        messages = _messages(kernels, sent)
+        q = _update_(prior, messages.clone())
+    if params.iterations > 2 and len(pixels := _undecided(kernels, q)):
+        rows: torch.Tensor | slice = slice(None)
+        if (
+            len(pixels) <= len(prior) // 2
+        ):  # otherwise restricting the kernels would take longer than it saves
+            rows, kernels = pixels, [(weight, kernel.restrict(pixels)) for weight, kernel in kernels]
+        prior, sent, messages, current = prior[rows], sent[rows], messages[rows], q[rows]
+        for _ in range(params.iterations - 2):
+            change = _messages(kernels, current[:, :senders] - sent)
+            current = _update_(prior, change.add_(messages))
+        q[rows] = current
+    return q.t().reshape(probabilities.shape)
+
+
+def _make_kernels(image: np.ndarray, params: CRFParams, device: torch.device) -> WeightedKernels:
+    """The kernels over the position, and over position and colour, with their weights."""
+    height, width = image.shape[:2]
+    # Divided by a tensor, because CUDA multiplies by the reciprocal of a number, and the rounding error can move a
+    # pixel on the border of two simplices to the other one.
+    deviation = torch.full((), params.bilateral_srgb, dtype=torch.float32, device=device)
+    colours = torch.from_numpy(image).to(device).flatten(0, 1).t() / deviation
+    positions = _positions(height, width, params.bilateral_sxy, device)
+    smoothness = smoothness_kernel(height, width, params.gaussian_sxy, device)
+    appearance = make_kernel(torch.cat([positions, colours]))
+    return [(params.gaussian_weight, smoothness), (params.bilateral_weight, appearance)]
 
 
 @functools.lru_cache(maxsize=4)
@@ -171,17 +194,38 @@ def smoothness_kernel(height: int, width: int, sxy: float, device: torch.device)
     return make_kernel(_positions(height, width, sxy, device))
 
 
-def _appearance_kernel(image: np.ndarray, params: CRFParams, device: torch.device) -> Kernel:
-    """Kernel over the position and the colour of an H x W x 3 image."""
-    colours = torch.from_numpy(image).to(device).flatten(0, 1).t()
-    # Divided by a tensor, because CUDA multiplies by the reciprocal of a number, and the rounding error can move a
-    # pixel on the border of two simplices to the other one.
-    colours = colours / torch.tensor(float(params.bilateral_srgb), device=device)
-    positions = _positions(image.shape[0], image.shape[1], params.bilateral_sxy, device)
-    return make_kernel(torch.cat([positions, colours]))
-
-
 def _positions(height: int, width: int, sxy: float, device: torch.device) -> torch.Tensor:
     """x and y of each pixel in units of `sxy`: 2 x pixels."""
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    return torch.stack([x.flatten(), y.flatten()]).to(device) / torch.tensor(float(sxy), device=device)
+    y, x = torch.meshgrid(
+        torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
+    )
+    deviation = torch.full((), sxy, dtype=torch.float32, device=device)
+    return torch.stack([x.flatten(), y.flatten()]) / deviation
+
+
+def _messages(kernels: WeightedKernels, values: torch.Tensor) -> torch.Tensor:
+    """Sum of weight * kernel `values` over both kernels; `values` are pixels x classes."""
+    (weight, kernel), (other_weight, other) = kernels
+    return kernel(values).mul_(weight).add_(other(values), alpha=other_weight)
+
+
+def _update_(prior: torch.Tensor, messages: torch.Tensor) -> torch.Tensor:
+    """softmax(log(prior) + messages) of each row, in place; the last columns of `prior` may lack messages."""
+    if messages.shape != prior.shape:
+        messages = F.pad(messages, (0, prior.shape[1] - messages.shape[1]))
+    # Written out, because torch.softmax is up to five times slower with few columns.
+    messages.sub_(messages.amax(1, keepdim=True)).exp_().mul_(prior)
+    return messages.div_(messages.sum(1, keepdim=True))
+
+
+def _undecided(kernels: WeightedKernels, q: torch.Tensor) -> torch.Tensor:
+    """Indices of the pixels whose marginals may still change.
+
+    A pixel is certain if the log-odds of its best class against all others are at least `CERTAIN`. It is decided if
+    it would stay certain even if all uncertain pixels moved their whole probability to another class: this changes
+    the difference of two messages by at most twice the sum of weight * kernel over the uncertain pixels.
+    """
+    best, index = q.max(1, keepdim=True)
+    log_odds = (best / q.scatter(1, index, 0).sum(1, keepdim=True)).log()
+    reach = _messages(kernels, (log_odds < CERTAIN).float())
+    return (log_odds < CERTAIN + 2 * reach)[:, 0].nonzero()[:, 0]

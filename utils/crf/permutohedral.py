@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from utils.core.errors import InputError
 
 
-class _SparseRows(NamedTuple):
+class SparseRows(NamedTuple):
     """A sparse matrix in CSR format: row i has the entries from `offsets[i]` to `offsets[i + 1]`."""
 
     indices: torch.Tensor
@@ -35,20 +35,12 @@ class Kernel(NamedTuple):
     `slice` have d + 1 entries per pixel. `blurs` have 3 entries per vertex: the previous vertex, itself, the next.
     """
 
-    splat: _SparseRows
-    blurs: list[_SparseRows]
-    slice: _SparseRows
+    splat: SparseRows
+    blurs: list[SparseRows]
+    slice: SparseRows
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
         """Filter `values`, pixels x classes."""
-        # A few classes at a time if the lattice is large: glibc maps each buffer above 32 MiB anew, and clearing
-        # its pages can take as long as filtering.
-        rows = max(len(self.splat.offsets), len(self.slice.offsets))
-        most = max(1, 2**25 // (rows * values.element_size()))
-        if values.shape[1] > most:
-            parts = values.chunk(math.ceil(values.shape[1] / most), dim=1)
-            return torch.cat([self(part.contiguous()) for part in parts], dim=1)
-
         values = self.splat @ values
         for blur in self.blurs:
             values = blur @ values
@@ -56,27 +48,25 @@ class Kernel(NamedTuple):
 
     def restrict(self, pixels: torch.Tensor) -> "Kernel":
         """The kernel between the pixels with these indices, on the part of the lattice that it needs."""
-        corners = len(self.blurs)
+        corners, count = len(self.blurs), len(self.splat.offsets) - 1
         vertices = self.slice.indices.view(-1, corners)[pixels].long()
-        kept = self._between(vertices)
-        row = vertices.new_full((len(self.splat.offsets) - 1,), len(kept), dtype=torch.int32)
-        row[kept] = _arange(len(kept), like=row)
-        neighbours = [row[blur.indices.view(-1, 3)[kept].long()] for blur in self.blurs]
-        vertices, weights = row[vertices].flatten(), self.slice.weights.view(-1, corners)[pixels].flatten()
-        return _assemble(vertices, weights, vertices.argsort(stable=True), neighbours)
-
-    def _between(self, vertices: torch.Tensor) -> torch.Tensor:
-        """Sorted indices of the vertices through which the blur moves values from these vertices to these."""
-        ends = self.splat.weights.new_zeros(len(self.splat.offsets) - 1, 1)
+        # A vertex is needed if the blur moves values through it from one of `vertices` to another.
+        ends = self.splat.weights.new_zeros(count, 1)
         ends[vertices.flatten()] = 1
         forward, backward = [ends], ends
         for blur in self.blurs:
             forward.append(blur @ forward[-1])
-        found = ends * forward.pop() > 0
+        needed = ends * forward.pop() > 0
         for blur in reversed(self.blurs):
             backward = blur @ backward
-            found |= backward * forward.pop() > 0
-        return found[:, 0].nonzero()[:, 0]
+            needed |= backward * forward.pop() > 0
+        kept = needed[:, 0].nonzero()[:, 0]
+
+        row = vertices.new_full((count,), len(kept), dtype=torch.int32)
+        row[kept] = _arange(len(kept), like=row)
+        neighbours = [row[blur.indices.view(-1, 3)[kept].long()] for blur in self.blurs]
+        vertices, weights = row[vertices].flatten(), self.slice.weights.view(-1, corners)[pixels].flatten()
+        return _assemble(vertices, weights, vertices.argsort(stable=True), neighbours)
 
 
 def make_kernel(features: torch.Tensor) -> Kernel:
@@ -88,14 +78,14 @@ def make_kernel(features: torch.Tensor) -> Kernel:
         features: d x pixels.
     """
     keys, axis_steps, weights = _embed(features)
-    keys, order = _sort(keys.t().flatten())
-    first = torch.cat([keys.new_ones(1, dtype=torch.bool), keys[1:] != keys[:-1]])
+    keys, order = keys.t().flatten().sort(stable=True)
+    first = F.pad(keys[1:] != keys[:-1], (1, 0), value=True)
     vertices = torch.empty_like(order, dtype=torch.int32)
     vertices.scatter_(0, order, first.cumsum(0, dtype=torch.int32) - 1)
     keys = keys[first]
-    neighbours = [_find_neighbours(keys, step) for step in axis_steps]
-    kernel = _assemble(vertices, weights.t().flatten(), order, neighbours)
-
+    kernel = _assemble(
+        vertices, weights.t().flatten(), order, [_find_neighbours(keys, step) for step in axis_steps]
+    )
     scale = (kernel(features.new_ones(features.shape[1], 1)) + 1e-20).rsqrt()
     kernel.slice.weights.view(len(scale), -1).mul_(scale)
     kernel.splat.weights.copy_(kernel.slice.weights.take(order))
@@ -109,29 +99,19 @@ def _assemble(
     corners, count = len(neighbours), len(neighbours[0])
     entries = torch.bincount(vertices, minlength=count + 1)
     offsets = F.pad(entries.cumsum(0, dtype=torch.int32), (1, 0))
-    splat = _SparseRows(order.int() // corners, offsets, weights.take(order))
+    splat = SparseRows(order.int() // corners, offsets, weights.take(order))
 
     offsets = 3 * _arange(count + 2, like=vertices).clamp_(max=count)  # the last row has no entries
-    blur_weights = weights.new_tensor([0.5, 1, 0.5]).repeat(count)
-    blurs = [_SparseRows(rows.flatten(), offsets, blur_weights) for rows in neighbours]
+    blur_weights = weights.new_ones(count, 3)
+    blur_weights[:, ::2].fill_(0.5)
+    blurs = [SparseRows(rows.flatten(), offsets, blur_weights.flatten()) for rows in neighbours]
 
     offsets = corners * _arange(len(vertices) // corners + 1, like=vertices)
-    return Kernel(splat, blurs, _SparseRows(vertices, offsets, weights))
+    return Kernel(splat, blurs, SparseRows(vertices, offsets, weights))
 
 
 def _arange(end: int, like: torch.Tensor) -> torch.Tensor:
     return torch.arange(end, dtype=torch.int32, device=like.device)
-
-
-def _sort(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sort keys that are at least 0, as `keys.sort(stable=True)`."""
-    bits = len(keys).bit_length()
-    if keys.device.type != "cpu" or int(keys.amax()) >= 2 ** (63 - bits):
-        return keys.sort(stable=True)
-    # NumPy sorts numbers much faster than torch sorts keys and indices, so both are packed in one number.
-    pairs = torch.arange(len(keys)).add_(keys, alpha=2**bits)
-    pairs.numpy().sort()
-    return pairs >> bits, pairs & (2**bits - 1)
 
 
 def _find_neighbours(keys: torch.Tensor, step: int) -> torch.Tensor:
@@ -193,8 +173,9 @@ def _embed(features: torch.Tensor) -> tuple[torch.Tensor, list[int], torch.Tenso
     # decreases by d + 1.
     base, strides = _pack(nearest[:d].long())
     axis_steps = [sum(strides) - (d + 1) * stride for stride in [*strides, 0]]
-    rank_steps = torch.tensor(axis_steps, device=rank.device)[:, None].expand_as(rank)
-    rank_steps = torch.empty_like(rank).scatter_(0, rank, rank_steps)
+    rank_steps = torch.empty_like(rank)
+    for ranks, step in zip(rank, axis_steps):
+        rank_steps.scatter_(0, ranks[None], step)
     return torch.cat([base[None], rank_steps[1:].flip(0)]).cumsum(0), axis_steps, weights
 
 
@@ -222,6 +203,6 @@ def _pack(coordinates: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
     if strides.pop() >= 2**62:
         raise InputError("CRF: the kernel is too narrow for an image of this size: increase sxy or srgb")
     keys = coordinates[0] - low[0]
-    for row, lowest, stride in zip(coordinates[1:], low[1:].tolist(), strides[1:]):
+    for row, lowest, stride in zip(coordinates[1:], low[1:], strides[1:]):
         keys.add_(row - lowest, alpha=stride)
     return keys, strides
