@@ -7,7 +7,7 @@ Fully Connected CRFs", TPAMI 2018. The tensors have the names used in the publis
 import functools
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -74,10 +74,10 @@ class ASPP(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return sum_of_dilated(x, cast(Iterable[nn.Conv2d], self.conv2d_list))
+        return sum_of_dilated(x, self.conv2d_list)
 
 
-def sum_of_dilated(x: Tensor, convs: Iterable[nn.Conv2d]) -> Tensor:
+def sum_of_dilated(x: Tensor, modules: Iterable[nn.Module]) -> Tensor:
     """The sum of dilated 3x3 convolutions of the same features, B x outputs x H x W, in float32 at least.
 
     Convolutions with many input and few output channels are slow. Therefore each of the nine taps of each convolution
@@ -85,24 +85,19 @@ def sum_of_dilated(x: Tensor, convs: Iterable[nn.Conv2d]) -> Tensor:
 
     Do not compile this function: compiled by torch 2.13, `F.fold` gives wrong numbers.
     """
-    size, convs = x.shape[2:], list(convs)
-    wide = [conv for conv in convs if conv.dilation[0] < max(size)]
-    # Of these, only the centre tap is inside the image.
-    narrow = [conv for conv in convs if conv.dilation[0] >= max(size)]
-    rows = []
-    if wide:  # F.fold moves tap (i, j) by (i, j), a convolution reads from there: the reverse
-        taps = torch.stack([conv.weight for conv in wide]).flip(3, 4)
-        rows.append(taps.permute(0, 1, 3, 4, 2).flatten(0, 3))
-    if narrow:
-        rows.append(functools.reduce(torch.add, (conv.weight[:, :, 1, 1] for conv in narrow)))
-    products = F.conv2d(x, torch.cat(rows)[..., None, None])
+    convs = [module for module in modules if isinstance(module, nn.Conv2d)]
+    size, outputs = x.shape[2:], convs[0].out_channels
+    # F.fold moves tap (i, j) by (i, j), a convolution reads from there: the reverse.
+    taps = torch.stack([conv.weight for conv in convs]).flip(3, 4)
+    products = F.conv2d(x, taps.permute(0, 1, 3, 4, 2).flatten(0, 3)[..., None, None])
     products = products.to(torch.promote_types(products.dtype, torch.float32))
-    outputs, dilations = convs[0].out_channels, [conv.dilation[0] for conv in wide]
-    parts = products.split([9 * outputs] * len(wide) + [outputs] * bool(narrow), 1)
-    moved = [F.fold(part.flatten(2), size, 3, d, padding=d) for part, d in zip(parts, dilations)]
-    # Not torch.stack(...).sum(0), whose gradients would share memory.
-    bias = functools.reduce(torch.add, (cast(Tensor, conv.bias) for conv in convs))
-    return functools.reduce(torch.add, (*moved, *parts[len(wide) :])) + bias[:, None, None]
+    moved = [
+        F.fold(part.flatten(2), size, 3, conv.dilation, conv.dilation)
+        for conv, part in zip(convs, products.split(9 * outputs, 1))
+    ]
+    # Neither torch.stack(...).sum(0) nor a sum of views, whose gradients would share memory.
+    bias = functools.reduce(torch.add, [conv.bias for conv in convs if conv.bias is not None])
+    return functools.reduce(torch.add, moved) + bias[:, None, None]
 
 
 class DeepLab(nn.Module):
@@ -142,13 +137,13 @@ class DeepLab(nn.Module):
         return nn.Sequential(first, *others)
 
     def _init_weights(self) -> None:
+        published = bool(self.arch.blocks) and not self.arch.from_scratch
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d):
-                published = self.arch.blocks and not self.arch.from_scratch
-                if not published and not name.startswith("layer5"):
-                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                else:
+                if published or name.startswith("layer5."):
                     nn.init.normal_(module.weight, 0, 0.01)
+                else:
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, nn.BatchNorm2d) and not self.arch.from_scratch:
                 # As published, BN scale and shift are not trained, but the running statistics are updated.
                 module.requires_grad_(False)
@@ -181,16 +176,16 @@ def logit_side(side: int, stride: int = 8) -> int:
 def arch_from_state(state: Mapping[str, Tensor]) -> tuple[int, Arch] | None:
     """Infer the number of classes and the architecture from a state dict; None if the stem or head is missing."""
     stem, head = state.get("conv1.weight"), state.get("layer5.conv2d_list.0.bias")
-    if head is None:
+    if head is None or head.ndim != 1:
         return None
     if "features.0.0.weight" in state:
-        return head.shape[0], ARCHS["mobilenet_v2"]
+        return len(head), ARCHS["mobilenet_v2"]
     if stem is None:
         return None
     found = [re.match(r"layer([1-4])\.(\d+)\.", key) for key in state]
     blocks = tuple(1 + max((int(m[2]) for m in found if m and m[1] == stage), default=0) for stage in "1234")
     other = Arch(blocks, stem.shape[0], from_scratch=True)
-    return head.shape[0], next((a for a in ARCHS.values() if a[:2] == other[:2]), other)
+    return len(head), next((a for a in ARCHS.values() if a[:2] == other[:2]), other)
 
 
 def build_deeplab(arch: str = "resnet101", num_classes: int = 21, seed: int | None = None) -> DeepLab:

@@ -1,7 +1,6 @@
 """DeepLab-v1 and DeepLab-v2 of stage 2, with a common backbone."""
 
-from collections.abc import Iterator, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -31,7 +30,7 @@ class ASPP(nn.Module):
             self.add_module(f"c{i}", conv)
 
     def forward(self, x: Tensor) -> Tensor:
-        return sum_of_dilated(x, cast(Iterator[nn.Conv2d], self.children()))
+        return sum_of_dilated(x, self.children())
 
 
 class DeepLabV2(nn.Sequential):
