@@ -1,7 +1,103 @@
-"""Starts the ablation: python -m benchmarks.ablation."""
+"""Contribution of each part of the method, on photographs or drawn images whose true masks are known.
 
-from benchmarks.ablation.run import main
-from utils.core.errors import run_script
+    python -m benchmarks.ablation                                       drawn images
+    python -m benchmarks.ablation --setting photos --photos DIR         photographs, with MobileNetV2
+    python -m benchmarks.ablation --rows full onf+pnd --options="--high-T 2"    other rows, other constants
+
+Every run is a training by train.py; the weights of its last iteration are scored on val, raw and + CRF, so nothing is
+selected on val. A seed determines the initial weights, the sampling and, if it is drawn, the data set. Results are in
+--out: the tables, ablation.md, and a folder of each run with its weights, logs and result.json. Finished runs are not
+repeated. If interrupted, rerun the command to resume. To use several cores, start it several times with
+OMP_NUM_THREADS=1: each process takes runs that no other works on.
+"""
+
+import argparse
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.ablation.plan import ROWS, SETTINGS, Run, in_order, plan
+from benchmarks.ablation.report import report
+from benchmarks.ablation.run import do_run
+from benchmarks.ablation.script import lock
+from utils.core import cli
+from utils.core.errors import InputError, run_script
+from utils.core.files import atomic_write, save_json
+
+KEPT = ("result.json", "log.jsonl", "val.jsonl", "run.json", "final.pth")  # of a finished run
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.make_parser(__doc__)
+    parser.prog = "python -m benchmarks.ablation"
+    add = parser.add_argument
+    settings = (
+        "small: drawn images, for a CPU; full: drawn images, 20 classes, ResNet-101, for a GPU; photos: photographs,"
+        " for a CPU, scored on every other validation image; photos-choose: the same, on the rest of them, to choose"
+        " options"
+    )
+    photos = (
+        "folder of the photographs: JPEGImages, SegmentationClassAug, saliency (of the one-class training images),"
+        " voc_list (train_cls.txt, val.txt) and mobilenet_v2_imagenet.pth"
+    )
+    rows = "plain, full, truth, parts joined by + (cls+onf), or full-PART (default: all of the published ablation)"
+    add("--setting", choices=SETTINGS, default="small", help=settings)
+    add("--photos", type=Path, metavar="DIR", help=photos)
+    add("--seeds", type=cli.count, nargs="+", default=[20, 21, 22], help="one run of every row per seed")
+    add("--rows", nargs="+", metavar="ROW", default=list(ROWS), help=rows)
+    text = "shares of the drawn images whose label has a wrong object, and a wrong border"
+    add("--noise", type=cli.fraction, nargs=2, default=[0.3, 0.8], metavar=("OBJECT", "BORDER"), help=text)
+    add("--options", default="", help="options of train.py that override those of the setting")
+    add("--labels", action="store_true", help="also make and score the pseudo labels for stage 2")
+    add("--out", type=Path, help="results (default: runs/ablation-SETTING)")
+    add("--report-only", action="store_true", help="run nothing; write the tables of the finished runs")
+    add("--keep", action="store_true", help="keep everything that a finished run has written")
+    add("--n-jobs", type=cli.positive_int, default=1, help="processes of the CRF")
+    add("--device", help="cpu, cuda, cuda:N or mps (default: the GPU if there is one)")
+    args = parser.parse_args(argv)
+    args.out = args.out or Path(f"runs/ablation-{args.setting}")
+    return args
+
+
+def finish(run: Run, args: argparse.Namespace) -> bool:
+    """Do a run, unless it is finished; returns False where another process works on it."""
+    folder = args.out / run.key
+    with lock(args.out / "locks" / run.key, wait=False) as held:
+        if not held or (folder / "result.json").exists():
+            return held
+        print(f"\n{run.name}", flush=True)
+        with lock(args.out / "locks/data", wait=True):
+            data = run.setting.make_data(args.out / "data", run.seed, run.noise, args.photos)
+        options = run.train_options(data, args.photos)
+        result = do_run(options, folder, args.n_jobs, args.device, args.labels)
+        save_json(folder / "result.json", {**asdict(run), "setting": args.setting, **result})
+        for path in () if args.keep else folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in KEPT:
+                path.unlink()
+    return True
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    planned = plan(args.setting, args.rows, args.seeds, tuple(args.noise), args.options)
+    runs = in_order(planned)
+    elsewhere = [] if args.report_only else [run for run in runs if not finish(run, args)]
+    paths = {row: [args.out / run.key / "result.json" for run in same] for row, same in planned.items()}
+    found = {row: [json.loads(p.read_text()) for p in same if p.exists()] for row, same in paths.items()}
+    finished = {row: results for row, results in found.items() if results}
+    if finished:
+        text = report(finished)
+        with atomic_write(args.out / "ablation.md", "w") as file:
+            file.write(text)
+        print(f"\n{text}\ntables: {args.out / 'ablation.md'}")
+    elif args.report_only:
+        raise InputError(f"{args.out} has no finished run of these rows: run without --report-only")
+    if elsewhere:
+        print(f"in progress in other processes: {', '.join(run.name for run in elsewhere)}")
+
 
 if __name__ == "__main__":
     run_script(main)

@@ -1,104 +1,87 @@
-"""Writes tables and plots of finished runs: ablation.md and its two plots, or sweep.md and sweep.png."""
+"""Markdown tables of the finished runs."""
 
 import itertools
 import statistics
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
-from benchmarks.ablation import plots
-from benchmarks.ablation.plan import CUMULATIVE, PARTS
-from benchmarks.ablation.results import (
-    HOWS,
-    KINDS,
-    LABELS,
-    PROBED,
-    Finished,
-    differences,
-    lost_classes,
-    mean_spread,
-    mious,
-    over_time,
-)
-from utils.core.files import atomic_write
+from benchmarks.ablation.plan import PARTS, ROWS
 
-COLUMNS = [(how, kind) for how in HOWS for kind in KINDS]
-COLUMN_HEADS = [f"{HOWS[how]}, {KINDS[kind]}" for how, kind in COLUMNS]
+Finished = dict[str, list[dict]]  # results by row
+COLUMNS = [(how, kind) for how in ("raw", "crf") for kind in ("all", "one class", "several")]
+HEADS = [f"{'raw' if how == 'raw' else '+ CRF'}, {kind}" for how, kind in COLUMNS]
+SECTIONS = {
+    "curve": "val mIoU after iteration, %",
+    "iou": "mean foreground IoU with the true masks, %",
+    "onf": "ONF: shares of the images, %",
+    "pnd": "PND: shares of the labelled pixels, %",
+    "simple": "labels of the simple images, %",
+    "complex": "labels of the complex images, %",
+}
 
 
-def percent(values: Sequence[float], sign: str = "") -> str:
-    """`50.1 ± 0.8` from shares; without the spread for one value, empty for none."""
-    if not values:
+def percent(values: Iterable[float | None], sign: str = "") -> str:
+    """`50.1 ± 0.8` from shares: mean and standard deviation; without the deviation for one value, empty for none."""
+    found = [100 * value for value in values if value is not None]
+    if not found:
         return ""
-    mean, spread = mean_spread(values)
-    return f"{mean:{sign}.1f}" + (f" ± {spread:.1f}" if len(values) > 1 else "")
+    return f"{statistics.fmean(found):{sign}.1f}" + (f" ± {statistics.stdev(found):.1f}" if found[1:] else "")
 
 
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *rows))
 
 
-def score_table(finished: Finished, with_noise: bool) -> str:
-    """Val mIoU by row, and the number of lost classes in all its runs."""
+def differences(less: list[dict], more: list[dict], how: str, kind: str) -> list[float]:
+    """The gain of `more` over `less` for each seed, which fixes data set and initial weights."""
+    before = {run["seed"]: run[how].get(kind) for run in less}
+    pairs = [(before.get(run["seed"]), run[how].get(kind)) for run in more]
+    return [b - a for a, b in pairs if a is not None and b is not None]
+
+
+def score_table(finished: Finished) -> str:
     rows = []
-    for (row, (wrong, borders)), lines in finished.items():
-        label = LABELS.get(row, row)
-        if with_noise:
-            label = f"{100 * wrong:.0f} % / {100 * borders:.0f} %: {label.removeprefix('+ C2S: ')}"
-        scores = [percent(list(mious(lines, *column).values())) for column in COLUMNS]
-        rows.append([label, str(len(lines)), str(sum(map(lost_classes, lines))), *scores])
-    return markdown(["row", "seeds", "classes lost", *COLUMN_HEADS], rows)
+    for row, runs in finished.items():
+        scores = [percent(run[how].get(kind) for run in runs) for how, kind in COLUMNS]
+        rows.append([ROWS.get(row, row), *scores, " ".join(str(run["seed"]) for run in runs)])
+    return markdown(["val mIoU, %", *HEADS, "seeds"], rows)
 
 
 def gain_table(finished: Finished) -> str:
-    """The gain of each part: added to the row before, and in the full method over the method without it."""
-    by_row = {row: lines for (row, _), lines in finished.items()}
-    steps = [(f"{LABELS[b]}, over the row before", a, b) for a, b in itertools.pairwise(CUMULATIVE)]
-    steps += [(f"full over {LABELS[row]}", row, "full") for row in (f"full-{part}" for part in PARTS)]
-    steps.append(("full over cross-entropy", "plain", "full"))
+    """The gain of each part: over the row before, and in the full method over the method without it."""
+    steps = [(ROWS[b], a, b) for a, b in itertools.pairwise(list(ROWS)[: len(PARTS) + 1])]
+    steps += [(f"full, over {ROWS[row]}", row, "full") for row in (f"full-{part}" for part in PARTS)]
+    steps += [(f"{row}, over cross-entropy", "plain", row) for row in ("full", "truth")]
     rows = [
-        [text, *(percent(differences(by_row[less], by_row[more], *column), "+") for column in COLUMNS)]
-        for text, less, more in steps
-        if less in by_row and more in by_row
+        [text, *(percent(differences(finished[a], finished[b], *column), "+") for column in COLUMNS)]
+        for text, a, b in steps
+        if a in finished and b in finished
     ]
-    return markdown(["gain, points", *COLUMN_HEADS], rows) if rows else ""
+    return markdown(["gain in points, paired by seed", *HEADS], rows) if rows else ""
 
 
-def probe_table(lines: Sequence[dict]) -> str:
-    """The probe's quantities over the runs of a row, by iteration."""
-    series = {name: over_time(lines, name) for name in PROBED}
-    iterations = sorted({i for values in series.values() for i in values})
+def section_table(finished: Finished, section: str) -> str:
+    """A column for each number of a section of the results; empty if no run has any."""
+    runs_of = {row: [run[section] for run in runs if run[section]] for row, runs in finished.items()}
+    names = list(dict.fromkeys(name for runs in runs_of.values() for run in runs for name in run))
     rows = [
-        [name, *(f"{values[i][0]:.1f} ± {values[i][1]:.1f}" if i in values else "" for i in iterations)]
-        for name, values in series.items()
+        [ROWS.get(row, row), *(percent(run.get(name) for run in runs) for name in names)]
+        for row, runs in runs_of.items()
     ]
-    return markdown(["%, iteration", *map(str, iterations)], rows)
+    return markdown([SECTIONS[section], *names], rows) if names else ""
 
 
-def log_means(lines: Sequence[dict]) -> str:
-    """Means of train.py's log over the runs; loss_D is near 0 if the discriminator wins."""
-    return ", ".join(
-        f"{name} {statistics.fmean(line['log'][name] for line in lines if name in line['log']):.3g}"
-        for name in dict.fromkeys(name for line in lines for name in line["log"])
+def log_table(finished: Finished) -> str:
+    names = dict.fromkeys(name for runs in finished.values() for run in runs for name in run["log"])
+    rows = []
+    for row, runs in finished.items():
+        values = [[run["log"][name] for run in runs if name in run["log"]] for name in names]
+        rows.append([ROWS.get(row, row), *(f"{statistics.fmean(v):.3g}" if v else "" for v in values)])
+    return markdown(["training log, means of its second half", *names], rows)
+
+
+def report(finished: Finished) -> str:
+    """All tables."""
+    sections = [section_table(finished, section) for section in SECTIONS]
+    return "\n".join(
+        filter(None, [score_table(finished), gain_table(finished), *sections, log_table(finished)])
     )
-
-
-def report(finished: Finished, out: Path, sweep: bool) -> None:
-    """Prints the tables, and writes them and the plots to `out`."""
-    scores, details = score_table(finished, sweep), ""
-    if sweep:
-        text = f"Val mIoU in percent by noise (images with a wrong object / border)\n\n{scores}"
-        plots.sweep(finished, out / "sweep.png")
-    else:
-        text = f"Val mIoU in percent, mean ± spread over the seeds\n\n{scores}\n{gain_table(finished)}"
-        named = {row: lines for (row, _), lines in finished.items()}
-        for row, lines in named.items():
-            details += (
-                f"\nThe probe in `{row}`\n\n{probe_table(lines)}\nLog, second half: {log_means(lines)}\n"
-            )
-        plots.bars(finished, out / "ablation.png")
-        plots.denoising(named.get("full") or next(iter(named.values())), out / "denoising.png")
-    path = out / ("sweep.md" if sweep else "ablation.md")
-    with atomic_write(path, "w") as file:
-        file.write(text + details)
-    print(f"\n{text}\ntables, probe and plots: {path.with_suffix('.*')}")

@@ -1,133 +1,178 @@
-"""Contribution of each part of the method, on the drawn data set or on photographs whose ground truth is known.
-
-    python -m benchmarks.ablation             the published ablation, and the full method without each part
-    python -m benchmarks.ablation --sweep     cross-entropy and the full method, from clean labels to heavy noise
-    python -m benchmarks.ablation --rows full onf+pnd --options="--high-T 2"    other rows, other constants
-    python -m benchmarks.ablation --setting photos --photos DIR --rows plain cls cls+onf full    photographs
-
-Each seed has its own initial weights, sampling and, if it is drawn, data set. Every run trains with train.py,
-measures the quality of ONF and PND during the training, and scores the weights of the last iteration on val, raw and
-+ CRF, so that nothing is selected on val. Finished runs are lines of runs.jsonl in --out and are not repeated. If
-interrupted, rerun the command to resume. Tables and plots are of all planned rows with a finished run.
-"""
+"""One run: training, scores on val, what ONF and PND drop, and the quality of the pseudo labels."""
 
 import argparse
 import json
 import shutil
 import statistics
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from benchmarks.ablation.plan import SETTINGS, Run, in_order, plan
-from benchmarks.ablation.probe import Probe
-from benchmarks.ablation.scores import score
-from benchmarks.common import require_matplotlib
-from train import train
-from utils.core import cli
+from benchmarks.ablation.script import script
+from datasets.labels import IGNORE_LABEL, read_label
+from datasets.lists import read_list
+from datasets.loaders import DataConfig, EvalDataset
+from datasets.openmoji.dataset import labelled_iou
+from networks.checkpoint import load_deeplab
 from utils.core.device import pick_device
-from utils.core.errors import InputError
-from utils.core.files import atomic_write
-from utils.crf.run import add_crf_running_options
+from utils.denoising import foreground_iou, noisy_pixels, online_noise_filter
+from utils.evaluation.inference import full_size
+from utils.evaluation.metrics import ConfusionMatrix
+from utils.iteration import Method
+from utils.training.options import build_method, parse_args
+
+BAD_IOU = 0.5  # ONF should drop an image whose label has a lower IoU with the truth
+Shares = dict[str, float | None]
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = cli.make_parser(__doc__)
-    parser.prog = "python -m benchmarks.ablation"
-    add = parser.add_argument
-    rows = "plain, full, parts joined by + (cls+onf), or full-PART (default: those of the published ablation)"
-    settings = (
-        "small: CPU; full: 20 classes, ResNet-101, GPU; photos: photographs on a CPU, scored on every other"
-        " validation image; photos-choose: on the rest of them, to choose options"
-    )
-    photos = (
-        "directory for the photos settings, with JPEGImages, SegmentationClassAug, saliency (maps of the one-class"
-        " training images) and voc_list (train_cls.txt, val.txt)"
-    )
-    options = "options of train.py that override those of the setting; results are stored as separate runs"
-    add("--setting", choices=SETTINGS, default="small", help=settings)
-    add("--photos", type=Path, metavar="DIR", help=photos)
-    add("--seeds", type=cli.count, nargs="+", default=[20, 21, 22], help="one run of every row per seed")
-    add("--rows", nargs="+", metavar="ROW", help=rows)
-    add("--sweep", action="store_true", help="run the rows plain and full at four levels of noise")
-    add("--options", default="", help=options)
-    out = (
-        "folder of runs.jsonl, tables and plots (default: runs/ablation, runs/ablation-SETTING if not small)"
-    )
-    add("--out", type=Path, help=out)
-    add("--report-only", action="store_true", help="run nothing; write tables and plots of the finished runs")
-    add("--keep", action="store_true", help="keep the weights, logits and label maps of finished runs")
-    add("--device", help="cpu, cuda, cuda:N or mps (default: the GPU if there is one)")
-    add_crf_running_options(parser)
-    args = parser.parse_args(argv)
-    if args.out is None:
-        args.out = Path("runs/ablation" if args.setting == "small" else f"runs/ablation-{args.setting}")
-    return args
+def do_run(options: Sequence[str], folder: Path, jobs: int, device: str | None, labels: bool) -> dict:
+    """Train, or continue an interrupted training, and measure the weights of the last iteration.
 
-
-def read_runs(path: Path) -> dict[str, dict]:
-    """The finished runs by key."""
-    if not path.exists():
-        return {}
-    try:
-        return {line["key"]: line for line in map(json.loads, path.read_text().splitlines())}
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise InputError(f"{path} is damaged ({error}): repair or delete it") from None
-
-
-def late_means(path: Path) -> dict[str, float]:
-    """Means of train.py's log over the second half of the lines; loss_D is near 0 if the discriminator wins."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    values: dict[str, list[float]] = {}
-    for name, value in (item for line in lines[len(lines) // 2 :] for item in line.items()):
-        values.setdefault(name, []).append(value)
-    return {name: statistics.fmean(found) for name, found in values.items() if name not in ("i", "lr")}
-
-
-def do_run(run: Run, args: argparse.Namespace) -> dict:
-    """Trains and scores; returns the line of runs.jsonl."""
-    train_args, s = run.train_args(args.out, args.device), run.setting
-    folder = train_args.snapshot_dir
-    label_iou = s.make_data(train_args.data_dir, run.seed, run.noise, args.photos)
-    probe = Probe(train_args, s.probe_images, folder / "probe")
+    Args:
+        options: of train.py.
+        folder: gets everything that the scripts write.
+        jobs: processes of the CRF.
+        device: option of the scripts.
+        labels: also make and score pseudo labels for stage 2.
+    """
+    on_device = [] if device is None else [f"--device={device}"]
     started = time.monotonic()
-    train(train_args, probe)
+    script("train", *options, *on_device, f"--snapshot-dir={folder}")
     seconds = time.monotonic() - started  # after a resume: only of the rest
+    args = parse_args("", list(options))
+    state = torch.load(folder / "last.pth", map_location="cpu", weights_only=True)
+    torch.save(state["networks"][0], folder / "final.pth")
+    common = [f"--data-dir={args.data_dir}", f"--num-classes={args.num_classes}", *on_device]
+    network = [f"--restore-from={folder}/final.pth", f"--num-workers={args.num_workers}"]
+    val = [f"--data-list={args.list_dir}/val.txt", f"--logit-dir={folder}/logit_val"]
+    val += [f"--score-dir={folder}/scores"]
+    script("evaluate", *common, *network, *val, f"--save-predictions={folder}/raw_val")
+    script("evaluate_crf", *common, *val, f"--prediction-dir={folder}/crf_val", f"--n-jobs={jobs}")
+    truth_dir, val_list = args.data_dir / "SegmentationClassAug", args.list_dir / "val.txt"
+    method = build_method(args, torch.device("cpu"))
+    if state["values"].get("thresholds") is not None:
+        method = replace(method, iou_thresholds=torch.tensor(state["values"]["thresholds"]))
+    curve = [json.loads(line) for line in (folder / "val.jsonl").read_text().splitlines()]
     return {
-        "key": run.key,
-        **vars(run),
-        "setting": args.setting,
-        "label_iou": label_iou,
-        **score(train_args, args, folder),
-        "probe": probe.results(),
+        "curve": {line["i"]: line["Mean IoU"] for line in curve},
+        "raw": scores_by_kind(folder / "raw_val", truth_dir, val_list, args.num_classes),
+        "crf": scores_by_kind(folder / "crf_val", truth_dir, val_list, args.num_classes),
+        **denoising(args, folder / "final.pth", method, pick_device(device, None)),
+        **(pseudo_labels(args, folder, common, network, jobs) if labels else {"simple": {}, "complex": {}}),
         "log": late_means(folder / "log.jsonl"),
-        "train_seconds": round(seconds, 1),
-        "device": str(pick_device(train_args.device, train_args.gpu)),
+        "train_seconds": round(seconds),
         "torch": torch.__version__,
     }
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
-    require_matplotlib()
-    from benchmarks.ablation.report import report  # imports matplotlib
+def scores_by_kind(folder: Path, truth_dir: Path, val_list: Path, num_classes: int) -> dict[str, float]:
+    """Mean IoU of label maps over all images, and over those of one class and of several, where there are any."""
+    kinds = {kind: ConfusionMatrix(num_classes) for kind in ("all", "one class", "several")}
+    for entry in read_list(val_list, num_classes, labelled=False):
+        truth = read_label(truth_dir / f"{entry.id}.png", num_classes)
+        found = read_label(folder / f"{entry.id}.png", num_classes)
+        several = len(set(np.unique(truth).tolist()) - {0, IGNORE_LABEL}) > 1
+        for kind in ("all", "several" if several else "one class"):
+            kinds[kind].update(torch.from_numpy(truth), torch.from_numpy(found))
+    return {kind: c.scores()["Mean IoU"] for kind, c in kinds.items() if c.occurring()}
 
-    planned, path = plan(args), args.out / "runs.jsonl"
-    done, runs = read_runs(path), in_order(planned)
-    for run in runs:
-        run.train_args(args.out, args.device)  # reports a wrong option before the first run
-    for number, run in enumerate(() if args.report_only else runs, 1):
-        if run.key in done:
-            continue
-        print(f"\nrun {number} of {len(runs)}: {run.name}", flush=True)
-        done[run.key] = do_run(run, args)
-        with atomic_write(path, "w") as file:
-            file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in done.values())
-        if not args.keep:
-            shutil.rmtree(args.out / "running" / run.key)
-    lines = {row: [done[run.key] for run in same if run.key in done] for row, same in planned.items()}
-    finished = {row: found for row, found in lines.items() if found}
-    if not finished:
-        raise InputError(f"{path} has no finished run of these rows: run without --report-only")
-    report(finished, args.out, args.sweep)
+
+def late_means(log: Path) -> dict[str, float]:
+    """Means of train.py's log over the second half of the lines; loss_D is near 0 if the discriminator wins."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    late = lines[len(lines) // 2 :]
+    names = {name: None for line in late for name in line if name not in ("i", "lr")}
+    return {name: statistics.fmean(line[name] for line in late if name in line) for name in names}
+
+
+def mean(values: Tensor) -> float | None:
+    """The mean; None of nothing."""
+    return float(values.double().mean()) if values.numel() else None
+
+
+def filter_quality(dropped: Tensor, bad: Tensor) -> Shares:
+    """How well a filter finds what is bad: two boolean tensors of one shape, over images or pixels.
+
+    `precision` is the share of bad ones among the dropped, `recall` that of dropped ones among the bad.
+    """
+    shares = {"bad": bad, "dropped": dropped, "bad after": bad[~dropped]}
+    shares |= {"precision": bad[dropped], "recall": dropped[bad]}
+    return {name: mean(values) for name, values in shares.items()}
+
+
+@torch.no_grad()
+def denoising(
+    args: argparse.Namespace, weights: Path, method: Method, device: torch.device
+) -> dict[str, Shares]:
+    """What ONF and PND drop with the final network and thresholds, against the true masks, on whole simple images.
+
+    PND is measured on the images that ONF keeps, as in training. IoUs are of the foregrounds, means over the images;
+    pixels that label or truth ignore do not count.
+    """
+    G = load_deeplab(weights, args.num_classes).to(device)
+    entries = read_list(args.list_dir / "simple_list.txt", args.num_classes)
+    images = EvalDataset(entries, DataConfig(args.data_dir / "JPEGImages", args.pseudo_label_dir))
+    T = method.T(args.num_steps - 1)
+    ious, pixels = [], []
+    for k, entry in enumerate(images.entries):
+        _, image, label = images[k]
+        logits = full_size(G(torch.from_numpy(image).to(device)), label.shape).cpu()
+        truth, labels = (
+            read_label(args.data_dir / f"truth/{entry.id}.png", args.num_classes),
+            torch.from_numpy(label),
+        )
+        predicted = logits.argmax(1)[0].numpy()
+        ious.append(
+            (foreground_iou(logits, labels[None]), labelled_iou(label, truth), labelled_iou(predicted, truth))
+        )
+        known = torch.from_numpy((label != IGNORE_LABEL) & (truth != IGNORE_LABEL))
+        loss = F.cross_entropy(logits, labels[None].long(), ignore_index=IGNORE_LABEL, reduction="none")[0]
+        dropped = torch.zeros_like(known) if T is None else noisy_pixels(loss, labels, T, method.exempt)
+        pixels.append((dropped[known], (labels != torch.from_numpy(truth))[known]))
+    iou, label_iou, network_iou = torch.tensor(ious).T
+    thresholds = method.iou_thresholds[[entry.classes[0] for entry in images.entries]]
+    keep = online_noise_filter(iou, thresholds) if method.onf else torch.ones_like(iou, dtype=torch.bool)
+    kept = [pair for pair, k in zip(pixels, keep.tolist()) if k]
+    return {
+        "iou": {
+            "labels": mean(label_iou),
+            "kept by ONF": mean(label_iou[keep]),
+            "dropped by ONF": mean(label_iou[~keep]),
+            "network": mean(network_iou),
+        },
+        "onf": filter_quality(~keep, label_iou < BAD_IOU),
+        "pnd": filter_quality(*map(torch.cat, zip(*kept))),
+    }
+
+
+def pseudo_labels(
+    args: argparse.Namespace, folder: Path, common: list[str], network: list[str], jobs: int
+) -> dict[str, Shares]:
+    """Quality of the labels of the simple and the complex images: saliency, network, + CRF, + mining.
+
+    See evaluate_labels.py for the scores.
+    """
+    train, logits = f"--data-list={args.list_dir}/train_cls.txt", f"--logit-dir={folder}/logit_train"
+    classes = f"--num-classes={args.num_classes}"
+    script("gen_label", *common, *network, train, logits)
+    for name, iterations in (("network", 0), ("crf", 10)):
+        made = [f"--pseudo-label-dir={folder}/{name}", f"--crf-iterations={iterations}", f"--n-jobs={jobs}"]
+        script("gen_label_crf", *common, train, logits, *made)
+    shutil.copytree(folder / "crf", folder / "mined", dirs_exist_ok=True)
+    script("gen_label_mining", classes, train, f"--pseudo-label-dir={folder}/mined")
+    for kind, extra in (("simple", {"saliency": args.data_dir / "sal2gt"}), ("complex", {})):
+        folders = extra | {name: folder / name for name in ("network", "crf", "mined")}
+        paths = [f"--truth-dir={args.data_dir}/truth", f"--score-path={folder}/scores/{kind}.json"]
+        named = [f"{name}={path}" for name, path in folders.items()]
+        script("evaluate_labels", classes, f"--data-list={args.list_dir}/{kind}_list.txt", *paths, *named)
+    found = {kind: json.loads((folder / f"scores/{kind}.json").read_text()) for kind in ("simple", "complex")}
+    return {
+        kind: {f"{name}: {score}": value for name, row in rows.items() for score, value in row.items()}
+        for kind, rows in found.items()
+    }
