@@ -89,7 +89,7 @@ def test_names_beyond_ascii_in_an_ascii_locale(named_data: Path, tmp_path: Path)
         ],
         ["evaluate.py", *data, *run, *flags(data_list=lists / "val.txt", logit_dir=out, score_dir=out)],
         ["predict.py", *run, *data[4:], "--out", out, named_data / "JPEGImages/café_val_00001.jpg"],
-        ["report.py", *data, *flags(run=out, list_dir=lists, score_dir=out, logit_dir=out)],
+        ["report.py", *flags(run=out)],
     ]
     words = json.dumps(
         [[str(ROOT / script), *map(str, rest)] for script, *rest in commands], ensure_ascii=False

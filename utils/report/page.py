@@ -1,35 +1,15 @@
 """Fills page.html.j2 with a run's outputs: one HTML file that needs no network and no script."""
 
-import importlib.util
-import time
 from pathlib import Path
 
 from datasets.voc import palette
 from utils.core.errors import InputError
-from utils.report import plots
-from utils.report.collect import RunOutputs
-from utils.report.gallery import choose, contents, data_uri, kinds
+from utils.evaluation.metrics import COUNTS
+from utils.report.images import cells, choose, data_uri, kinds
+from utils.report.run import Run
 
 FOLDER = Path(__file__).parent
-# Steps of a run and the demo's programs that belong to them.
-STEPS = {
-    "data set": ("datasets.openmoji",),
-    "stage 1, training": ("train.py",),
-    "stage 1, evaluation": ("evaluate.py",),
-    "stage 1, CRF": ("evaluate_crf.py",),
-    "pseudo labels": ("gen_label.py", "gen_label_crf.py", "gen_label_mining.py", "evaluate_labels.py"),
-    "stage 2, training": ("main.py train",),
-    "stage 2, evaluation": ("main.py test",),
-    "stage 2, CRF": ("main.py crf",),
-}
-VAL_ROWS, TRAIN_ROWS = (6, 4, 6), (4, 0, 4)  # images: the best, the middle, the worst
-
-
-def check_packages() -> None:
-    """Raise InputError if a package that only the report needs is missing."""
-    for package in ("jinja2", "matplotlib"):
-        if importlib.util.find_spec(package) is None:
-            raise InputError(f"the report needs {package}: pip install jinja2 matplotlib")
+MEANS = ("Mean IoU", "Min IoU", "Mean Accuracy", "Pixel Accuracy", "Frequency Weighted IoU")
 
 
 def percent(value: float | None) -> str:
@@ -37,35 +17,57 @@ def percent(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`41.3 s`, `4 min 14 s` or `7 h 05 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+    """`41.3 s` or `254:12 min`."""
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds // 60:.0f}:{seconds % 60:02.0f} min"
 
 
-def render(run: RunOutputs) -> str:
+def score_table(run: Run) -> dict[str, list[str]]:
+    """The rows of the table of scores, a column for each stage that has them."""
+    scored = [stage for stage in run.stages if stage.scores]
+    rows = {
+        name: [percent(stage.scores["Class IoU"].get(str(label))) for stage in scored]
+        for label, name in enumerate(run.names)
+    }
+    rows |= {key: [percent(stage.scores.get(key)) for stage in scored] for key in MEANS}
+    pixels = [sum(map(sum, stage.counts.get(COUNTS, []))) for stage in scored]
+    return rows | {"scored pixels": [f"{number:,}" if number else "–" for number in pixels]}
+
+
+def denoising_start(options: dict) -> int | None:
+    """The first iteration with ONF and PND, from the options of train.py; None if unknown or never."""
+    if "num_steps" not in options or (options.get("no_onf") and options.get("no_pnd")):
+        return None
+    start = options.get("denoise_from")
+    return options["num_steps"] // 12 if start is None else start
+
+
+def render(run: Run) -> str:
     """The page. InputError if jinja2 or matplotlib is missing."""
-    check_packages()
-    import jinja2
+    try:
+        import jinja2
 
-    seconds = run.summary.get("seconds") or {}
-    steps = {step: sum(seconds.get(program, 0) for program in programs) for step, programs in STEPS.items()}
-    gallery = []
-    for kind in kinds(run):
-        ranked = kind.ranked(run.args.max_images)
-        groups = choose(ranked, *(VAL_ROWS if kind.name.startswith("val") else TRAIN_ROWS))
-        rows = {title: [(id_, kind.cells(id_)) for id_ in ids] for title, ids in groups.items()}
-        gallery.append((kind, min(run.args.max_images, len(kind.ids)), len(ranked), rows))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+        from utils.report.curves import draw_all
+
+        start = denoising_start(run.options)
+        curves = draw_all(run, start)
+    except ModuleNotFoundError as error:
+        raise InputError(f"the report needs {error.name}: pip install jinja2 matplotlib") from None
+    gallery = [
+        (
+            kind,
+            {g: [(id_, cells(run, kind, id_)) for id_ in ids] for g, ids in choose(run, kind, 8, 8).items()},
+        )
+        for kind in kinds(run)
+    ]
+    loader = jinja2.FileSystemLoader(FOLDER)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": percent, "duration": duration, "data_uri": data_uri}
-    environment.globals |= {"plots": plots, "contents": contents, "palette": palette().tolist()}
     return environment.get_template("page.html.j2").render(
         run=run,
+        curves=curves,
         gallery=gallery,
-        steps={step: value for step, value in steps.items() if value},
-        written=time.strftime("%Y-%m-%d %H:%M", time.localtime(run.newest or None)),
+        palette=palette().tolist(),
+        scores=score_table(run),
+        denoising=start,
         style=(FOLDER / "report.css").read_text(encoding="utf-8"),
     )

@@ -1,0 +1,155 @@
+"""The best and the worst images of a run, with their label maps."""
+
+import base64
+import contextlib
+import io
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from datasets.images import read_image
+from datasets.labels import palette_image
+from datasets.lists import image_path, read_list
+from utils.core.errors import InputError
+from utils.evaluation.metrics import ConfusionMatrix
+from utils.evaluation.visualize import contact_sheet
+from utils.report.run import Run
+
+RANKED = 1500  # images of a kind, evenly spaced in their list; all of VOC's validation images
+SIDE = 240  # pixels of the longer side of a picture in the page
+
+
+class Cell(NamedTuple):
+    """One picture: an image (H x W x 3 RGB) or labels (H x W), with its mean IoU if the truth is known."""
+
+    title: str
+    picture: np.ndarray
+    score: float | None = None
+
+
+class Kind(NamedTuple):
+    """One kind of image with the folders of its label maps by title. The last of them ranks the images."""
+
+    name: str
+    ids: list[str]
+    truth: Path | None
+    columns: dict[str, Path]
+
+
+def kinds(run: Run) -> list[Kind]:
+    """The validation, simple and complex training images that have a list and label maps."""
+    recorded = run.data_options
+    lists = run.folder("data/lists", "dataset/voc_list", ".", recorded=recorded.get("list_dir")) or run.root
+    val_list = Path(recorded.get("data_list") or "")
+    data = data_folder(run) or run.root
+    truth = data / "SegmentationClassAug"
+    train_truth = data / "truth" if (data / "truth").is_dir() else truth
+    stages = {stage.name: stage.folder for stage in run.stages}
+    saliency = run.folder("data/sal2gt", "dataset/sal2gt", recorded=recorded.get("pseudo_label_dir"))
+    steps = {
+        "stage 1": run.folder("logit_train_aug"),
+        "stage 1 + CRF": run.folder("labels/crf"),
+        "pseudo label": run.folder("pseudo_labels"),
+    }
+    found = []
+    for name, path, labels, maps in (
+        (
+            "validation images",
+            val_list if val_list.is_file() else lists / "val.txt",
+            Path(recorded.get("label_dir") or truth),
+            stages,
+        ),
+        (
+            "simple training images",
+            lists / "simple_list.txt",
+            train_truth,
+            {"saliency label": saliency} | steps,
+        ),
+        ("complex training images", lists / "complex_list.txt", train_truth, steps),
+    ):
+        columns = {title: folder for title, folder in maps.items() if folder is not None}
+        if columns and path.is_file():
+            ids = [entry.id for entry in read_list(path, len(run.names), labelled=False)]
+            known = any((labels / f"{id_}.png").exists() for id_ in ids)
+            found.append(Kind(name, ids, labels if known else None, columns))
+    return found
+
+
+def data_folder(run: Run) -> Path | None:
+    return run.folder("data", "dataset/VOC2012", ".", recorded=run.data_options.get("data_dir"))
+
+
+def mean_iou(run: Run, truth: np.ndarray, labels: np.ndarray) -> float:
+    """Mean IoU of one label map; pixels with the ignore label count as missed."""
+    confusion = ConfusionMatrix(len(run.names) + 1, run.ignore_label)
+    labels = np.where(labels == run.ignore_label, len(run.names), labels)
+    confusion.update(torch.from_numpy(truth), torch.from_numpy(labels))
+    return confusion.scores()["Mean IoU"]
+
+
+def choose(run: Run, kind: Kind, best: int, worst: int) -> dict[str, list[str]]:
+    """IDs by group; without the truth, a selection in the order of the list."""
+    number = min(len(kind.ids), RANKED if kind.truth else best + worst)
+    ids = [kind.ids[len(kind.ids) * n // number] for n in range(number)]
+    if kind.truth is None:
+        return {"A selection": ids}
+    scored, ranking = [], list(kind.columns.values())[-1]
+    for id_ in tqdm(ids, desc=kind.name, leave=False, unit="img"):
+        with contextlib.suppress(InputError):  # without a readable label map
+            truth = run.read_labels(kind.truth, id_)
+            scored.append((-mean_iou(run, truth, run.read_labels(ranking, id_, truth.shape)), id_))
+    ids = [id_ for _, id_ in sorted(scored)]
+    return {"Best": ids[:best], "Worst first": ids[best:][: -worst - 1 : -1]}
+
+
+def cells(run: Run, kind: Kind, id_: str) -> list[Cell]:
+    """The pictures of an image that exist."""
+    found, size, truth = [], None, None
+    with contextlib.suppress(InputError):
+        image = read_image(image_path((data_folder(run) or run.root) / "JPEGImages", id_))[:, :, ::-1]
+        found, size = [Cell("image", image)], (image.shape[0], image.shape[1])
+    with contextlib.suppress(InputError):
+        if kind.truth is not None:
+            truth = run.read_labels(kind.truth, id_, size)
+            found.append(Cell("truth", truth))
+    for title, folder in kind.columns.items():
+        with contextlib.suppress(InputError):
+            labels = run.read_labels(folder, id_, size)
+            found.append(Cell(title, labels, None if truth is None else mean_iou(run, truth, labels)))
+    return found
+
+
+def data_uri(picture: np.ndarray) -> str:
+    """A small copy of a picture as a data URI: labels as palette PNG, an image as JPEG."""
+    file, labels = io.BytesIO(), picture.ndim == 2
+    image = palette_image(picture) if labels else Image.fromarray(np.ascontiguousarray(picture))
+    image.thumbnail((SIDE, SIDE), Image.Resampling.NEAREST if labels else Image.Resampling.LANCZOS)
+    image.save(file, "PNG" if labels else "JPEG", optimize=True, quality=82)
+    return f"data:image/{'png' if labels else 'jpeg'};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def gallery_sheet(run: Run, side: int = 112) -> Image.Image | None:
+    """The best and the worst simple training images beside validation images; None if there are no label maps."""
+    halves = []
+    for kind in sorted(kinds(run), key=lambda kind: kind.name):
+        if kind.name.startswith(("simple", "validation")):
+            ids = [id_ for group in choose(run, kind, 4, 3).values() for id_ in group]
+            image = f"{kind.name.split()[0]} image"
+            rows = [cells(run, kind, id_) for id_ in ids]
+            halves.append([{c.title.replace("image", image): c.picture for c in row} for row in rows])
+    if not any(halves):
+        return None
+    titles = [list(dict.fromkeys(title for row in rows for title in row)) for rows in halves]
+    blank = np.full((side, side, 3), 255, np.uint8)
+    grid = [
+        [row.get(title, blank) for row, columns in zip(rows, titles) for title in columns]
+        for rows in zip_longest(*halves, fillvalue={})
+    ]
+    legend = [*((name, label) for label, name in enumerate(run.names) if label), ("ignored", 255)]
+    sheet = contact_sheet(grid, [title for columns in titles for title in columns], side, legend)
+    return sheet.quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)

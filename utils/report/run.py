@@ -1,0 +1,132 @@
+"""Finds and reads the outputs of a run."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from datasets.labels import read_label
+from datasets.lists import read_class_names
+from datasets.voc import IGNORE_LABEL, VOC_CLASSES
+from utils.core.errors import InputError
+from utils.core.files import read_array
+from utils.evaluation.inference import full_size
+from utils.evaluation.metrics import COUNTS
+
+STEP2 = "cd step2 && python main.py {} --config-path configs/voc12.yaml"
+
+
+class Stage(NamedTuple):
+    """The results of one step on the validation images; empty where a file is missing."""
+
+    name: str
+    command: str  # makes the results
+    scores: dict
+    counts: dict  # of confusion.json
+    folder: Path | None  # label maps or logits
+
+
+class Run:
+    """The outputs of a run in its default folders, or in those that train.py and evaluate.py recorded.
+
+    Args:
+        root: the folder that the scripts wrote to.
+
+    Raises:
+        InputError: there is nothing to report, or a file cannot be read.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        snapshots, scores = self.folder("snapshots", ".") or root, self.folder("scores", ".") or root
+        self.made = read_json(snapshots / "run.json")
+        self.train_log = read_lines(snapshots / "log.jsonl")
+        self.val_log = read_lines(snapshots / "val.jsonl")
+        self.step2_log = read_lines(self._newest("models/*/*/*/log.jsonl"))
+        commands = read_json(root / "scores/summary.json").get("commands")
+        self.commands: list[dict] = commands or [
+            {"command": f"python {self.made.get('command', 'train.py')}"}
+        ]
+        labels = {kind: read_json(scores / f"labels_{kind}_list.json") for kind in ("simple", "complex")}
+        self.label_scores = {kind: rows for kind, rows in labels.items() if rows}
+        evaluated = read_json(scores / "scores_run.json").get("options", {})
+        after_crf = read_json(scores / "scores_crf_run.json").get("options", {})
+        self.options: dict = self.made.get("options", {})
+        self.data_options = evaluated | self.options
+        logits = self.folder("logit_val", recorded=evaluated.get("logit_dir"))
+        maps = self.folder("crf_val", recorded=after_crf.get("prediction_dir"))
+        self.step2_logits, maps2 = (self._newest(f"features/*/*/*/{name}") for name in ("logit", "crf"))
+        scores2 = [self._newest(f"scores/*/*/*/scores{end}.json") for end in ("", "_crf")]
+        self.stages = [
+            read_stage("stage 1", "python evaluate.py", scores / "scores.json", logits),
+            read_stage("stage 1 + CRF", "python evaluate_crf.py", scores / "scores_crf.json", maps),
+            read_stage("stage 2", STEP2.format("test"), scores2[0], self.step2_logits),
+            read_stage("stage 2 + CRF", STEP2.format("crf"), scores2[1], maps2),
+        ]
+        if not (self.train_log or self.step2_log or any(s.scores or s.folder for s in self.stages)):
+            raise InputError(
+                f"{root} holds neither logs nor scores: --run names the folder that the scripts wrote to"
+            )
+        self.names = self._class_names()
+        self.ignore_label: int = self.data_options.get("ignore_label", IGNORE_LABEL)
+
+    def folder(self, *places: str, recorded: str | None = None) -> Path | None:
+        """The first folder that exists: the recorded one or those below the run; None if there is none."""
+        folders = [Path(recorded)] if recorded else []
+        return next((path for path in [*folders, *(self.root / p for p in places)] if path.is_dir()), None)
+
+    def read_labels(self, folder: Path, id_: str, size: tuple[int, int] | None = None) -> np.ndarray:
+        """H x W uint8 labels of an image of `size` (H, W): a palette PNG, or the argmax of logits.
+
+        Raises:
+            InputError: the file is missing or damaged.
+        """
+        path, number = folder / f"{id_}.npy", len(self.names)
+        if not path.exists():
+            return read_label(folder / f"{id_}.png", number, size, self.ignore_label)
+        logits = torch.from_numpy(read_array(path, "evaluate the image again"))
+        if size is None or logits.ndim != 3 or len(logits) != number:
+            raise InputError(f"{path}: not logits of {number} classes for an image of known size")
+        aligned = folder != self.step2_logits  # stage 2 resizes otherwise
+        return full_size(logits[None].float(), size, aligned).argmax(1)[0].to(torch.uint8).numpy()
+
+    def _newest(self, pattern: str) -> Path | None:
+        """The output of stage 2 that was written last, among all configurations."""
+        return max(self.root.glob(f"step2/data/{pattern}"), key=lambda p: p.stat().st_mtime, default=None)
+
+    def _class_names(self) -> list[str]:
+        """Names of all labels: from the scores, the training, or VOC's."""
+        for stage in self.stages:
+            if stage.counts:
+                return stage.counts["labels"]
+        file = self.data_options.get("class_names")
+        count = self.data_options.get("num_classes") or len(VOC_CLASSES) + 1
+        return read_class_names(file if file and Path(file).is_file() else None, count)
+
+
+def read_stage(name: str, command: str, path: Path | None, folder: Path | None) -> Stage:
+    """Read `scores.json` and the confusion matrix beside it."""
+    counts = path and path.with_name(path.name.replace("scores", "confusion", 1))
+    return Stage(name, command, read_json(path, "Class IoU"), read_json(counts, COUNTS), folder)
+
+
+def read_json(path: Path | None, key: str = "") -> dict:
+    """A JSON object; empty if the file is missing. InputError if it is damaged or lacks the key."""
+    if path is None or not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} cannot be read ({error}): delete it, or make it again") from None
+    if not isinstance(value, dict) or (key and key not in value):
+        raise InputError(f"{path} has no results: delete it, or make it again")
+    return value
+
+
+def read_lines(path: Path | None) -> list[dict]:
+    """The lines of a log; an incomplete one is skipped."""
+    if path is None or not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
