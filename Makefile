@@ -6,11 +6,10 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 EXTRAS ?= pydensecrf2 tensorboard matplotlib jinja2 scipy
 
-.PHONY: help install demo demo-plain test test-slow test-cpus gpu lint clean
+.PHONY: help install demo test test-slow test-cpus gpu lint clean
 
 help:
 	@echo "make demo        the whole pipeline on a small drawn data set, in minutes on 2 CPU cores"
-	@echo "make demo-plain  stage 1 of the demo without the method, for comparison"
 	@echo "make test        style checks, type checks and tests"
 	@echo "make test-slow   the tests that take minutes"
 	@echo "make test-cpus   the tests as other CPUs, numbers of threads and newer libraries run them"
@@ -30,9 +29,6 @@ $(VENV)/installed: requirements.txt requirements-optional.txt requirements-dev.t
 
 demo: install
 	$(PY) demo.py --out demo
-
-demo-plain: install
-	$(PY) demo.py --out demo-plain --plain
 
 lint: install
 	$(VENV)/bin/ruff check .
@@ -54,4 +50,4 @@ gpu:
 	$(if $(wildcard $(PY)),$(PY),$(PYTHON)) benchmarks/gpu.py $(GPU_OPTIONS)
 
 clean:
-	rm -rf $(VENV) .venv-newest demo demo-plain .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest demo .pytest_cache .ruff_cache

@@ -1,7 +1,6 @@
 """The whole pipeline on a small drawn data set: data, stage 1, CRF, pseudo labels, stage 2, report.
 
-    make demo           the method
-    make demo-plain     stage 1 without any part of the method: plain cross-entropy
+    make demo
 
 Every step is one of the project's scripts, and its command line is printed before it runs. Below --out, the results
 have the same layout as those of a run in the project's folder. The last step writes report.html.
@@ -15,24 +14,22 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from datasets.lists import read_class_names
 from utils.core import cli
-from utils.core.errors import InputError, run_script
+from utils.core.errors import run_script
 from utils.core.files import save_json
-from utils.report.page import check_packages
 
 ROOT = Path(__file__).resolve().parent
 CLASSES = "bicycle,bus,cat,horse,pottedplant,tvmonitor"
 NUM_CLASSES = 7
-PLAIN = ("--no-onf", "--no-pnd", "--no-s2c", "--no-c2s", "--no-cls")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of the results")
-    parser.add_argument("--plain", action="store_true", help="only stage 1, without the method")
     parser.add_argument("--seed", type=cli.count, default=0, help="seed of the images and of the training")
     parser.add_argument("--num-steps", type=cli.positive_int, default=800, help="iterations of stage 1")
     parser.add_argument("--step2-steps", type=cli.positive_int, default=300, help="iterations of stage 2")
@@ -49,7 +46,6 @@ class Demo:
         self.images = ["--data-dir", self.data, *self.classes, "--device", args.device]
         self.names = ["--class-names", self.data / "lists/class_names.txt"]
         self.network = ["--restore-from", self.out / "snapshots/VOC_best.pth", "--num-workers", 0]
-        self.seconds: dict[str, float] = {}
         self.commands: list[dict[str, object]] = []
 
     def run(self, *command: object, cwd: Path = ROOT) -> None:
@@ -62,10 +58,7 @@ class Demo:
         status = subprocess.run([sys.executable, *words], cwd=cwd, check=False).returncode
         if status:
             raise SystemExit(status)
-        name = " ".join(word for word in words[:2] if not word.startswith("-"))
-        seconds = time.monotonic() - started
-        self.seconds[name] = self.seconds.get(name, 0) + seconds
-        self.commands.append({"command": line, "seconds": seconds})
+        self.commands.append({"command": line, "seconds": time.monotonic() - started})
 
     def make_data(self) -> None:
         counts = ("--simple", 600, "--complex", 300, "--val", 150)
@@ -80,8 +73,7 @@ class Demo:
         places = ("--list-dir", self.data / "lists", "--pseudo-label-dir", self.data / "sal2gt")
         network = ("--arch", "mini", "--restore-from", "none", "--input-size", 97, "--batch-size", 8)
         run = ("--save-pred-every", 200, "--random-seed", seed, "--snapshot-dir", self.out / "snapshots")
-        method = (*schedule, *thresholds, *(PLAIN if self.args.plain else ()))
-        options = (*places, *network, "--random-mirror", *method, *run, "--channels-last", "--num-workers", 0)
+        options = (*places, *network, "--random-mirror", *schedule, *thresholds, *run, "--num-workers", 0)
         self.run("train.py", *self.images, *self.names, *options)
 
     def evaluate(self) -> None:
@@ -91,38 +83,23 @@ class Demo:
         self.run("evaluate_crf.py", *common, "--prediction-dir", self.out / "crf_val")
 
     def pseudo_labels(self) -> None:
-        """Generate the pseudo labels, and score the labels of each step against the truth.
-
-        Stage 2 uses `pseudo_labels`; the label maps in `labels` are only for the table of scores and the report.
-        """
+        """Generate the pseudo labels for stage 2, and score the labels of each step against the truth."""
         train_cls = ("--data-list", self.data / "lists/train_cls.txt")
         common = (*self.images, "--logit-dir", self.out / "logit_train_aug", *train_cls)
+        labels, pseudo_labels = self.out / "labels", self.out / "pseudo_labels"
         self.run("gen_label.py", *common, *self.network, "--overwrite")
-        steps = {"raw": ("--crf-iterations", 0), "crf": (), "image_labels": ("--use-image-labels",)}
-        for name, options in steps.items():
-            folder = ("--pseudo-label-dir", self.out / "labels" / name)
-            self.run("gen_label_crf.py", *common, *folder, *options)
-        shutil.rmtree(self.out / "pseudo_labels", ignore_errors=True)
-        shutil.copytree(self.out / "labels/crf", self.out / "pseudo_labels")
-        for name in ("pseudo_labels", "labels/image_labels"):
-            folder = ("--pseudo-label-dir", self.out / name)
-            self.run("gen_label_mining.py", *self.classes, *train_cls, *folder)
-        self.score_labels("simple_list", {"saliency": self.data / "sal2gt"})
-        self.score_labels("complex_list", {})
-
-    def score_labels(self, images: str, folders: dict[str, Path]) -> None:
-        """Score the labels of every step, and those in `folders`, against the truth."""
-        labels = self.out / "labels"
-        folders = folders | {
-            "network": labels / "raw",
-            "+CRF": labels / "crf",
-            "+mining": self.out / "pseudo_labels",
-            "+image-labels": labels / "image_labels",
-        }
-        named = [f"{name}={os.path.relpath(folder, ROOT)}" for name, folder in folders.items()]
-        truth = ("--truth-dir", self.data / "truth", "--data-list", self.data / f"lists/{images}.txt")
-        table = ("--score-path", self.out / f"scores/labels_{images}.json")
-        self.run("evaluate_labels.py", *self.classes, *truth, *table, *named)
+        self.run("gen_label_crf.py", *common, "--pseudo-label-dir", labels / "raw", "--crf-iterations", 0)
+        self.run("gen_label_crf.py", *common, "--pseudo-label-dir", labels / "crf")
+        shutil.rmtree(pseudo_labels, ignore_errors=True)
+        shutil.copytree(labels / "crf", pseudo_labels)  # mining edits them in place
+        self.run("gen_label_mining.py", *self.classes, *train_cls, "--pseudo-label-dir", pseudo_labels)
+        saliency = {"saliency": self.data / "sal2gt"}
+        steps = {"network": labels / "raw", "+CRF": labels / "crf", "+mining": pseudo_labels}
+        for images, folders in (("simple_list", saliency | steps), ("complex_list", steps)):
+            named = [f"{name}={os.path.relpath(folder, ROOT)}" for name, folder in folders.items()]
+            truth = ("--truth-dir", self.data / "truth", "--data-list", self.data / f"lists/{images}.txt")
+            table = ("--score-path", self.out / f"scores/labels_{images}.json")
+            self.run("evaluate_labels.py", *self.classes, *truth, *table, *named)
 
     def step2(self) -> None:
         """Train and evaluate stage 2. The configuration names the folders of `--out demo`; others override them."""
@@ -138,21 +115,19 @@ class Demo:
         overrides = [f"SOLVER.ITER_MAX={self.args.step2_steps}"]
         if self.out != ROOT / "demo":
             overrides += [f"{key}={os.path.relpath(path, ROOT / 'step2')}" for key, path in paths.items()]
-        options = ("--device", self.args.device, "--channels-last", "--seed", self.args.seed)
+        options = ("--device", self.args.device, "--seed", self.args.seed)
         for command in ("train", "test", "crf"):
             config = ("--config-path", "configs/demo.yaml")
             self.run("main.py", command, *config, *options, *overrides, cwd=ROOT / "step2")
 
-    def summary(self) -> dict[str, dict]:
-        """Print the scores of all stages on val as a table; returns them by stage."""
-        paths = {
-            "stage 1": self.out / "scores/scores.json",
-            "stage 1 + CRF": self.out / "scores/scores_crf.json",
+    def summary(self) -> None:
+        """Print the scores of all stages on val as a table, and write them with the commands."""
+        stage1, stage2 = self.out / "scores", self.out / "step2/data/scores/demo/deeplabv2_mini_msc/val"
+        scores = {
+            f"{stage}{after}": json.loads((folder / f"scores{suffix}.json").read_text())
+            for stage, folder in (("stage 1", stage1), ("stage 2", stage2))
+            for after, suffix in (("", ""), (" + CRF", "_crf"))
         }
-        if not self.args.plain:
-            folder = self.out / "step2/data/scores/demo/deeplabv2_mini_msc/val"
-            paths |= {"stage 2": folder / "scores.json", "stage 2 + CRF": folder / "scores_crf.json"}
-        scores = {name: json.loads(path.read_text()) for name, path in paths.items()}
         names = read_class_names(self.data / "lists/class_names.txt", NUM_CLASSES)
         rows = {n: [s["Class IoU"][str(c)] or 0 for s in scores.values()] for c, n in enumerate(names)}
         rows["mean"] = [s["Mean IoU"] for s in scores.values()]
@@ -160,14 +135,13 @@ class Demo:
         print(f"\n{'val IoU %':<{width}}" + "".join(f"{name:>15}" for name in scores))
         for name, values in rows.items():
             print(f"{name:<{width}}" + "".join(f"{100 * value:15.2f}" for value in values))
-        return scores
+        save_json(stage1 / "summary.json", {"scores": scores, "commands": self.commands})
 
     def report(self) -> None:
         """Write report.html and gallery.png, unless jinja2 or matplotlib is missing."""
-        try:
-            check_packages()
-        except InputError as error:
-            print(f"\nreport skipped: {error}")
+        missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
+        if missing:
+            print(f"\nno report: it needs {' and '.join(missing)}")
             return
         self.run("report.py", "--run", self.out, "--gallery", self.out / "gallery.png")
         print(f"\nopen {self.args.out / 'report.html'}")
@@ -178,12 +152,9 @@ def main(args: argparse.Namespace) -> None:
     demo.make_data()
     demo.train()
     demo.evaluate()
-    if not args.plain:
-        demo.pseudo_labels()
-        demo.step2()
-    scores = demo.summary()
-    summary = {"scores": scores, "seconds": demo.seconds, "commands": demo.commands}
-    save_json(args.out / "scores/summary.json", summary)
+    demo.pseudo_labels()
+    demo.step2()
+    demo.summary()
     demo.report()
     print(f"{time.monotonic() - started:.0f} s in total")
 
