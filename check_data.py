@@ -9,7 +9,7 @@ warnings.
 """
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -77,16 +77,18 @@ def check_files(
     args: argparse.Namespace, lists: Lists, images: Path, labels: Path, truth: Path
 ) -> Iterator[checks.Finding]:
     """Yield the findings in the files that the lists name."""
+
+    def bar(entries: Iterable[Entry], title: str) -> Iterable[Entry]:
+        return tqdm(unique(entries), desc=title, leave=False)
+
     sizes = args.num_classes, args.ignore_label
-    everything = unique(entry for entries in lists.values() for entry in entries)
-    yield from checks.check_images(tqdm(everything, desc="images", leave=False), images)
-    simple, val = unique(lists.get("simple_list", ())), unique(lists.get("val", ()))
-    bar = tqdm(simple, desc="pseudo labels", leave=False)
-    yield from checks.check_labels(bar, images, labels, *sizes, simple=True)
-    bar = tqdm(val, desc="validation labels", leave=False)
-    yield from checks.check_labels(bar, images, truth, *sizes, simple=False)
-    bar = tqdm(simple, desc="against truth", leave=False)
-    yield from checks.check_not_ground_truth(bar, labels, truth, *sizes)
+    everything = [entry for entries in lists.values() for entry in entries]
+    simple, val = lists.get("simple_list", ()), lists.get("val", ())
+    yield from checks.check_images(bar(everything, "images"), images)
+    yield from checks.check_decoding(bar(everything, "damage"), images)
+    yield from checks.check_turned(bar([*simple, *val], "orientation"), images)
+    yield from checks.check_labels(bar(simple, "pseudo labels"), images, labels, *sizes, truth_dir=truth)
+    yield from checks.check_labels(bar(val, "validation labels"), images, truth, *sizes)
 
 
 def main(args: argparse.Namespace) -> None:

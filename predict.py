@@ -32,7 +32,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from datasets.inputs import Source, find_inputs, read_input
+from datasets.images import read_picture
+from datasets.inputs import Source, find_inputs
 from datasets.labels import palette_image
 from datasets.lists import read_class_names
 from datasets.options import CLASS_NAMES_HELP
@@ -205,7 +206,7 @@ def predict_all(
     """
     for source in sources:
         try:
-            image, size = read_input(source.path, predictor.args.max_side)
+            image, size = read_picture(source.path, predictor.args.max_side)
         except InputError as error:
             failed.append({"picture": str(source.path), "error": str(error)})
             if len(sources) > 1:  # for a single image, the final error says it

@@ -9,6 +9,7 @@ VOC's cream-coloured borders have the label 255. Also writes to --list-dir:
     train_aug.txt     segmentation training images of VOC and of SBD, without VOC's validation images, sorted
     train_cls.txt     the same with their classes: all objects in Annotations/ID.xml, difficult ones included
     val.txt           VOC's segmentation validation images
+    test.txt          VOC's segmentation test images, if VOC2012test.tar is unpacked in --devkit as well
     simple_list.txt   images of train_cls with one class, and a pseudo label with foreground in --sal2gt
     complex_list.txt  all other images of train_cls
 
@@ -23,60 +24,50 @@ the originals change too. (All scripts here replace files.)
 
 import argparse
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from datasets import voc_sbd
-from datasets.images import image_size
-from datasets.labels import save_labels, validate_labels
+from datasets import voc_archives as archives
+from datasets.checks import require_files
+from datasets.images import open_image, read_picture
+from datasets.labels import has_voc_palette, read_label, save_labels, validate_labels
 from datasets.lists import Entry, read_list
 from datasets.splits import write_list, write_split
-from datasets.voc_download import download, find_folders
-from datasets.voc_sbd import SBD_ARCHIVE, VOC_ARCHIVE
 from utils.core import cli
 from utils.core.errors import InputError, run_script
 from utils.core.files import atomic_write
 
-PUBLISHED = {"train_cls": 10_582, "simple": 6_681, "complex": 3_901, "val": 1_449}
+PUBLISHED = {"train_cls": 10_582, "simple": 6_681, "complex": 3_901, "val": 1_449, "test": 1_456}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
-    add(
-        "--devkit",
-        type=Path,
-        default=Path("dataset/VOC2012"),
-        help="directory VOC2012, or its parent VOCdevkit",
-    )
+    text = "directory VOC2012, or its parent VOCdevkit"
+    add("--devkit", type=Path, default=Path("dataset/VOC2012"), help=text)
     add("--sbd", type=Path, help="directory benchmark_RELEASE, its parent or its subdirectory dataset")
     add("--out", type=Path, help="directory of the masks (default: SegmentationClassAug in --devkit)")
     add("--list-dir", type=Path, default=Path("dataset/voc_list"), help="directory of the lists")
     add("--sal2gt", type=Path, default=Path("dataset/sal2gt"), help="pseudo labels, ID.png")
     add("--overwrite", action="store_true", help="replace existing lists that have other contents")
-    add(
-        "--download",
-        action="store_true",
-        help="download missing data to --devkit and --sbd (or SBD next to it)",
-    )
+    text = "download missing data to --devkit and --sbd (or SBD next to it)"
+    add("--download", action="store_true", help=text)
     return parser.parse_args(argv)
 
 
-def voc_ids(devkit: Path, name: str) -> list[str]:
-    """The images of one of VOC's segmentation lists."""
-    path = devkit / "ImageSets" / "Segmentation" / f"{name}.txt"
+def read_ids(path: Path) -> list[str]:
+    """The images of one of the lists in the archives."""
     if not path.is_file():
-        raise InputError(f"{path} not found{voc_sbd.UNPACK_VOC}")
-    return [entry.id for entry in read_list(path, voc_sbd.NUM_CLASSES, labelled=False)]
+        raise InputError(f"{path} not found{archives.UNPACK_VOC}")
+    return [entry.id for entry in read_list(path, archives.NUM_CLASSES, labelled=False)]
 
 
 def sbd_ids(sbd: Path) -> list[str]:
     """All images of SBD: those in its two lists or, if one is missing, those with a mask."""
     lists = [sbd / "train.txt", sbd / "val.txt"]
     if all(path.is_file() for path in lists):
-        return [entry.id for path in lists for entry in read_list(path, voc_sbd.NUM_CLASSES, labelled=False)]
+        return [id_ for path in lists for id_ in read_ids(path)]
     return visible(sbd / "cls", ".mat")
 
 
@@ -97,12 +88,17 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def make_mask(source: Path, target: Path, image: Path) -> None:
     """Create one mask from VOC's .png or SBD's .mat, which must have the size of its image."""
-    size = image_size(image, voc_sbd.UNPACK_VOC)
+    _, (width, height) = read_picture(
+        image, 64, archives.UNPACK_VOC
+    )  # decoded at an eighth, for the size alone
     if source.suffix == ".mat":
-        labels, unchanged = voc_sbd.sbd_mask(source), False
-    else:
-        labels, unchanged = voc_sbd.voc_mask(source)
-    labels = validate_labels(labels, source, voc_sbd.NUM_CLASSES, size)
+        labels = validate_labels(archives.sbd_mask(source), source, archives.NUM_CLASSES, (height, width))
+        save_labels(target, labels)
+        return
+    hints = archives.UNPACK_VOC, archives.UNPACK_VOC
+    labels = read_label(source, archives.NUM_CLASSES, (height, width), hints=hints)
+    with open_image(source) as mask:
+        unchanged = has_voc_palette(mask)
     if unchanged:
         link_or_copy(source, target)
     else:
@@ -112,27 +108,23 @@ def make_mask(source: Path, target: Path, image: Path) -> None:
 def make_masks(sources: dict[str, Path], devkit: Path, out: Path) -> None:
     """Create the masks that are missing in `out` from the source file of each image."""
     todo = {id_: path for id_, path in sources.items() if not (out / f"{id_}.png").exists()}
-    missing = [path for path in todo.values() if not path.exists()]
-    if missing:
-        archive = SBD_ARCHIVE if missing[0].suffix == ".mat" else VOC_ARCHIVE
-        raise InputError(
-            f"{missing[0]} not found, the first of {len(missing)} missing masks: unpack {archive} again"
-        )
-    of_sbd = sum(path.suffix == ".mat" for path in todo.values())
+    of_sbd = [path for path in todo.values() if path.suffix == ".mat"]
+    require_files(
+        {"VOC mask": [path for path in todo.values() if path.suffix != ".mat"]}, archives.UNPACK_VOC
+    )
+    require_files({"SBD mask": of_sbd}, f": unpack {archives.SBD_ARCHIVE} again")
     if of_sbd:
-        voc_sbd.load_scipy()  # fail before the first mask is created
+        archives.load_scipy()  # fail before the first mask is created
     with tqdm(todo.items(), desc="masks", unit="img") as bar:
         for id_, source in bar:
             make_mask(source, out / f"{id_}.png", devkit / "JPEGImages" / f"{id_}.jpg")
     print(
-        f"{out}: {len(todo) - of_sbd:,} masks of VOC and {of_sbd:,} of SBD created,"
+        f"{out}: {len(todo) - len(of_sbd):,} masks of VOC and {len(of_sbd):,} of SBD created,"
         f" {len(sources) - len(todo):,} already existed"
     )
 
 
-def mask_sources(
-    images: Sequence[str], segmented: set[str], devkit: Path, sbd: Path | None
-) -> dict[str, Path]:
+def mask_sources(images: list[str], segmented: set[str], devkit: Path, sbd: Path | None) -> dict[str, Path]:
     """The source file of each image's mask: VOC's for the images in `segmented`, else SBD's."""
     sources = {id_: devkit / "SegmentationClass" / f"{id_}.png" for id_ in images}
     if sbd is not None:  # without it, the masks of all of SBD's images already exist
@@ -144,41 +136,43 @@ def mask_sources(
 def prepare(args: argparse.Namespace) -> None:
     if args.download:
         args.sbd = args.sbd or args.devkit.parent / "SBD"
-        download(args.devkit, args.sbd)
-    devkit, sbd = find_folders(args.devkit, args.sbd)
+        archives.download(args.devkit, args.sbd)
+    devkit, sbd = archives.find_folders(args.devkit, args.sbd)
     out = args.out or devkit / "SegmentationClassAug"
     if out.resolve() == (devkit / "SegmentationClass").resolve():
         raise InputError(f"--out {out} contains VOC's own masks: choose another directory")
-    train, val = voc_ids(devkit, "train"), voc_ids(devkit, "val")
+    official = devkit / "ImageSets" / "Segmentation"
+    train, val = read_ids(official / "train.txt"), read_ids(official / "val.txt")
     more = sbd_ids(sbd) if sbd else visible(out, ".png")
     images = sorted({*train, *more} - {*val})
     # As a context manager, the bar is closed before an error message is printed.
     with tqdm(images, desc="classes", unit="img") as bar:
-        entries = [Entry(id_, voc_sbd.image_classes(devkit / "Annotations" / f"{id_}.xml")) for id_ in bar]
+        annotations = devkit / "Annotations"
+        entries = [Entry(id_, archives.image_classes(annotations / f"{id_}.xml")) for id_ in bar]
     make_masks(mask_sources([*images, *val], {*train, *val}, devkit, sbd), devkit, out)
     lists = {
         "train_aug": [Entry(id_) for id_ in images],
         "train_cls": entries,
         "val": [Entry(id_) for id_ in val],
     }
+    if (official / "test.txt").exists():
+        test = read_ids(official / "test.txt")
+        pictures = [devkit / "JPEGImages" / f"{id_}.jpg" for id_ in test]
+        require_files({"test image": pictures}, ": unpack VOC2012test.tar again")
+        lists["test"] = [Entry(id_) for id_ in test]
     for name, listed in lists.items():
         write_list(args.list_dir / f"{name}.txt", listed, args.overwrite)
-    counts = {"train_cls": len(entries), "val": len(val)}
+    counts = {name: len(listed) for name, listed in lists.items()}
     if visible(args.sal2gt, ".png"):
-        simple, complex_ = write_split(
-            args.list_dir, entries, args.sal2gt, voc_sbd.NUM_CLASSES, overwrite=args.overwrite
+        parts = write_split(
+            args.list_dir, entries, args.sal2gt, archives.NUM_CLASSES, overwrite=args.overwrite
         )
-        counts |= {"simple": len(simple), "complex": len(complex_)}
+        counts |= zip(("simple", "complex"), map(len, parts))
     else:
         print(
             f"{args.sal2gt} has no pseudo labels yet, so simple_list.txt and complex_list.txt are not written: create"
             " pseudo labels from saliency maps with gen_sal2gt.py, then run prepare_voc.py again"
         )
-    print_counts(counts)
-
-
-def print_counts(counts: dict[str, int]) -> None:
-    """Print the lengths of the lists next to the published ones."""
     print(f"{'list':10}{'images':>10}{'published':>12}")
     for name, published in PUBLISHED.items():
         found = f"{counts[name]:,}" if name in counts else "-"

@@ -3,21 +3,24 @@
 What is an error is decided here alone: what train.py refuses. All other findings are warnings.
 """
 
+import contextlib
 import glob
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from datasets.images import image_size, is_truncated
+from datasets.images import jpeg_warning, read_image, read_picture, turned_unseen
 from datasets.labels import read_label
 from datasets.lists import Entry, image_path
 from utils.core.distributed import is_main
 from utils.core.errors import InputError
 from utils.core.files import not_found
+
+QUICK_SIDE = 64  # of decoded images; JPEGs are then decoded at an eighth, in two thirds of the time
 
 
 class Finding(NamedTuple):
@@ -132,86 +135,90 @@ def _show(numbers: Sequence[int] | set[int]) -> str:
     return " ".join(map(str, sorted(set(numbers))))
 
 
-def check_images(entries: Sequence[Entry], image_dir: Path) -> Iterator[Finding]:
-    """Find images that are missing, unreadable or truncated."""
+def check_images(entries: Iterable[Entry], image_dir: Path) -> Iterator[Finding]:
+    """Find images that are missing or that training cannot read."""
     missing, unreadable = [], []
     for entry in entries:
         path = image_path(image_dir, entry.id)
         if not path.exists():
             missing.append(f"{not_found(path)}{_space_hint(path)}")
-        elif _image_size(path) is None or is_truncated(path):
-            unreadable.append(str(path))
+            continue
+        try:
+            read_image(path, QUICK_SIDE)
+        except InputError as error:
+            unreadable.append(str(error))
     yield from collect("error", "image not found", missing)
     yield from collect("error", "image cannot be read", unreadable)
 
 
+def check_decoding(entries: Iterable[Entry], image_dir: Path) -> Iterator[Finding]:
+    """Find damaged JPEGs whose pixels are partly wrong, and which training reads without an error."""
+    paths = [path for entry in entries if (path := image_path(image_dir, entry.id)).exists()]
+    damaged = [f"{path} ({warning})" for path in paths if (warning := jpeg_warning(path))]
+    yield from collect("warning", "image damaged, a part of it is wrong", damaged)
+
+
+def check_turned(entries: Iterable[Entry], image_dir: Path) -> Iterator[Finding]:
+    """Find images with labels that EXIF turns, where the size of a label does not show whether it is turned too."""
+    turned = []
+    for entry in entries:
+        path = image_path(image_dir, entry.id)
+        with contextlib.suppress(InputError):  # reported by check_images
+            if turned_unseen(path):
+                turned.append(str(path))
+    text = "image turned by its EXIF orientation: see that its label is turned as well"
+    yield from collect("warning", text, turned)
+
+
 def check_labels(
-    entries: Sequence[Entry],
+    entries: Iterable[Entry],
     image_dir: Path,
     label_dir: Path,
     num_classes: int,
     ignore_label: int,
-    simple: bool,
+    truth_dir: Path | None = None,
 ) -> Iterator[Finding]:
-    """Find labels that are missing, unreadable or of the wrong size; with `simple`, also those of other classes."""
-    unusable, sizes, foreign, empty = [], [], [], []
+    """Find labels that are missing, unreadable or of the wrong size.
+
+    With `truth_dir`, the labels are pseudo labels of simple images: those of other classes, without foreground, or
+    equal to the ground truth, on which training would not be weakly supervised, are found as well. Training never
+    reads the true masks of these images, so an unusable one is a warning.
+    """
+    unusable, sizes, foreign, empty, same, no_truth, compared = [], [], [], [], [], [], 0
     for entry in entries:
-        path = label_dir / f"{entry.id}.png"
+        path, truth = label_dir / f"{entry.id}.png", None
+        if truth_dir is not None and (truth_dir / f"{entry.id}.png").exists():
+            try:
+                truth = read_label(truth_dir / f"{entry.id}.png", num_classes, ignore_label=ignore_label)
+            except InputError as error:
+                no_truth.append(str(error))
         try:
             label = read_label(path, num_classes, ignore_label=ignore_label)
         except InputError as error:
             unusable.append(str(error))
             continue
-        size = _image_size(image_path(image_dir, entry.id))
-        if size is not None and size != label.shape:
-            sizes.append(f"{path}: {label.shape[1]}x{label.shape[0]}, its image {size[1]}x{size[0]}")
-        if simple:
-            found = set(np.unique(label).tolist()) - {0, ignore_label}
-            if found - {c + 1 for c in entry.classes}:
-                expected = [c + 1 for c in entry.classes]
+        with contextlib.suppress(InputError):  # reported by check_images
+            width, height = read_picture(image_path(image_dir, entry.id), QUICK_SIDE)[1]
+            if label.shape != (height, width):
+                sizes.append(f"{path}: {label.shape[1]}x{label.shape[0]}, its image {width}x{height}")
+        if truth is not None:
+            compared += 1
+            if np.array_equal(label, truth):
+                same.append(str(path))
+        if truth_dir is not None:
+            found, expected = (
+                set(np.unique(label).tolist()) - {0, ignore_label},
+                {c + 1 for c in entry.classes},
+            )
+            if found - expected:
                 foreign.append(f"{path}: labels {_show(found)}, but its class has label {_show(expected)}")
             if not found:
                 empty.append(str(path))
-    hint = "; gen_sal2gt.py --list-dir writes lists of the images that have one" if simple else ""
+    hint = "; gen_sal2gt.py --list-dir writes lists of the images that have one" if truth_dir else ""
     yield from collect("error", f"label missing or unusable{hint}", unusable)
     yield from collect("error", "label and image differ in size", sizes)
     yield from collect("warning", "label of a class that the image does not have", foreign)
     yield from collect("warning", "label without foreground", empty)
-
-
-def check_not_ground_truth(
-    entries: Sequence[Entry], label_dir: Path, truth_dir: Path, num_classes: int, ignore_label: int
-) -> Iterator[Finding]:
-    """Find pseudo labels that equal the ground truth: training on them would not be weakly supervised.
-
-    Training never reads these masks, so an unusable one is a warning. `check_labels` reports the pseudo labels.
-    """
-    same, unusable, compared = [], [], 0
-    for entry in entries:
-        pseudo, truth = (folder / f"{entry.id}.png" for folder in (label_dir, truth_dir))
-        if not (pseudo.exists() and truth.exists()):
-            continue
-        try:
-            mask = read_label(truth, num_classes, ignore_label=ignore_label)
-        except InputError as error:
-            unusable.append(str(error))
-            continue
-        try:
-            label = read_label(pseudo, num_classes, ignore_label=ignore_label)
-        except InputError:
-            continue
-        compared += 1
-        if np.array_equal(label, mask):
-            same.append(str(pseudo))
-    yield from collect(
-        "warning", f"pseudo label identical to the ground truth (of {compared} compared)", same
-    )
-    yield from collect("warning", "ground truth of a training image unusable, not compared", unusable)
-
-
-def _image_size(path: Path) -> tuple[int, int] | None:
-    """(height, width); None if the image cannot be read."""
-    try:
-        return image_size(path)
-    except InputError:
-        return None
+    text = f"pseudo label identical to the ground truth (of {compared} compared)"
+    yield from collect("warning", text, same)
+    yield from collect("warning", "ground truth of a training image unusable, not compared", no_truth)

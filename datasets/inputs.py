@@ -1,22 +1,14 @@
-"""Finds and reads the input images of prediction, of any common format and mode."""
+"""Finds the input images of prediction."""
 
 import os
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-
+from datasets.images import SUFFIXES
+from datasets.lists import without_suffix
 from utils.core.errors import InputError
-from utils.core.files import error_reason
-
-JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
-SUFFIXES = (*JPEG_SUFFIXES, ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-# No other formats: Pillow passes some to external programs (EPS to Ghostscript).
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 
 
 class Source(NamedTuple):
@@ -39,7 +31,7 @@ def find_inputs(given: Sequence[Path], out: Path) -> tuple[list[Source], int]:
     Raises:
         InputError: a path does not exist, there is no image, or a result would overwrite an image.
     """
-    found: dict[str, tuple[Path, Path]] = {}  # absolute path -> path, path for the name
+    found: dict[str, tuple[Path, str]] = {}  # absolute path -> path, path for the name
     others = set()
     for path in given:
         if path.is_dir():
@@ -47,11 +39,11 @@ def find_inputs(given: Sequence[Path], out: Path) -> tuple[list[Source], int]:
                 raise InputError(f"--out {out} is the directory of the images: choose another one")
             for file in _files(path, out):
                 if file.suffix.lower() in SUFFIXES:
-                    found.setdefault(os.path.abspath(file), (file, file.relative_to(path)))
+                    found.setdefault(os.path.abspath(file), (file, file.relative_to(path).as_posix()))
                 else:
                     others.add(os.path.abspath(file))
         elif path.is_file():
-            found.setdefault(os.path.abspath(path), (path, Path(path.name)))
+            found.setdefault(os.path.abspath(path), (path, path.name))
         else:
             raise InputError(f"{path} is no file or directory" if path.exists() else f"{path} not found")
     if not found:
@@ -73,88 +65,26 @@ def _files(directory: Path, out: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise InputError(f"{error.filename} cannot be searched: {error.strerror}")
 
-    excluded = out.resolve()
-    for parent, folders, files in os.walk(directory, onerror=refuse):
-        visible = sorted(name for name in folders if not name.startswith("."))
-        folders[:] = [name for name in visible if Path(parent, name).resolve() != excluded]
+    seen = {out.resolve(), directory.resolve()}  # a symbolic link may lead back to a folder
+    for parent, folders, files in os.walk(directory, onerror=refuse, followlinks=True):
+        new = []
+        for name in sorted(folders):
+            target = Path(parent, name).resolve()
+            if not name.startswith(".") and target not in seen:
+                seen.add(target)
+                new.append(name)
+        folders[:] = new
         yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
 
 
-def _names(short: list[Path], absolute: list[str]) -> list[str]:
+def _names(short: list[str], absolute: list[str]) -> list[str]:
     """Unique names of the results: short paths if they suffice, else paths relative to the common parent."""
     common = os.path.commonpath([os.path.dirname(path) for path in absolute])
-    long = [Path(path).relative_to(common) for path in absolute]
+    long = [Path(path).relative_to(common).as_posix() for path in absolute]
     for paths in (short, long):
-        stems = [path.with_suffix("") if path.suffix.lower() in SUFFIXES else path for path in paths]
+        stems = [without_suffix(path) for path in paths]
         times = Counter(stems)
         names = [stem if times[stem] == 1 else path for stem, path in zip(stems, paths)]
         if len(set(names)) == len(names):
-            return [name.as_posix() for name in names]
-    return [path.as_posix() for path in long]
-
-
-def read_input(path: Path, max_side: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Read the first frame of an image as it is meant to be seen: rotated by its EXIF orientation, on white.
-
-    Args:
-        path: an image of any mode.
-        max_side: larger images are downscaled until the longer side has this many pixels.
-
-    Returns:
-        H x W x 3 uint8 BGR, and the (width, height) before downscaling.
-
-    Raises:
-        InputError: the file is no image, is damaged, or exceeds Pillow's limit for decompression bombs.
-    """
-    if not path.is_file():  # reading a pipe would block
-        raise InputError(f"{path} is no regular file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about size and minor damage: whatever can be shown is used
-            with Image.open(path, formats=FORMATS) as image:
-                return _read(image, max_side)
-    except Image.DecompressionBombError:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise InputError(f"{path} has more than {limit} pixels: make it smaller first") from None
-    except UnidentifiedImageError:
-        raise InputError(f"{path} cannot be read as an image") from None
-    except Exception as error:  # decoders raise any exception on a damaged file
-        raise InputError(f"{path} cannot be read as an image ({error_reason(error)})") from None
-
-
-def _read(image: Image.Image, max_side: int) -> tuple[np.ndarray, tuple[int, int]]:
-    width, height = image.size
-    factor = min(1, max_side / max(width, height))
-    fitted = max(1, round(width * factor)), max(1, round(height * factor))
-    image.draft(None, fitted)  # a large JPEG is decoded at a half, a quarter or an eighth
-    image.load()
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # damaged EXIF data do not make the image unusable
-        orientation = None
-    image = _to_8_bit(image)
-    if image.size != fitted:
-        image = image.resize(fitted, Image.Resampling.BILINEAR, reducing_gap=2)
-    if image.mode == "RGBA":
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
-    if orientation:
-        image.getexif()[ExifTags.Base.Orientation] = orientation  # the conversions above can drop it
-        ImageOps.exif_transpose(image, in_place=True)
-    size = (height, width) if orientation in (5, 6, 7, 8) else (width, height)
-    return np.ascontiguousarray(np.asarray(image)[:, :, ::-1]), size
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Convert to L, RGB or RGBA, the modes that can be resized smoothly."""
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image)
-        if values.dtype.kind in "ui" and values.min() >= 0 and values.max() < 1 << 16:
-            return Image.fromarray((values >> 8).astype(np.uint8))
-        # The range is unknown: stretch it to 0..255.
-        values = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
-        least, span = values.min(), np.ptp(values)
-        return Image.fromarray(((values - least) * (255 / span if span else 0)).astype(np.uint8))
-    if image.mode in ("L", "RGB", "RGBA") and "transparency" not in image.info:
-        return image
-    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+            return names
+    return long

@@ -11,6 +11,8 @@ from utils.core.errors import InputError
 from utils.core.files import save_image
 
 TAG_KEY = "mdba"  # of the PNG text chunk
+HINTS = ": the image is in the list, but has no label", ": create it again"
+GREY_STEPS = {"L;2": 85, "L;4": 17}  # by which Pillow multiplies the values of PNGs of 2 and 4 bits
 
 
 def palette_image(labels: np.ndarray) -> Image.Image:
@@ -31,34 +33,89 @@ def save_labels(path: str | Path, labels: np.ndarray, tag: str | None = None) ->
 def read_tag(path: str | Path) -> str | None:
     """The tag of a label map; None if the file does not exist, is damaged or has no tag."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return image.info.get(TAG_KEY)
-    except (OSError, SyntaxError):
+    except InputError:
         return None
 
 
 def read_label(
-    path: str | Path, num_classes: int, size: tuple[int, int] | None = None, ignore_label: int = IGNORE_LABEL
+    path: str | Path,
+    num_classes: int,
+    size: tuple[int, int] | None = None,
+    ignore_label: int = IGNORE_LABEL,
+    hints: tuple[str, str] = HINTS,
 ) -> np.ndarray:
-    """Read a label map as H x W uint8.
+    """Read a label map as H x W uint8: the values of a grey image, the colours of VOC's colour map in any other.
+
+    Colours count, because programs that reduce a palette renumber the values. A palette of other colours gives the
+    values.
 
     Args:
-        path: a PNG of mode L or P.
+        path: a grey, palette or RGB image.
         num_classes: number of labels, background included.
         size: expected (height, width), that of the image; None: any.
         ignore_label: the only value allowed outside 0..num_classes - 1.
+        hints: end the messages about a missing and about a damaged file.
 
     Raises:
-        InputError: the file is missing or damaged, or its mode, size or values are wrong.
+        InputError: the file is missing or damaged, or its mode, size, values or colours are wrong.
     """
-    hints = ": the image is in the list, but has no label", ": create it again"
     with open_image(path, *hints) as image:
-        mode, label = image.mode, np.array(image)
-    if mode not in ("L", "P"):
-        raise InputError(
-            f"{path} is an image of mode {mode}: labels must be 8-bit grey or palette (mode L or P)"
-        )
-    return validate_labels(label, path, num_classes, size, ignore_label, " (see --num-classes)")
+        tiles = getattr(image, "tile", None)  # how the file stores the pixels
+        step = GREY_STEPS.get(str(tiles[0][3])) if tiles else None
+        labels = np.array(image, np.uint8)
+        if step is not None:
+            labels //= np.uint8(step)
+        elif image.mode == "P" and not has_voc_palette(image):
+            labels = _renumber(labels, image, num_classes, ignore_label)
+        elif image.mode in ("RGB", "RGBA"):
+            labels = _from_colours(np.array(image.convert("RGB")), path, num_classes, ignore_label)
+        elif image.mode not in ("1", "L", "P"):
+            raise InputError(
+                f"{path} is an image of mode {image.mode}: labels must be 8-bit grey, palette or RGB images"
+            )
+    return validate_labels(labels, path, num_classes, size, ignore_label)
+
+
+def has_voc_palette(image: Image.Image) -> bool:
+    """Whether an image has a palette, in which the values have VOC's colours."""
+    if image.mode != "P":
+        return False
+    found = np.array(image.getpalette(), np.uint8).reshape(-1, 3)
+    return np.array_equal(found, palette()[: len(found)])
+
+
+def _codes(colours: np.ndarray) -> np.ndarray:
+    """... x 3 uint8 RGB -> one integer for each colour."""
+    return colours @ np.array((1 << 16, 1 << 8, 1))
+
+
+def _labels_by_colour(num_classes: int, ignore_label: int) -> dict[int, int]:
+    labels = [*range(num_classes), ignore_label]
+    return dict(zip(_codes(palette()[labels]).tolist(), labels))
+
+
+def _renumber(values: np.ndarray, image: Image.Image, num_classes: int, ignore_label: int) -> np.ndarray:
+    """The labels that the colours stand for if all are VOC's, else the values."""
+    table, colours = np.arange(256, dtype=np.uint8), image.getpalette() or []
+    known = _labels_by_colour(num_classes, ignore_label)
+    for value in np.unique(values).tolist():
+        code = int(_codes(np.array(colours[3 * value : 3 * value + 3]))) if 3 * value < len(colours) else -1
+        if code not in known:
+            return values
+        table[value] = known[code]
+    return table[values]
+
+
+def _from_colours(rgb: np.ndarray, path: str | Path, num_classes: int, ignore_label: int) -> np.ndarray:
+    known = _labels_by_colour(num_classes, ignore_label)
+    codes, inverse = np.unique(_codes(rgb), return_inverse=True)
+    for code in codes.tolist():
+        if code not in known:
+            colour = (code >> 16, code >> 8 & 255, code & 255)
+            raise InputError(f"{path} contains the colour {colour}, which is not in VOC's colour map")
+    return np.array([known[code] for code in codes.tolist()], np.uint8)[inverse].reshape(rgb.shape[:2])
 
 
 def validate_labels(
@@ -67,14 +124,12 @@ def validate_labels(
     num_classes: int,
     size: tuple[int, int] | None = None,
     ignore_label: int = IGNORE_LABEL,
-    hint: str = "",
 ) -> np.ndarray:
     """Check the size and the values of the label map in `path`; returns it as uint8.
 
     Args:
         labels: H x W integers.
-        size, num_classes, ignore_label: as in `read_label`.
-        hint: ends the message about a wrong value.
+        path, num_classes, size, ignore_label: as in `read_label`.
 
     Raises:
         InputError: it has another size, or a value that is no label.
@@ -86,6 +141,6 @@ def validate_labels(
     if wrong.any():
         raise InputError(
             f"{path} contains the label {labels[wrong][0]}: only 0..{num_classes - 1} and {ignore_label} are allowed"
-            f"{hint}"
+            " (see --num-classes)"
         )
-    return labels.astype(np.uint8)
+    return labels.astype(np.uint8, copy=False)

@@ -5,9 +5,10 @@ The classes are 0-based and do not count the background.
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
+from datasets.images import SUFFIXES
 from datasets.voc import VOC_CLASSES
 from utils.core.errors import InputError
 from utils.core.files import not_found
@@ -16,7 +17,6 @@ LIST_HINT = (
     "write one `ID c [c ...]` per line; prepare_voc.py creates the lists of VOC, gen_sal2gt.py --list-dir splits your"
     " own list"
 )
-SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 
 
 class Entry(NamedTuple):
@@ -35,28 +35,40 @@ def read_list(path: str | Path, num_classes: int, labelled: bool = True) -> list
         labelled: whether every line must have at least one class; otherwise classes are optional.
 
     Raises:
-        InputError: the list is missing, empty or not text, or a line has no class or one out of range.
+        InputError: the list is missing, empty or not text, or a line has an ID that is no relative path, no class, or
+            one out of range.
     """
     entries = []
-    for number, line in _lines(path, LIST_HINT):
-        id_, *words = line.split()
-        try:
-            classes = tuple(int(word) for word in words)
-        except ValueError:
+    for number, line in read_lines(path, LIST_HINT):
+        where, (id_, *words) = f"{path}, line {number}", line.split()
+        if not all(word.removeprefix("-").isdecimal() for word in words):
             raise InputError(
-                f"{path}, line {number}: classes must be integers, and an ID has no spaces: write `ID c [c ...]`, not"
-                f" {line!r}"
-            ) from None
+                f"{where}: classes must be integers, and an ID has no spaces: write `ID c [c ...]`, not {line!r}"
+            )
+        classes = tuple(map(int, words))
         if labelled and not classes:
-            raise InputError(f"{path}, line {number}: {id_} has no class; write `ID c [c ...]`")
+            raise InputError(f"{where}: {id_} has no class; write `ID c [c ...]`")
         for c in classes:
             if not 0 <= c < num_classes - 1:
                 raise InputError(
-                    f"{path}, line {number}: class {c} is out of range 0..{num_classes - 2}"
+                    f"{where}: class {c} is out of range 0..{num_classes - 2}"
                     " (0-based, without background; see --num-classes; an ID has no spaces)"
                 )
-        entries.append(Entry(_file_name(id_), classes))
+        if PurePath(id_).is_absolute() or ".." in PurePath(id_).parts:
+            raise InputError(
+                f"{where}: the ID {id_} leaves the folders of images and results: write the path of the image"
+                " relative to JPEGImages"
+            )
+        entries.append(Entry(_file_name(without_suffix(id_)), classes))
+    if not entries:
+        raise InputError(f"{path} is empty: {LIST_HINT}")
     return entries
+
+
+def without_suffix(name: str) -> str:
+    """A file name without the suffix of an image."""
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in SUFFIXES else name
 
 
 def _file_name(id_: str) -> str:
@@ -77,9 +89,9 @@ def unique(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def image_path(image_dir: Path, id_: str) -> Path:
-    """The path of an image: the first of `SUFFIXES` for which a file exists, ID.jpg if none does."""
-    paths = [image_dir / f"{id_}{suffix}" for suffix in SUFFIXES]
-    return next((path for path in paths if path.exists()), paths[0])
+    """The path of an image: ID with the first suffix for which a file exists, ID.jpg if there is none."""
+    paths = (image_dir / f"{id_}{suffix}" for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES)))
+    return next((path for path in paths if path.exists()), image_dir / f"{id_}{SUFFIXES[0]}")
 
 
 def read_class_names(path: str | Path | None, num_classes: int) -> list[str]:
@@ -94,7 +106,7 @@ def read_class_names(path: str | Path | None, num_classes: int) -> list[str]:
         InputError: the file is missing, or has another number of names.
     """
     if path is not None:
-        names = [line for _, line in _lines(path, "write one class name per line, background omitted")]
+        names = [line for _, line in read_lines(path, "write one class name per line, background omitted")]
         if len(names) != num_classes - 1:
             raise InputError(
                 f"{path} has {len(names)} class names, but --num-classes {num_classes} (with background) needs"
@@ -107,8 +119,12 @@ def read_class_names(path: str | Path | None, num_classes: int) -> list[str]:
     return ["background", *names]
 
 
-def _lines(path: str | Path, hint: str) -> list[tuple[int, str]]:
-    """The non-blank lines of a file with their 1-based numbers; InputError, ending with the hint, if none."""
+def read_lines(path: str | Path, hint: str) -> list[tuple[int, str]]:
+    """The non-blank lines of a text file with their 1-based numbers.
+
+    Raises:
+        InputError: the file is missing, and the message ends with `hint`, or it is no text in UTF-8.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -118,8 +134,5 @@ def _lines(path: str | Path, hint: str) -> list[tuple[int, str]]:
     except OSError as error:
         raise InputError(f"{path} cannot be read as text ({error.strerror or error})") from None
     # Byte order marks: some editors write them, and `cat` leaves them in the middle.
-    text = text.replace("\ufeff", "")
-    lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if not lines:
-        raise InputError(f"{path} is empty: {hint}")
-    return lines
+    lines = text.replace("\ufeff", "").splitlines()
+    return [(n, line.strip()) for n, line in enumerate(lines, 1) if line.strip()]

@@ -1,48 +1,26 @@
 """Splits the training images into simple and complex ones, and writes image lists."""
 
-import codecs
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from datasets.labels import read_label
-from datasets.lists import Entry
+from datasets.lists import Entry, read_lines
 from datasets.voc import IGNORE_LABEL
 from utils.core.files import atomic_write
 
 
-def has_foreground(path: str | Path, num_classes: int, ignore_label: int = IGNORE_LABEL) -> bool:
+def has_foreground(path: Path, num_classes: int, ignore_label: int = IGNORE_LABEL) -> bool:
     """Whether a pseudo label exists and has a foreground pixel.
 
     Raises:
         InputError: the file is not a label map of `num_classes` labels.
     """
-    if not Path(path).exists():
+    if not path.exists():
         return False
     labels = read_label(path, num_classes, ignore_label=ignore_label)
     return bool(((labels != 0) & (labels != ignore_label)).any())
-
-
-def split(
-    entries: Iterable[Entry], label_dir: Path, num_classes: int, ignore_label: int = IGNORE_LABEL
-) -> tuple[list[Entry], list[Entry]]:
-    """Split into simple images, which have exactly one class and a pseudo label with foreground, and complex ones.
-
-    Args:
-        entries: the training images with their classes.
-        label_dir: directory of the pseudo labels, ID.png.
-
-    Raises:
-        InputError: the pseudo label of a one-class image cannot be read.
-    """
-    parts: tuple[list[Entry], list[Entry]] = [], []
-    with tqdm(entries, desc="simple or complex", unit="img") as bar:
-        for entry in bar:
-            path = label_dir / f"{entry.id}.png"
-            simple = len(set(entry.classes)) == 1 and has_foreground(path, num_classes, ignore_label)
-            parts[0 if simple else 1].append(entry)
-    return parts
 
 
 def write_list(path: Path, entries: Sequence[Entry], overwrite: bool = False) -> None:
@@ -53,7 +31,8 @@ def write_list(path: Path, entries: Sequence[Entry], overwrite: bool = False) ->
     """
     # In a locale that lacks a character of an ID, read_list escapes its bytes.
     lines = [" ".join(map(str, (e.id, *e.classes))).encode(errors="surrogateescape") for e in entries]
-    existing = _lines(path) if path.exists() else None
+    # The published lists have spaces at the ends of lines.
+    existing = [" ".join(line.split()).encode() for _, line in read_lines(path, "")] if path.exists() else []
     if existing == lines:
         print(f"{path}: {len(entries):,} images, unchanged")
         return
@@ -68,12 +47,6 @@ def write_list(path: Path, entries: Sequence[Entry], overwrite: bool = False) ->
     print(f"{path}: {len(entries):,} images, {action}")
 
 
-def _lines(path: Path) -> list[bytes]:
-    """The non-blank lines of a list, with single spaces: the published lists have more at the ends of lines."""
-    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    return [b" ".join(line.split()) for line in content.splitlines() if line.strip()]
-
-
 def write_split(
     list_dir: Path,
     entries: Iterable[Entry],
@@ -82,14 +55,26 @@ def write_split(
     ignore_label: int = IGNORE_LABEL,
     overwrite: bool = False,
 ) -> tuple[list[Entry], list[Entry]]:
-    """Write simple_list.txt and complex_list.txt as defined by `split`; returns both lists.
+    """Split the training images, write simple_list.txt and complex_list.txt, and return both lists.
+
+    Simple images have exactly one class and a pseudo label with foreground; all others are complex.
 
     Args:
         list_dir: directory of the lists.
-        entries, label_dir, num_classes, ignore_label: as in `split`.
+        entries: the training images with their classes.
+        label_dir: directory of the pseudo labels, ID.png.
+        num_classes, ignore_label: as in `read_label`.
         overwrite: as in `write_list`.
+
+    Raises:
+        InputError: the pseudo label of a one-class image cannot be read.
     """
-    simple, complex_ = split(entries, label_dir, num_classes, ignore_label)
-    write_list(list_dir / "simple_list.txt", simple, overwrite)
-    write_list(list_dir / "complex_list.txt", complex_, overwrite)
-    return simple, complex_
+    parts: dict[str, list[Entry]] = {"simple": [], "complex": []}
+    with tqdm(entries, desc="simple or complex", unit="img") as bar:
+        for entry in bar:
+            path = label_dir / f"{entry.id}.png"
+            simple = len(set(entry.classes)) == 1 and has_foreground(path, num_classes, ignore_label)
+            parts["simple" if simple else "complex"].append(entry)
+    for name, part in parts.items():
+        write_list(list_dir / f"{name}_list.txt", part, overwrite)
+    return parts["simple"], parts["complex"]

@@ -13,7 +13,6 @@ from conftest import DEADLINE, ROOT, error_line, flags
 from PIL import Image
 
 from datasets.checks import require_files
-from datasets.images import read_image
 from datasets.lists import Entry, read_class_names, read_list
 from datasets.loaders import DataConfig, EvalDataset
 from networks.checkpoint import save
@@ -109,20 +108,6 @@ def test_names_beyond_ascii_in_an_ascii_locale(named_data: Path, tmp_path: Path)
     assert (out / "simple_list.txt").read_bytes() == (lists / "simple_list.txt").read_bytes()
     assert (out / "café_val_00001.npy").exists() and (out / "café_val_00001.png").exists()
     assert "café_val_00001" in (out / "report.html").read_text(encoding="utf-8")
-
-
-def test_damaged_images_get_one_line(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    """The decoders' own lines on stderr would come before the error and name no file."""
-    for name in ("a.jpg", "a.png"):
-        Image.effect_noise((64, 64), 50).save(tmp_path / name)
-        content = (tmp_path / name).read_bytes()
-        (tmp_path / name).write_bytes(content[: len(content) // 2])
-        with pytest.raises(InputError, match=rf"{name} is truncated: replace it"):
-            read_image(tmp_path / name)
-    (tmp_path / "empty.jpg").touch()
-    with pytest.raises(InputError, match=r"empty\.jpg cannot be read as an image"):
-        read_image(tmp_path / "empty.jpg")
-    assert capfd.readouterr().err == ""
 
 
 def test_another_working_directory_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from conftest import error_line, flags, run_script
 from PIL import Image, ImageOps
 
 from datasets import transforms as T
-from datasets.inputs import find_inputs, read_input
+from datasets.images import read_picture
+from datasets.inputs import find_inputs
 from datasets.voc import palette
 from networks.checkpoint import save
 from networks.deeplab import Arch, DeepLab
@@ -115,7 +116,7 @@ def test_pictures_of_every_kind(tmp_path: Path, odd: Path, weights: dict[str, Pa
 
 def test_what_a_person_sees_is_read(odd: Path) -> None:
     def read(name: str) -> np.ndarray:
-        return read_input(odd / name, 1000)[0][:, :, ::-1].astype(int)
+        return read_picture(odd / name, 1000)[0][:, :, ::-1].astype(int)
 
     rgb = drawing()
     opacity = np.array(OPACITY)[..., None] / 255
@@ -139,10 +140,10 @@ def test_orientations_agree_with_pillow(tmp_path: Path) -> None:
         exif[0x0112] = orientation
         Image.fromarray(drawing()).save(tmp_path / "a.png", exif=exif)
         expected = ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))
-        image, size = read_input(tmp_path / "a.png", 1000)
+        image, size = read_picture(tmp_path / "a.png", 1000)
         assert size == expected.size and np.array_equal(image[:, :, ::-1], np.array(expected))
     Image.fromarray(drawing()).save(tmp_path / "a.jpg", exif=b"Exif\0\0XX\0\0nonsense")
-    assert read_input(tmp_path / "a.jpg", 1000)[1] == (60, 40)
+    assert read_picture(tmp_path / "a.jpg", 1000)[1] == (60, 40)
 
 
 def test_large_picture_stays_small_in_the_network(

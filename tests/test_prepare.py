@@ -128,19 +128,26 @@ def test_voc_and_sbd_become_masks_and_lists(root: Path, sbd: Path, given: str) -
     assert not (root / "lists/simple_list.txt").exists()
     assert "gen_sal2gt.py, then run prepare_voc.py again" in out
     assert "3 masks of VOC and 2 of SBD created, 0 already existed" in out
-    rows = [line.split() for line in out.splitlines()[-4:]]
+    rows = [line.split() for line in out.splitlines()[-5:]]
     assert rows == [
         ["train_cls", "4", "10,582"],
         ["simple", "-", "6,681"],
         ["complex", "-", "3,901"],
         ["val", "1", "1,449"],
+        ["test", "-", "1,456"],
     ]
 
 
-def test_voc_alone(root: Path) -> None:
-    prepare(root)
+def test_voc_alone_with_test_images(root: Path) -> None:
+    voc = root / "VOCdevkit/VOC2012"
+    (voc / "ImageSets/Segmentation/test.txt").write_text("2008_000006\n")
+    error = error_line("prepare_voc.py", *options(root))
+    assert "2008_000006.jpg not found, the first of 1 missing among 1 listed test images: unpack" in error
+    Image.new("RGB", SIZE[::-1]).save(voc / "JPEGImages/2008_000006.jpg")
+    out = prepare(root).stdout
     assert [*masks(root)] == sorted(TRAIN + VAL)
-    assert lines(root, "train_aug") == sorted(TRAIN)
+    assert lines(root, "train_aug") == sorted(TRAIN) and lines(root, "test") == ["2008_000006"]
+    assert out.splitlines()[-1].split() == ["test", "1", "1,456"]
 
 
 def test_run_again_does_what_is_missing(root: Path, sbd: Path) -> None:
@@ -222,7 +229,7 @@ def test_simple_and_complex(root: Path, sbd: Path) -> None:
     out = prepare(root, "--sbd", root).stdout
     assert lines(root, "simple_list") == ["2008_000001 2"]
     assert lines(root, "complex_list") == ["2007_000001 7", "2007_000002 11 14", "2008_000002 2 6"]
-    assert [line.split()[:2] for line in out.splitlines()[-3:-1]] == [["simple", "1"], ["complex", "3"]]
+    assert [line.split()[:2] for line in out.splitlines()[-4:-2]] == [["simple", "1"], ["complex", "3"]]
 
 
 def test_download_fetches_both_once(root: Path, sbd: Path, monkeypatch: pytest.MonkeyPatch) -> None:

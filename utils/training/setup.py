@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datasets.checks import check_images, check_lists, require_files, warn
+from datasets.checks import check_images, check_lists, check_turned, require_files, warn
 from datasets.lists import Entry
 from datasets.loaders import (
     ClsDataset,
@@ -76,7 +76,9 @@ def build_data(
     # Training images are read from the first iterations on, these by the first validation only.
     if val is not None:
         for finding in check_images(val.entries, images):
-            raise InputError(f"{finding.first}: {finding.text}; replace it or remove it from the list")
+            raise InputError(f"{finding.text}: {finding.first}")
+    for finding in check_turned([*train["simple"].entries, *(val.entries if val else ())], images):
+        warn(str(images), finding)
     return train, val
 
 
