@@ -14,7 +14,7 @@ from benchmarks.common import use_tf32
 from networks.deeplab import Bottleneck, DeepLab, build_deeplab
 from networks.discriminator import build_discriminator
 from utils.alignment import CutMix, cutmix_box
-from utils.core.device import Precision, prepare, send, set_up_device, wrap
+from utils.core.device import Precision, compile_blocks, prepare, send, set_up_device
 from utils.denoising import noise_threshold
 from utils.iteration import Batches, Iteration, Method
 from utils.training.optim import RepeatedSGD, build_adam, build_sgd
@@ -77,7 +77,7 @@ def moved(batches: Batches, move: Callable[[Tensor], Tensor]) -> Batches:
     def one(value: Any) -> Any:
         return tuple(map(one, value)) if isinstance(value, tuple) else move(value)
 
-    return Batches(*map(one, vars(batches).values()))
+    return Batches(**{name: one(value) for name, value in vars(batches).items()})
 
 
 def make_mix(s: Setting) -> CutMix:
@@ -154,13 +154,12 @@ class Trainer:
             self.G.layer5.__class__ = PlainASPP
             self.iteration = plain_iteration(self.G, self.D, method)
         else:
-            G, D = (wrap(network, compiled=self.compiled) for network in (self.G, self.D))
-            precision = Precision(amp, device)
-            iteration = Iteration(G, D, method, precision)
+            for network in (self.G, self.D) if self.compiled else ():
+                compile_blocks(network)
+            iteration = Iteration(self.G, self.D, method, Precision(amp, device))
 
             def call(i: int, batches: Batches, mix: CutMix | None) -> dict[str, Tensor]:
-                with precision.cached_weights():
-                    return dict(iteration(i, batches, mix).tensors())
+                return dict(iteration(i, batches, mix).tensors())
 
             self.iteration = call
 

@@ -2,12 +2,10 @@
 
 import copy
 import os
-import signal
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -20,7 +18,7 @@ from datasets.lists import Entry, image_path, unique
 from datasets.sampling import InfiniteBatchSampler, generator
 from datasets.voc import IGNORE_LABEL
 from utils.core import cli
-from utils.core.errors import InputError, hide_lost_connections
+from utils.core.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -189,26 +187,6 @@ def _init_worker(_: int) -> None:
     cv2.setNumThreads(0)  # one thread per worker process
     # Signals sent to the process group must reach the main process only, which then stops its workers.
     os.setpgrp()
-    hide_lost_connections()
-
-
-class Loader(DataLoader):
-    """A DataLoader that, after its first error, leaves the signal of ending worker processes alone.
-
-    Torch's handler of that signal raises wherever Python is, also while the first error closes the progress bar.
-    """
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        return self._batches(super().__iter__())
-
-    @staticmethod
-    def _batches(iterator: Iterator[Any]) -> Iterator[Any]:
-        try:
-            yield from iterator
-        except Exception:
-            if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            raise
 
 
 def train_loader(
@@ -224,7 +202,7 @@ def train_loader(
     There are at most as many worker processes as cores, here and in `eval_loader`; torch warns about more.
     """
     seed, purpose = dataset.config.seed, dataset.purpose
-    return Loader(
+    return DataLoader(
         dataset,
         batch_sampler=InfiniteBatchSampler(len(dataset), batch_size, seed, purpose, start, part),
         num_workers=min(num_workers, cli.CORES),
@@ -238,7 +216,7 @@ def eval_loader(
     dataset: ImageDataset, num_workers: int, pin: bool = False, batch_size: int | None = None
 ) -> DataLoader:
     """The items of a data set in order, one by one without a batch dimension added, or in batches."""
-    return Loader(
+    return DataLoader(
         dataset,
         batch_size=batch_size,
         num_workers=min(num_workers, cli.CORES),

@@ -28,18 +28,16 @@ from step2.libs.datasets.pseudo_labelled import EvalDatasetBGR, PseudoLabelDatas
 from step2.libs.models import load_trained
 from step2.libs.models.msc import SCALES
 from step2.libs.setup import Paths, build, check_training, class_names, data_config, read_split, split_path
-from step2.libs.trainer import Trainer, build_trainer
+from step2.libs.trainer import build_trainer
 from utils.core import cli, distributed
 from utils.core.device import add_speed_options, pick_device, prepare, send, set_up_device
 from utils.core.errors import run_script
 from utils.core.files import claim_folder
-from utils.core.provenance import save_provenance
 from utils.crf.dense_crf import CRFParams
 from utils.crf.run import add_crf_running_options, check_tasks, evaluate_crf, make_settings, make_tasks
 from utils.evaluation.metrics import report_scores
 from utils.evaluation.scoring import score_images
-from utils.training.log import TrainLog, add_log_options, mean_figures
-from utils.training.resume import StopSignal, back_up, open_log
+from utils.training.log import TrainLog, add_log_options
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -71,31 +69,24 @@ def train(args: argparse.Namespace, config: Config) -> None:
     with distributed.process_group(device):
         set_up_device(device, args.amp, args.deterministic)
         images = training_images(args, config, paths)
-        trainer = build_trainer(config, paths, args, device)
-        done, batch_size = begin(trainer, config, paths, args, device), solver.BATCH_SIZE.TRAIN
-        with (
-            StopSignal() as stop,
-            open_log(paths.models / "log.jsonl", "iteration", done + 1) as log_file,
-            distributed.progress_bar(range(done + 1, solver.ITER_MAX + 1), solver.ITER_MAX) as bar,
-            TrainLog(log_file, bar, device, batch_size * solver.ITER_SIZE, args.logdir) as log,
-        ):
-            batches = endless_batches(images, config, device, done * solver.ITER_SIZE)
-            for iteration in bar:
-                trainer.step(iteration, batches)
-
-                last = iteration == solver.ITER_MAX
-                if iteration % args.log_every == 0 or last:
-                    means = mean_figures(trainer.losses())
-                    trainer.state.check(iteration, means["loss"])
-                    log(iteration, trainer.lr(iteration), means, ("loss",), key="iteration")
-                if solver.ITER_SAVE and iteration % solver.ITER_SAVE == 0:
-                    trainer.save_weights(paths.models / f"checkpoint_{iteration}.pth")
-                stopped = stop.agreed()
-                if iteration % args.save_every == 0 or last or stopped:
-                    trainer.state.save(iteration, wait=last or stopped)
-                if stopped and not last:
-                    stop.leave(iteration)
-        trainer.save_weights(paths.models / "checkpoint_final.pth")
+        trainer = build_trainer(config, args, device)
+        outputs = [*paths.models.glob("checkpoint_*.pth")]
+        options, start = options_of(args, config), config.MODEL.INIT_MODEL
+        first = trainer.begin(not args.no_resume, options, device, outputs, [start])
+        batches = endless_batches(images, config, device, first * solver.ITER_SIZE)
+        iterations, number = range(first, solver.ITER_MAX), solver.BATCH_SIZE.TRAIN * solver.ITER_SIZE
+        log = TrainLog(
+            paths.models,
+            iterations,
+            device,
+            number,
+            args.logdir,
+            key="iteration",
+            first_number=trainer.first_number,
+            names=["log.jsonl"],
+        )
+        with log:
+            trainer.fit(batches, log, args)
         if distributed.is_main():
             print(f"weights: {paths.models / 'checkpoint_final.pth'}")
 
@@ -119,21 +110,6 @@ def endless_batches(
     batch_size, pin = config.SOLVER.BATCH_SIZE.TRAIN, device.type == "cuda"
     for image, label in train_loader(images, batch_size, workers, start, pin, part):
         yield send(image, device), send(label, device)
-
-
-def begin(
-    trainer: Trainer, config: Config, paths: Paths, args: argparse.Namespace, device: torch.device
-) -> int:
-    """Load a saved state, or back up the files of an earlier run; returns the number of completed iterations."""
-    state = trainer.state
-    done, _ = (None if args.no_resume else state.load()) or (0, {})
-    if distributed.is_main():
-        if done:
-            print(f"{state.path}: resuming after {done} of {config.SOLVER.ITER_MAX} iterations")
-        else:
-            back_up((state.path, *paths.models.glob("checkpoint_*.pth")), config.MODEL.INIT_MODEL)
-        save_provenance(paths.models / "run.json", options_of(args, config), device)
-    return done
 
 
 def options_of(args: argparse.Namespace, config: Config) -> dict:

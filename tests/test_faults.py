@@ -90,23 +90,6 @@ def test_a_killed_worker(tiny_data: Path, tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / "last.pth")["iteration"] >= 2
 
 
-def test_threads_print_no_lost_connections() -> None:
-    """A thread that hands over file descriptors loses its peer, first of all, and then serves another."""
-    code = """if True:
-        import socket, sys
-        from multiprocessing import resource_sharer
-        from utils.core.errors import hide_lost_connections
-        if sys.argv[1] == "hidden": hide_lost_connections()
-        shared = resource_sharer.DupFd(0)
-        with socket.socket(socket.AF_UNIX) as peer: peer.connect(shared._id[0])
-        shared.detach()  # served by the same thread, so after it has lost the first connection
-    """
-    for how, tracebacks in (("shown", 1), ("hidden", 0)):
-        command = [sys.executable, "-c", code, how]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE, check=True)
-        assert done.stderr.count("Traceback") == tracebacks, done.stderr
-
-
 @pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "Connection reset by peer")])
 def test_a_worker_killed_while_it_hands_over_a_batch(error: Exception, capsys: pytest.CaptureFixture) -> None:
     def broken() -> None:
@@ -115,26 +98,6 @@ def test_a_worker_killed_while_it_hands_over_a_batch(error: Exception, capsys: p
     with pytest.raises(SystemExit) as exit_:
         utils.core.errors.run_script(broken)
     assert exit_.value.code == 1 and "error: a data loading process was killed" in capsys.readouterr().err
-
-
-def test_errors_in_closing_generators_are_not_printed() -> None:
-    """Torch raises at the signal of a killed loading process, wherever Python is."""
-    code = """if True:
-        from utils.core.errors import hide_lost_connections
-        hide_lost_connections()
-        def closing(error):
-            try:
-                yield
-            finally:
-                raise error
-        for error in (RuntimeError("DataLoader worker (pid 7) is killed by signal"), RuntimeError("a bug")):
-            generator = closing(error)
-            next(generator)
-            del generator
-    """
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE, check=True)
-    assert done.stderr.count("Traceback") == 1 and "RuntimeError: a bug" in done.stderr
 
 
 def test_a_full_disk(tiny_data: Path, tmp_path: Path) -> None:

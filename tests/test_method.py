@@ -1,24 +1,18 @@
 """Denoising, alignment, the iteration and the optimisers where no reference number reaches."""
 
-import platform
-import subprocess
-import sys
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, assert_close
+from conftest import assert_close
 from torch._dynamo.utils import counters
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from networks.deeplab import Arch, DeepLab, build_deeplab
 from networks.discriminator import Discriminator
 from utils.alignment import CutMix, cutmix, domain_loss, draw_cutmix, one_hot
-from utils.core.device import Precision, wrap
+from utils.core.device import Precision, compile_blocks
 from utils.denoising import foreground_iou, online_noise_filter, segmentation_loss
 from utils.evaluation.metrics import ConfusionMatrix, pair_counts, score_table
 from utils.iteration import Batches, Iteration, Method
@@ -40,9 +34,8 @@ def tiny_batches(seed: int = 0, batch: int = 3) -> Batches:
     labels = [torch.randint(0, 4, (batch, 33, 41), generator=g, dtype=torch.uint8) for _ in range(2)]
     classes = torch.randint(0, 3, (batch,), generator=g)
     cls = torch.randint(0, 2, (batch, 3), generator=g).to(images[0].dtype)
-    return Batches(
-        images[0], (images[1], cls), (images[2], labels[0], classes), (images[3], labels[1], classes)
-    )
+    simple, gt = ((images[k], labels[k - 2], classes) for k in (2, 3))
+    return Batches(complex=images[0], cls=(images[1], cls), simple=simple, gt=gt)
 
 
 def gradients(*networks: torch.nn.Module) -> list[torch.Tensor]:
@@ -149,10 +142,9 @@ def test_unused_forwards_run_without_gradient(i: int, mixed: bool) -> None:
     G.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     mix = CutMix(0.5, 16, 20, (1, 2, 0)) if mixed else None
     losses = Iteration(G, D, tiny_method())(i, tiny_batches(), mix).tensors()
-    early = [False] if mixed and i >= 5 else []  # ONF decides before the other forward passes
-    simple = [False, True] if mixed and not early else [True]
+    simple = [False, True] if mixed else [True]
     gt = [False] if i >= 5 else []
-    assert calls == [*early, True, True, *simple, *gt]
+    assert calls == [True, True, *simple, *gt]
     assert ("loss_adv_simple" in losses) == (not mixed)
     assert all(p.requires_grad for p in D.parameters())
     assert losses["kept"] == (losses["keep_simple"].sum() if i >= 5 else 3)
@@ -160,30 +152,11 @@ def test_unused_forwards_run_without_gradient(i: int, mixed: bool) -> None:
     assert not any(value.requires_grad for value in losses.values())
 
 
-@pytest.mark.parametrize("mixed", [False, True])
-def test_weights_cast_once_have_the_same_gradients(mixed: bool) -> None:
-    """Also where the first forward pass of the iteration, which could fill the cache, has no gradient."""
-    found = []
-    for cached in (False, True):
-        G, D = tiny_networks()
-        precision, mix = Precision("bf16"), CutMix(0.5, 16, 20, (1, 2, 0)) if mixed else None
-        iteration = Iteration(G, D, tiny_method(), precision)
-        casts = Casts(G.conv1.weight)
-        with precision.cached_weights() if cached else nullcontext(), casts:
-            iteration(7, tiny_batches(), mix)
-        assert casts.number == ((2 + mixed) if cached else (4 + mixed))
-        found.append((gradients(G), gradients(D)))
-    (G_before, D_before), (G_cached, D_cached) = found
-    assert all(torch.equal(a, b) and a.any() for a, b in zip(G_before, G_cached))
-    for a, b in zip(D_before, D_cached):  # of two forward passes, summed in bf16, whose rounding is 2**-8
-        assert_close(b, a, 0.05, "gradient of D")
-
-
 def test_compiled_blocks_are_compiled_once(float64: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not again when denoising begins, nor for another number of images that ONF keeps."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     (G, D), (G_plain, D_plain) = tiny_networks(), tiny_networks()
-    wrap(G, compiled=True)
+    compile_blocks(G)
     graphs, kept = [], set()
     for step, (i, threshold, mixed) in enumerate(
         [(2, 0.0, False), (2, 0.0, True), (7, 0.0, False), (7, 0.0, True), (7, 0.55, True), (7, 0.6, True)]
@@ -204,18 +177,6 @@ def test_compiled_blocks_are_compiled_once(float64: None, monkeypatch: pytest.Mo
     assert graphs[0] < graphs[1] == graphs[-1]  # with gradient, then without
 
 
-class Casts(TorchDispatchMode):
-    """Counts the casts of a tensor."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        super().__init__()
-        self.pointer, self.number = tensor.data_ptr(), 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.number += func is torch.ops.aten._to_copy.default and args[0].data_ptr() == self.pointer
-        return func(*args, **(kwargs or {}))
-
-
 def test_discriminator_gets_gradient_from_its_own_loss_alone(float64: None) -> None:
     G, D = tiny_networks()
     Iteration(G, D, tiny_method())(2, tiny_batches())
@@ -229,8 +190,7 @@ def test_discriminator_gets_gradient_from_its_own_loss_alone(float64: None) -> N
 
 def test_parts_left_out() -> None:
     G, _ = tiny_networks()
-    batches = tiny_batches()
-    batches.complex = batches.cls = batches.gt = None
+    batches = Batches(simple=tiny_batches().simple)
     losses = Iteration(G, None, tiny_method(onf=False, pnd=False, c2s=False, cls=False))(7, batches).tensors()
     assert set(losses) == {"loss_seg", "kept", "dropped", "foreground"}
     assert losses["kept"] == 3 and losses["dropped"] == 0
@@ -272,31 +232,6 @@ def test_optimiser_groups() -> None:
         (g["lr_factor"], g["steps"]): len(g["params"]) for g in build_sgd(G, 1, repeated=False).param_groups
     }
     assert single == {(1, 1): 104, (10, 1): 8}
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc than glibc's")
-def test_heap_is_kept() -> None:
-    code = """if True:
-        import resource, sys, torch
-        from utils.core.device import keep_heap
-        if sys.argv[1] == "kept": keep_heap()
-        torch.set_num_threads(1)
-        def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        def iteration(): return [torch.ones(2**22) for _ in range(16)]  # 16 MiB each
-        iteration()
-        before = faults()
-        for _ in range(5): iteration()
-        print(faults() - before)
-    """
-    kept, usual = (
-        int(
-            subprocess.run(
-                [sys.executable, "-c", code, how], cwd=ROOT, capture_output=True, check=True
-            ).stdout
-        )
-        for how in ("kept", "usual")
-    )
-    assert kept < usual / 2
 
 
 def test_pairs_are_counted_alike_on_a_gpu_and_a_cpu() -> None:

@@ -5,7 +5,6 @@ import pytest
 import torch
 from conftest import assert_close, load_reference_weights, reference_json, reference_npz
 
-from benchmarks.trainer import moved
 from networks.deeplab import build_deeplab
 from networks.discriminator import build_discriminator
 from utils.alignment import CutMix, cutmix_box
@@ -16,10 +15,11 @@ from utils.training.optim import build_adam, build_sgd, poly_lr, set_lr
 CASES = reference_json("steps.json")
 
 
-def make_batches(image_seed: int, arrays: dict[str, np.ndarray]) -> Batches:
+def make_batches(image_seed: int, arrays: dict[str, np.ndarray], device: torch.device) -> Batches:
     g = np.random.default_rng(image_seed)
-    images = [torch.from_numpy(g.normal(0, 60, (4, 3, 65, 65)).astype(np.float32)) for _ in range(4)]
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    drawn = [g.normal(0, 60, (4, 3, 65, 65)).astype(np.float32) for _ in range(4)]
+    images = [torch.from_numpy(array).to(device) for array in drawn]
+    tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
     return Batches(
         complex=images[0],
         cls=(images[1], tensors["cls_labels"]),
@@ -67,7 +67,7 @@ def test_iterations_in_a_row(name: str, device: torch.device) -> None:
             mix = CutMix(it["mix"]["lam"], it["mix"]["cx"], it["mix"]["cy"], tuple(it["mix"]["perm"]))
             x1, y1, x2, y2 = cutmix_box((65, 65), mix.lam, mix.cx, mix.cy)
             assert [x1, x2, y1, y2] == theirs["box"]
-        batches = moved(make_batches(it["image_seed"], arrays), lambda tensor: tensor.to(device))
+        batches = make_batches(it["image_seed"], arrays, device)
         ours = iteration(it["step"], batches, mix).tensors()
         check_losses(ours, theirs, k, arrays["simple_labels"])
         T = None if theirs["T"] is None else pytest.approx(theirs["T"], rel=1e-6)

@@ -15,7 +15,7 @@ import torch
 from conftest import DEADLINE, ROOT, data_options, error_line, flags, run_script
 
 from networks.checkpoint import read_checkpoint, read_state
-from utils.training.resume import open_log
+from utils.training.log import open_log
 
 STEPS = 40
 

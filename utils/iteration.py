@@ -1,20 +1,18 @@
 """One training iteration of stage 1, as in Figure 2 of the paper: complex, classification, simple, discriminator."""
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import cast
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.voc import IGNORE_LABEL
-from networks.batch_norm import LateStatistics
 from networks.resize import resize
 from utils.alignment import CutMix, cutmix, domain_loss, one_hot
-from utils.core.device import HostCopy, Precision, send
-from utils.core.distributed import no_sync, unwrap, world_size
+from utils.core.device import Precision
+from utils.core.distributed import world_size
 from utils.denoising import foreground_iou, noise_threshold, online_noise_filter, segmentation_loss
 
 
@@ -44,17 +42,16 @@ class Method:
         return noise_threshold(i, *schedule) if self.pnd else None
 
 
-@dataclass
-class Batches:
-    """The four batches of an iteration, on the networks' device; images are B x 3 x H x W, labels B x H x W.
+class Batches(SimpleNamespace):
+    """The batches of an iteration, as far as the method uses them, on the networks' device.
 
-    Those that the method does not use are None: `complex` and `gt` without C2S, `cls` without classification.
+    Images are B x 3 x H x W, labels B x H x W, classes B and 0-based.
     """
 
-    complex: Tensor  # images
-    cls: tuple[Tensor, Tensor]  # images, B x (C - 1) of 0 and 1
-    simple: tuple[Tensor, Tensor, Tensor]  # images, labels, B 0-based classes
-    gt: tuple[Tensor, Tensor, Tensor]  # images, labels, classes
+    complex: Tensor  # images; with C2S
+    cls: tuple[Tensor, Tensor]  # images, B x (C - 1) of 0 and 1; with classification
+    simple: tuple[Tensor, Tensor, Tensor]  # images, labels, classes
+    gt: tuple[Tensor, Tensor, Tensor]  # images, labels, classes; with C2S
 
 
 @dataclass
@@ -98,144 +95,111 @@ class Iteration:
     def __init__(
         self, G: nn.Module, D: nn.Module | None, method: Method, precision: Precision | None = None
     ) -> None:
-        """Args: G, D: the networks, possibly wrapped by DistributedDataParallel or compiled; D only for C2S."""
-        self.G, self.D, self.method = G, cast(nn.Module, D), method
+        """Args: G, D: the networks; D is None without C2S."""
+        self.G, self.D, self.method = G, D, method
         self.precision = precision or Precision()
 
     def __call__(
-        self,
-        i: int,
-        batches: Batches,
-        mix: CutMix | None = None,
-        loss_scale: float = 1.0,
-        sync_gradients: bool = True,
+        self, i: int, batches: Batches, mix: CutMix | None = None, loss_scale: float = 1.0
     ) -> Figures:
         """Run iteration i.
 
         Args:
             mix: a draw of CutMix; None: no S2C in this iteration.
             loss_scale: factor of every loss; 1 / n where the gradients of n calls make one step.
-            sync_gradients: all-reduce the gradients of this and the calls before it; False: a later call does.
         """
-        m, r = self.method, Figures()
-        denoise, c2s = i >= m.denoise_from, m.c2s and i >= m.c2s_from
-        images, labels, classes = batches.simple
+        m, f = self.method, Figures()
+        D = self.D if m.c2s and i >= m.c2s_from else None
+        onf = m.onf and i >= m.denoise_from
 
         def backward(loss: Tensor) -> None:
             self.precision.backward(loss * loss_scale)
 
-        # With S2C, paragraph 3 mixes and forwards the images that ONF keeps. ONF decides here, so that its decision
-        # has reached the host by then; the running statistics are updated as if this forward pass took place there.
-        if early := mix is not None and m.onf and denoise:
-            with self.late_statistics.postponed():
-                p_s = self.predict_only(images)
-            r.iou_simple, r.passed, r.keep_simple = self.filter_images(p_s, labels, classes)
-            decision = HostCopy(r.keep_simple)
+        # 1. Complex images (C2S):  L_adv = BCE(D(p_c), 1), D frozen.
+        if D is not None:
+            p_c = self.logits(self.G, batches.complex)
+            f.loss_adv_complex = self.adversarial_loss(D, p_c)
+            backward(m.lambda_adv * f.loss_adv_complex)
 
-        with no_sync(self.G):  # paragraph 3 all-reduces the gradients of all three
-            # 1. Complex images, C2S:  L_adv = BCE(D(p_c), 1), with D frozen.
-            if c2s:
-                p_c = self.predict(batches.complex)
-                r.loss_adv_complex = self.adversarial_loss(p_c)
-                backward(m.lambda_adv * r.loss_adv_complex)
+        # 2. All images:  L_cls on the mean logits, background left out.
+        if m.cls:
+            x_cls, present = batches.cls
+            scores = self.precision.forward(self.G, x_cls).mean((2, 3))[:, 1:]
+            f.loss_cls = F.multilabel_soft_margin_loss(scores, present)
+            backward(f.loss_cls)
 
-            # 2. All images:  L_cls = soft-margin loss of the mean logits, background left out, with the image labels.
-            if m.cls:
-                images_cls, present = batches.cls
-                scores = self.precision.forward(self.G, images_cls).mean((2, 3))[:, 1:]
-                r.loss_cls = F.multilabel_soft_margin_loss(scores, present)
-                backward(r.loss_cls)
+        # 3. Simple images:  ONF drops images, S2C mixes those it keeps, PND drops pixels.
+        x, y, classes = batches.simple
+        if mix is None or onf or D is not None:
+            with torch.set_grad_enabled(mix is None):
+                p = self.logits(self.G, x)
+        if onf:
+            f.iou_simple, f.passed, f.keep_simple, y = self.filter_images(p, y, classes)
+        if mix is None:
+            p_seg, y_seg = p, y
+        else:
+            x_mix, y_seg = cutmix(*kept_images(x, y, f.keep_simple), mix)
+            p_seg = self.logits(self.G, x_mix)
+        keep = torch.ones_like(classes) if f.keep_simple is None else f.keep_simple
+        f.kept = world_size() * keep.sum().float()
+        f.loss_seg, f.dropped = segmentation_loss(p_seg, y_seg, m.T(i), m.exempt, m.ignore_label)
+        f.foreground = (p_seg.detach().argmax(1) != 0).float().mean()
+        loss = f.loss_seg
+        if mix is None and D is not None:  # L_adv = BCE(D(p), 1)
+            f.loss_adv_simple = self.adversarial_loss(D, p, y == m.ignore_label)
+            loss = loss + m.lambda_adv * f.loss_adv_simple
+        backward(loss)
 
-        # 3. Simple images.  ONF: keep an image if IoU(F_p, F_l) > T_class.  S2C: x, y = CutMix(x, y).
-        #    PND:  L_seg = mean over labelled pixels of l * [l <= T(i)], l the cross-entropy of a pixel.
-        with no_sync(self.G, not sync_gradients):
-            r.kept = torch.full((), float(len(images) * world_size()), device=labels.device)
-            if mix is None:
-                p = p_s = self.predict(images)
-                if m.onf and denoise:
-                    r.iou_simple, r.passed, r.keep_simple = self.filter_images(p_s, labels, classes)
-                    labels = self.ignore_dropped(r.keep_simple, labels)
-                y = labels
-            else:
-                if early:
-                    self.late_statistics.update()
-                    images, labels, p_s = self.keep_images(decision.wait(), images, labels, p_s)
-                elif c2s:
-                    p_s = self.predict_only(images)
-                images_mix, y = cutmix(images, labels, mix)
-                p = self.predict(images_mix)
-            if r.keep_simple is not None:
-                r.kept = r.keep_simple.sum().float() * world_size()
-            r.loss_seg, r.dropped = segmentation_loss(p, y, m.T(i), m.exempt, m.ignore_label)
-            r.foreground = (p.detach().argmax(1) != 0).float().mean()
-            if mix is None and c2s:  # L_adv = BCE(D(p_s), 1)
-                r.loss_adv_simple = self.adversarial_loss(p_s, labels == m.ignore_label)
-                backward(r.loss_seg + m.lambda_adv * r.loss_adv_simple)
-            else:
-                backward(r.loss_seg)
+        # 4. Discriminator (C2S):  L_D = BCE(D([p, p_c]), 0) / 2 + BCE(D(one-hot y_gt), 1) / 2, predictions detached.
+        if D is not None:
+            predictions = torch.cat([p.detach(), p_c.detach()]).softmax(1)
+            ignored = torch.cat([y == m.ignore_label, torch.zeros_like(p_c[:, 0], dtype=torch.bool)])
+            f.loss_D_pred = domain_loss(self.logits(D, predictions), 0, ignored) / 2
+            x_gt, y_gt, classes = batches.gt
+            if onf:
+                with torch.no_grad():
+                    p_gt = self.logits(self.G, x_gt)
+                f.iou_gt, _, f.keep_gt, y_gt = self.filter_images(p_gt, y_gt, classes)
+            label_maps = one_hot(y_gt, p_c.shape[1], m.ignore_label)
+            f.loss_D_gt = domain_loss(self.logits(D, label_maps), 1, y_gt == m.ignore_label) / 2
+            f.loss_D = f.loss_D_pred + f.loss_D_gt
+            backward(f.loss_D)
+        return f
 
-        # 4. Discriminator, C2S:  L_D = BCE(D([p_s, p_c]), 0) / 2 + BCE(D(onehot(y)), 1) / 2, predictions detached.
-        if c2s:
-            with no_sync(self.D, not sync_gradients):
-                predictions = torch.cat([p_s.detach(), p_c.detach()]).softmax(1)
-                ignored = torch.cat([labels == m.ignore_label, torch.zeros_like(p_c[:, 0], dtype=torch.bool)])
-                r.loss_D_pred = domain_loss(self.discriminate(self.D, predictions), 0, ignored) / 2
-                images, labels, classes = batches.gt
-                if m.onf and denoise:
-                    r.iou_gt, _, r.keep_gt = self.filter_images(self.predict_only(images), labels, classes)
-                    labels = self.ignore_dropped(r.keep_gt, labels)
-                label_maps = one_hot(labels, predictions.shape[1], m.ignore_label)
-                on_labels = self.discriminate(self.D, label_maps)
-                r.loss_D_gt = domain_loss(on_labels, 1, labels == m.ignore_label) / 2
-                r.loss_D = r.loss_D_pred + r.loss_D_gt
-                backward(r.loss_D)
-        return r
+    def logits(self, network: nn.Module, x: Tensor) -> Tensor:
+        """The output of G for images, or of D for maps, in float32 and resized to the input."""
+        return resize(self.precision.forward(network, x), x.shape[2:])
 
-    def predict(self, images: Tensor) -> Tensor:
-        """Logits of G in float32, resized to the images."""
-        return resize(self.precision.forward(self.G, images), images.shape[2:])
-
-    @torch.no_grad()
-    def predict_only(self, images: Tensor) -> Tensor:
-        """As `predict`, without gradient."""
-        return self.predict(images)
-
-    def discriminate(self, D: nn.Module, maps: Tensor) -> Tensor:
-        """Logits of D in float32, resized to its input maps."""
-        return resize(self.precision.forward(D, maps), maps.shape[2:])
-
-    def adversarial_loss(self, p: Tensor, ignored: Tensor | None = None) -> Tensor:
-        """BCE(D(softmax p), 1) with D frozen: its parameters get no gradient, and nothing is all-reduced."""
-        D = unwrap(self.D)
+    def adversarial_loss(self, D: nn.Module, p: Tensor, ignored: Tensor | None = None) -> Tensor:
+        """BCE(D(softmax p), 1) with D frozen: its parameters get no gradient."""
         D.requires_grad_(False)
-        loss = domain_loss(self.discriminate(D, p.softmax(1)), 1, ignored)
+        loss = domain_loss(self.logits(D, p.softmax(1)), 1, ignored)
         D.requires_grad_(True)
         return loss
 
-    def filter_images(self, p: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """ONF: B foreground IoUs, the number of images above their threshold, and B booleans: which to keep."""
+    def filter_images(
+        self, p: Tensor, labels: Tensor, classes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """ONF.
+
+        Returns:
+            B foreground IoUs; the number of images above their threshold; B booleans: which images to keep; the
+            labels, every pixel of a dropped image ignored, which drops the image in each loss.
+        """
         iou = foreground_iou(p.detach(), labels, self.method.ignore_label)
         thresholds = self.method.iou_thresholds[classes]
-        passed = (iou > thresholds).sum().float() * world_size()
-        return iou, passed, online_noise_filter(iou, thresholds)
+        passed = world_size() * (iou > thresholds).sum().float()
+        keep = online_noise_filter(iou, thresholds)
+        return iou, passed, keep, labels.masked_fill(~keep[:, None, None], self.method.ignore_label)
 
-    def ignore_dropped(self, keep: Tensor, labels: Tensor) -> Tensor:
-        """The labels, every pixel of a dropped image ignored: this drops it without waiting for the device."""
-        return labels.masked_fill(~keep[:, None, None], self.method.ignore_label)
 
-    def keep_images(
-        self, keep: Tensor, images: Tensor, labels: Tensor, p: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Images, labels and predictions that ONF keeps; `keep` is on the host.
+def kept_images(images: Tensor, labels: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The images that ONF keeps and their labels; all without ONF.
 
-        If the kept images are all in other processes, one image takes part with every pixel ignored.
-        """
-        index = keep.nonzero()[:, 0]
-        if not len(index):
-            index, labels = index.new_zeros(1), torch.full_like(labels, self.method.ignore_label)
-        index = send(index, images.device)
-        return images[index], labels[index], p[index]
-
-    @functools.cached_property
-    def late_statistics(self) -> LateStatistics:
-        return LateStatistics(unwrap(self.G))
+    If all kept images are in other processes, the first one takes part, every pixel of which is ignored.
+    """
+    if keep is None:
+        return images, labels
+    index = keep.nonzero()[:, 0]
+    index = index if len(index) else index.new_zeros(1)
+    return images[index], labels[index]

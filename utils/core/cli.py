@@ -87,7 +87,8 @@ def add_device_options(
     if workers:
         add("--num-workers", type=count, default=min(4, CORES), help="worker processes per data loader")
     if network:
-        add("--channels-last", action="store_true", help="tensors in NHWC memory format; often faster")
+        text = "tensors in NHWC memory format (default: on a CPU, where it is faster)"
+        add("--channels-last", action=argparse.BooleanOptionalAction, help=text)
     return group
 
 

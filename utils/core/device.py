@@ -2,20 +2,19 @@
 
 import argparse
 import contextlib
-import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from utils.core import distributed
 from utils.core.errors import InputError
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Network = TypeVar("Network", bound=nn.Module)
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt (malloc.h of glibc)
 
 
 def add_speed_options(group: argparse._ArgumentGroup, batch_statistics: bool = True) -> None:
@@ -74,8 +73,6 @@ def set_up_device(
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-    if device.type == "cpu":
-        keep_heap()
 
 
 @contextlib.contextmanager
@@ -88,54 +85,16 @@ def any_size() -> Iterator[None]:
         torch.backends.cudnn.benchmark = benchmark
 
 
-def keep_heap() -> None:
-    """Let glibc's malloc keep the heap between iterations; without glibc, do nothing.
-
-    By default, memory freed at the end of the heap returns to the kernel, which has to clear the pages again for the
-    next iteration. Blocks above 32 MiB still return, since they would fragment the heap.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    # macOS and musl have no mallopt, Windows has no such library.
-    except (OSError, AttributeError, TypeError):
-        return
-    # Setting one of the two disables malloc's dynamic adjustment of both. 32 MiB is the maximum of the adjustment.
-    mallopt(M_MMAP_THRESHOLD, 32 << 20)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device; asynchronous where that is safe (CUDA)."""
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
-class HostCopy:
-    """A copy of a tensor on the host, made while the device goes on computing."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.copy = tensor.to("cpu", non_blocking=tensor.is_cuda)
-        self.done = torch.cuda.current_stream(tensor.device).record_event() if tensor.is_cuda else None
-
-    def wait(self) -> Tensor:
-        """The copy, complete."""
-        if self.done is not None:
-            self.done.synchronize()
-        return self.copy
-
-
-def prepare(network: Network, device: torch.device, channels_last: bool = False) -> Network:
-    """The network on the device, in NHWC or NCHW memory format."""
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+def prepare(network: Network, device: torch.device, channels_last: bool | None = None) -> Network:
+    """The network on the device, in NHWC or NCHW memory format; None: NHWC on a CPU, where it is faster."""
+    nhwc = device.type == "cpu" if channels_last is None else channels_last
+    memory_format = torch.channels_last if nhwc else torch.contiguous_format
     return network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
-
-
-def wrap(network: nn.Module, sync_bn: bool = False, compiled: bool = False) -> nn.Module:
-    """The network prepared for training: synchronized batch normalisation, torch.compile, DistributedDataParallel."""
-    if sync_bn and distributed.world_size() > 1:
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    if compiled:
-        compile_blocks(network)
-    return distributed.wrap_ddp(network)
 
 
 def compile_blocks(network: nn.Module) -> None:
@@ -174,29 +133,12 @@ class Precision:
         # Gradients below 6e-8 vanish in fp16: losses are scaled up before the backward pass, gradients down after it.
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=name == "fp16")
 
-    def cached_weights(self) -> contextlib.AbstractContextManager:
-        """Context in which mixed precision casts each weight once, and not in each forward pass with gradient."""
-        if self.dtype is None:
-            return contextlib.nullcontext()
-        # Leaving the outermost autocast context empties the cache; this one is disabled and changes nothing else.
-        return torch.autocast(self.device_type, enabled=False)
-
-    def forward(self, network: nn.Module, x: Tensor) -> Tensor:
-        """The output of the network; in float32 if the precision is mixed."""
-        if self.dtype is None:
-            return network(x)
-        # A weight that was cast without gradient must not serve a pass with gradient.
-        with torch.autocast(x.device.type, dtype=self.dtype, cache_enabled=torch.is_grad_enabled()):
-            out = network(x)
-        return out.float()
-
-    def forward_list(self, network: nn.Module, x: Tensor) -> list[Tensor]:
-        """As `forward`, for a network with several outputs."""
+    def forward(self, network: nn.Module, x: Tensor) -> Any:
+        """The output or outputs of the network; in float32 if the precision is mixed."""
         if self.dtype is None:
             return network(x)
         with torch.autocast(x.device.type, dtype=self.dtype):
-            outputs = network(x)
-        return [out.float() for out in outputs]
+            return tree_map(Tensor.float, network(x))
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of the loss to those of the parameters."""

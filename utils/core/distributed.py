@@ -4,15 +4,12 @@ Each process computes on its part of the batch. Losses and decisions are those o
 """
 
 import contextlib
-import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from utils.core.errors import InputError
 
@@ -77,8 +74,8 @@ def batch_mean(total: Tensor, count: Tensor) -> Tensor:
         count: number of summands.
 
     Returns:
-        A scalar whose mean over the processes is the mean over the whole batch. (DistributedDataParallel averages
-        gradients over the processes.)
+        A scalar whose mean over the processes is the mean over the whole batch, and so are its gradients after
+        `average_gradients`.
     """
     return world_size() * total / all_reduce_sum(count).clamp(min=1)
 
@@ -97,15 +94,18 @@ def local_batch_size(batch_size: int) -> int:
     return batch_size // world_size()
 
 
-def wrap_ddp(network: nn.Module) -> nn.Module:
-    """The network with gradients averaged over the processes."""
+def average_gradients(networks: Iterable[nn.Module]) -> None:
+    """Replace the gradients of all processes by their mean, after the last backward pass of a step."""
     if world_size() == 1:
-        return network
-    # No synchronization of buffers: training does not depend on them, and `broadcast_buffers` precedes validation.
-    known = inspect.signature(DistributedDataParallel).parameters
-    if "forward_sync_buffers" in known:
-        return DistributedDataParallel(network, forward_sync_buffers=False)
-    return DistributedDataParallel(network, broadcast_buffers=False)  # torch < 2.13
+        return
+    for network in networks:
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        if gradients:  # D has none before C2S starts
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            dist.all_reduce(flat)
+            flat /= world_size()
+            for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
+                gradient.copy_(mean.view_as(gradient))
 
 
 def broadcast_buffers(network: nn.Module) -> None:
@@ -113,23 +113,6 @@ def broadcast_buffers(network: nn.Module) -> None:
     if world_size() > 1:
         for buffer in network.buffers():
             dist.broadcast(buffer, 0)
-
-
-def unwrap(network: nn.Module) -> nn.Module:
-    """The network itself, without DistributedDataParallel."""
-    return network.module if isinstance(network, DistributedDataParallel) else network
-
-
-def no_sync(network: nn.Module | None, active: bool = True) -> contextlib.AbstractContextManager:
-    """Context of forward and backward passes whose gradients are all-reduced by a later backward pass."""
-    method = getattr(network, "no_sync", None) if active else None
-    return contextlib.nullcontext() if method is None else method()
-
-
-def progress_bar(iterations: range, total: int) -> tqdm:
-    """The bar over the last iterations of `total`, shown by the main process only."""
-    initial = total - len(iterations)
-    return tqdm(iterations, initial=initial, total=total, unit="it", disable=not is_main())
 
 
 def local_device(name: str) -> str:

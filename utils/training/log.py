@@ -2,6 +2,8 @@
 
 import argparse
 import contextlib
+import json
+import os
 import resource
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,10 +18,20 @@ from tqdm import tqdm
 
 from utils.core import cli, distributed
 from utils.core.errors import InputError
-from utils.training.resume import append
+from utils.core.files import atomic_write
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+D_WINS = "the discriminator wins, so that C2S has no effect: try a lower --learning-rate-D"
+NONE_PASSES = (
+    "no image exceeds the IoU threshold of its class in ONF, so that half of it is used, or all images are kept: try"
+    " lower --iou-thresholds or a later --denoise-from"
+)
+BACKGROUND_ONLY = (
+    "the network predicts background only on all validation images: start from pre-trained weights (--restore-from),"
+    " or try a later --denoise-from, higher --high-T and --low-T, or another --learning-rate"
+)
 
 
 def add_log_options(group: argparse._ActionsContainer) -> None:
@@ -29,77 +41,98 @@ def add_log_options(group: argparse._ActionsContainer) -> None:
     add("--logdir", type=Path, help="directory for TensorBoard; needs the package tensorboard")
 
 
-D_WINS = "the discriminator wins, so that C2S has no effect: try a lower --learning-rate-D"
-NONE_PASSES = (
-    "no image exceeds the IoU threshold of its class in ONF, so that half of it is used, or all images are kept: try"
-    " lower --iou-thresholds or a later --denoise-from"
-)
-
-
 class TrainLog:
-    """The log of a run, written by the main process."""
+    """The log of a run, a context; written by the main process."""
 
     def __init__(
-        self, file: IO[str], bar: tqdm, device: torch.device, images: int, logdir: Path | None
+        self,
+        folder: Path,
+        iterations: range,
+        device: torch.device,
+        images: int,
+        logdir: Path | None = None,
+        key: str = "i",
+        first_number: int = 0,
+        names: Sequence[str] = ("log.jsonl", "val.jsonl"),
     ) -> None:
         """Args:
-        file: receives the JSON lines.
-        bar: over the iterations.
+        folder: gets the files.
+        iterations: those that will be run; ends with the last of the run.
         device: whose peak memory is shown.
         images: images per iteration, over all loaders and processes.
         logdir: directory for TensorBoard; None: without it.
+        key: name of the iteration in a JSON line.
+        first_number: of the first iteration.
+        names: of the files.
         """
-        self.file, self.bar, self.device, self.images = file, bar, device, images
-        self.board = open_board(logdir, bar.initial) if logdir is not None and distributed.is_main() else None
+        self.folder, self.names, self.iterations = folder, names, iterations
+        self.device, self.images = device, images
+        self.key, self.first = key, iterations.start + first_number
+        self.board = None
+        if logdir is not None and distributed.is_main():
+            self.board = open_board(logdir, self.first)
         self.watches = [Watch("loss_D", 0.01, D_WINS), Watch("passed", 0.001, NONE_PASSES)]
+        self.said_collapsed = False
 
-    def __call__(
-        self, i: int, lr: float, figures: Mapping[str, float], shown: Sequence[str], key: str = "i"
-    ) -> None:
-        """Log the figures of iteration i.
+    def __enter__(self) -> "TrainLog":
+        total, done = self.iterations.stop, self.iterations.start
+        main = distributed.is_main()
+        self.files = {name: open_log(self.folder / name, self.key, self.first) for name in self.names}
+        self.bar = tqdm(self.iterations, initial=done, total=total, unit="it", disable=not main)
+        return self
 
-        Args:
-            i: the iteration.
-            lr: its learning rate.
-            figures: its means, see `mean_figures`.
-            shown: names of the figures that the bar shows.
-            key: name of the iteration in a JSON line.
-        """
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        self.bar.close()
+        # After an error such as a full disk, closing may fail as well.
+        with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
+            for file in self.files.values():
+                file.close()
+            if self.board is not None:
+                self.board.close()
+
+    def __call__(self, n: int, lr: float, figures: Mapping[str, float], shown: Sequence[str]) -> None:
+        """Log the mean figures of iteration n and its learning rate; the bar shows those named `shown`."""
         if not distributed.is_main():
             return
-        append(self.file, {key: i, "lr": lr, **figures})
+        self.append("log.jsonl", {self.key: n, "lr": lr, **figures})
         postfix = {k.removeprefix("loss_"): show(k, figures[k]) for k in shown if k in figures}
         if rate := self.bar.format_dict["rate"]:
             postfix["img/s"] = f"{rate * self.images:.3g}"
         self.bar.set_postfix(postfix | {"mem": f"{peak_memory(self.device):.1f}G"})
-        if self.board is not None:
-            for name, value in figures.items():
-                self.board.add_scalar(name, value, i)
-            self.board.add_scalar("lr", lr, i)
+        self.add_scalars(n, {**figures, "lr": lr})
         for watch in self.watches:
             if text := watch(figures):
                 self.bar.write(f"warning: {text}", file=sys.stderr)
 
-    def scores(self, i: int, scores: Mapping[str, float | dict]) -> None:
-        """Add the scores of a validation to TensorBoard."""
-        if self.board is not None:
-            for name, value in scores.items():
-                if not isinstance(value, dict):
-                    self.board.add_scalar(f"val/{name}", value, i)
+    def scores(self, n: int, scores: Mapping[str, float | dict], collapsed: bool) -> None:
+        """Log the scores of a validation; `collapsed`: all pixels were predicted as background."""
+        if not distributed.is_main():
+            return
+        self.append("val.jsonl", {self.key: n, **scores})
+        self.bar.write(f"iteration {n}: val mIoU {100 * float(scores['Mean IoU']):.2f} %")  # type: ignore[arg-type]
+        if collapsed and not self.said_collapsed:  # the falling loss looks like success
+            self.bar.write(f"warning: {BACKGROUND_ONLY}", file=sys.stderr)
+        self.said_collapsed |= collapsed
+        self.add_scalars(n, {f"val/{name}": v for name, v in scores.items() if isinstance(v, float)})
 
-    def picture(self, i: int, sheet: Image.Image) -> None:
+    def picture(self, n: int, sheet: Image.Image) -> None:
         """Add a contact sheet to TensorBoard."""
         if self.board is not None:
-            self.board.add_image("simple images", np.asarray(sheet), i, dataformats="HWC")
+            self.board.add_image("simple images", np.asarray(sheet), n, dataformats="HWC")
 
-    def __enter__(self) -> "TrainLog":
-        return self
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
+    def add_scalars(self, n: int, values: Mapping[str, float]) -> None:
+        """Add values to TensorBoard."""
         if self.board is not None:
-            # After an error such as a full disk, closing may fail as well.
-            with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
-                self.board.close()
+            for name, value in values.items():
+                self.board.add_scalar(name, value, n)
+
+    def append(self, name: str, record: dict) -> None:
+        """Write one line to a JSON-lines file. An error names the file."""
+        try:
+            self.files[name].write(json.dumps(record) + "\n")
+        except OSError as error:
+            error.filename = str(self.folder / name)
+            raise
 
 
 class Watch:
@@ -117,19 +150,41 @@ class Watch:
             return None
         self.lines = self.lines + 1 if figures[self.name] < self.below else 0
         self.said = self.lines == self.LINES
-        return (
-            f"{self.name} below {self.below:g} in {self.LINES} log lines: {self.text}" if self.said else None
-        )
+        warning = f"{self.name} below {self.below:g} in {self.LINES} log lines: {self.text}"
+        return warning if self.said else None
+
+
+def open_log(path: Path, key: str, first: int) -> IO[str]:
+    """Open a JSON-lines log for appending, without the lines of iterations that will be run again.
+
+    Args:
+        path: the log; in all processes but the main one, lines are discarded instead.
+        key: the name of the iteration in a line.
+        first: the first iteration that will be run.
+    """
+    if not distributed.is_main():
+        return open(os.devnull, "w")
+    kept = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            if json.loads(line)[key] >= first:
+                break
+        except (ValueError, KeyError):
+            break  # the last line may be incomplete
+        kept.append(line + "\n")
+    with atomic_write(path, "w") as file:
+        file.writelines(kept)
+    return open(path, "a", buffering=1)
 
 
 def mean_figures(batches: Iterable[Mapping[str, Tensor]]) -> dict[str, float]:
     """The means of all scalars over batches and processes. Synchronizes with the device."""
-    gathered: dict[str, list[Tensor]] = {}
+    values: dict[str, list[Tensor]] = {}
     for name, value in (item for batch in batches for item in batch.items()):
         if value.ndim == 0:
-            gathered.setdefault(name, []).append(value)
-    means = torch.stack([torch.stack(values).mean() for values in gathered.values()])
-    return dict(zip(gathered, (distributed.all_reduce_sum(means) / distributed.world_size()).tolist()))
+            values.setdefault(name, []).append(value)
+    means = torch.stack([torch.stack(scalars).mean() for scalars in values.values()])
+    return dict(zip(values, (distributed.all_reduce_sum(means) / distributed.world_size()).tolist()))
 
 
 def show(name: str, value: float) -> str:

@@ -1,4 +1,4 @@
-"""Builds what a training run of stage 1 consists of: images, networks with initial weights, the trainer."""
+"""Builds what a training run of stage 1 consists of: images, batches, networks with initial weights."""
 
 import argparse
 from collections.abc import Iterator
@@ -28,12 +28,11 @@ from networks.deeplab import DeepLab, build_deeplab
 from networks.discriminator import build_discriminator
 from networks.imagenet import from_torchvision, imagenet_state, is_torchvision
 from utils.core import distributed
-from utils.core.device import prepare, send, set_up_device
+from utils.core.device import compile_blocks, prepare, send
 from utils.core.errors import InputError
 from utils.core.files import not_found
 from utils.iteration import Batches
 from utils.training.options import needed_lists, read_needed_list
-from utils.training.trainer import Trainer
 
 
 def build_data(
@@ -99,35 +98,23 @@ def read_lists(args: argparse.Namespace, names: list[str]) -> dict[str, list[Ent
 def endless_batches(
     train: dict[str, ImageDataset], args: argparse.Namespace, device: torch.device, start: int
 ) -> Iterator[Batches]:
-    """The part of this process of the four batches of an iteration, on the device, from batch `start` on."""
+    """The part of this process of the batches of an iteration, on the device, from batch `start` on."""
     part, pin = (distributed.rank(), distributed.world_size()), device.type == "cuda"
     loaders = {
         purpose: iter(train_loader(images, args.batch_size, args.num_workers, start, pin, part))
         for purpose, images in train.items()
     }
 
-    def next_batch(purpose: str) -> Any:
-        if purpose not in loaders:
-            return None
-        planes, *labels = (send(tensor, device) for tensor in next(loaders[purpose]))
+    def next_batch(loader: Iterator) -> Any:
+        planes, *labels = (send(tensor, device) for tensor in next(loader))
         return (to_input(planes), *labels) if labels else to_input(planes)
 
     while True:
-        yield Batches(**{purpose: next_batch(purpose) for purpose in ("complex", "cls", "simple", "gt")})
+        yield Batches(**{purpose: next_batch(loader) for purpose, loader in loaders.items()})
 
 
-def build_trainer(args: argparse.Namespace, device: torch.device) -> Trainer:
-    """Networks with initial weights, in training mode on the device, and everything that trains them."""
-    set_up_device(device, args.amp, args.deterministic, args.sync_bn)
-    G, D = build_networks(args)
-    prepare(G, device, args.channels_last).train()
-    if D is not None:
-        prepare(D, device, args.channels_last).train()
-    return Trainer(G, D, args, device)
-
-
-def build_networks(args: argparse.Namespace) -> tuple[DeepLab, nn.Module | None]:
-    """G and, for C2S, D with their initial weights, on the CPU."""
+def build_networks(args: argparse.Namespace, device: torch.device) -> tuple[DeepLab, nn.Module | None]:
+    """G and, for C2S, D with their initial weights, ready for training on the device."""
     seeds = generator(args.random_seed, "initial weights").integers(2**31, size=2).tolist()
     G = build_deeplab(args.arch, args.num_classes, seeds[0])
     G.freeze_bn = args.freeze_bn
@@ -138,12 +125,17 @@ def build_networks(args: argparse.Namespace) -> tuple[DeepLab, nn.Module | None]
         copied = load_matching(G, state, args.restore_from, "layer5." if args.not_restore_last else "")
         if distributed.is_main():
             print(f"{args.restore_from}: copied {copied} of {len(G.state_dict())} tensors")
-    if args.no_c2s:
-        return G, None
-    D = build_discriminator(args.num_classes, G.arch.width, seeds[1])
-    if args.restore_from_D is not None:
-        load_strict(D, read_state(args.restore_from_D), args.restore_from_D)
-    return G, D
+    D = None
+    if not args.no_c2s:
+        D = prepare(build_discriminator(args.num_classes, G.arch.width, seeds[1]), device, args.channels_last)
+        if args.restore_from_D is not None:
+            load_strict(D, read_state(args.restore_from_D), args.restore_from_D)
+    prepare(G, device, args.channels_last)
+    if args.sync_bn and distributed.world_size() > 1:
+        nn.SyncBatchNorm.convert_sync_batchnorm(G)
+    if args.compile:
+        compile_blocks(G)
+    return G.train(), D and D.train()
 
 
 def read_initial(path: str) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from utils.core.device import send
 from utils.core.distributed import all_reduce_sum, is_main
 from utils.denoising import foreground_iou
 from utils.evaluation.inference import full_size
@@ -35,8 +36,8 @@ def measure_iou_thresholds(
     G.eval()
     bar = tqdm(loader, desc="IoU thresholds", leave=False, unit="img", disable=not is_main())
     for id_, image, label in bar:
-        logits = full_size(G(image.to(device)), label.shape)
-        sums[classes[id_]] += float(foreground_iou(logits, label.to(device)[None], ignore_label))
+        logits = full_size(G(send(image, device)), label.shape)
+        sums[classes[id_]] += float(foreground_iou(logits, send(label, device)[None], ignore_label))
         counts[classes[id_]] += 1
     G.train()
     sums, counts = all_reduce_sum(sums).tolist(), all_reduce_sum(counts).tolist()

@@ -1,114 +1,147 @@
-"""The trainer of stage 1: networks, optimizers and schedules, one step per iteration, the state of the run."""
+"""Training, the same for both stages: a step per iteration, the loop over the iterations, the state of the run."""
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from datasets.sampling import generator
 from networks.checkpoint import save
-from networks.deeplab import DeepLab
-from utils.alignment import CutMix, draw_cutmix
 from utils.core import distributed
-from utils.core.device import Precision, wrap
-from utils.iteration import Batches, Figures, Iteration, Method
-from utils.training.optim import build_adam, build_sgd, poly_lr, set_lr
-from utils.training.options import build_method
-from utils.training.resume import TrainState
+from utils.core.device import Precision
+from utils.core.provenance import save_provenance
+from utils.training.log import TrainLog, mean_figures
+from utils.training.optim import set_lr
+from utils.training.resume import StopSignal, TrainState, back_up
 
 
 class Trainer:
-    """G, D, their optimizers and the state of a run; the same in all processes."""
+    """Networks, optimizers and schedule of a run; the same in all processes. A subclass defines a stage.
+
+    Iterations are numbered from `first_number` on, in logs and file names.
+    """
+
+    first_number: ClassVar[int] = 0
+    shown: ClassVar[tuple[str, ...]] = ()  # figures in the progress bar
+    average: int = 1  # number of iterations whose figures are averaged in a line of the log
+    iter_size: int = 1  # batches per iteration, whose gradients are added up
+    validate_every: int = 0  # 0: never but after the last iteration
 
     def __init__(
-        self, G: DeepLab, D: nn.Module | None, args: argparse.Namespace, device: torch.device
+        self,
+        folder: Path,
+        networks: Sequence[nn.Module],
+        optimizers: Mapping[torch.optim.Optimizer, float],
+        decay: Callable[[int], float],
+        num_steps: int,
+        precision: Precision,
+        options: dict,
     ) -> None:
-        """Args: G, D: in training mode on the device; D is None without C2S."""
-        self.G, self.D, self.args = G, D, args
-        self.local_batch_size = distributed.local_batch_size(args.batch_size)
-        self.best: float | None = None  # best mIoU on val so far
+        """Args:
+        folder: directory of the results.
+        networks: on the device, in training mode.
+        optimizers: with their initial learning rates.
+        decay: the factor of the learning rates in the iteration with this index, counted from 0.
+        num_steps: number of iterations.
+        precision: that of `accumulate`.
+        options: a run resumes only with the same options.
+        """
+        self.folder, self.networks, self.num_steps = folder, networks, num_steps
+        self.optimizers, self.decay, self.precision = optimizers, decay, precision
+        self.state = TrainState(folder / "last.pth", networks, [*optimizers, precision.scaler], options)
+        self.best: float | None = None  # best score so far
         self.best_iteration: int | None = None
-        self.scores: dict | None = None  # of the last validation
-        self.occurring: list[int] | None = None  # labels that occur in its ground truth
-        self.thresholds: list[float] | None = None  # T_class, if measured
-        sgd = build_sgd(G, args.learning_rate, args.momentum, args.weight_decay, not args.single_steps)
-        self.optimizers: list[torch.optim.Optimizer] = [sgd]
-        self.base_lrs = [args.learning_rate]
-        if D is not None:
-            self.optimizers.append(build_adam(D, args.learning_rate_D))
-            self.base_lrs.append(args.learning_rate_D)
-        self.precision = Precision(args.amp, device)
-        self.best_path = args.snapshot_dir / "VOC_best.pth"
-        self.best_path_D = args.snapshot_dir / "VOC_best_D.pth"
-        networks = [G] if D is None else [G, D]
-        states = [*self.optimizers, self.precision.scaler]
-        self.state = TrainState(args.snapshot_dir / "last.pth", networks, states, vars(args))
-        wrapped_G = wrap(G, args.sync_bn, args.compile)
-        wrapped_D = None if D is None else wrap(D, args.sync_bn, args.compile)
-        self.iteration = Iteration(wrapped_G, wrapped_D, build_method(args, device), self.precision)
 
-    @property
-    def method(self) -> Method:
-        return self.iteration.method
+    def accumulate(self, i: int, k: int, batch: Any) -> Mapping[str, Tensor]:
+        """Add the gradients of the k-th batch of iteration i; returns its figures."""
+        raise NotImplementedError
 
-    def step(self, i: int, batches: Iterator[Batches]) -> list[Figures]:
-        """Run iteration i: --iter-size batches of each kind, then one step of both optimizers."""
-        self.set_lr(i)
-        self.zero_grad()
-        figures, n = [], self.args.iter_size
-        with self.precision.cached_weights():
-            for k in range(n):
-                mix, sync_gradients = self.draw_mix(i, k), k == n - 1
-                figures.append(self.iteration(i, next(batches), mix, 1 / n, sync_gradients))
-        self.precision.step(self.optimizers)
-        return figures
+    def before(self, i: int) -> None:
+        """What has to be done before iteration i."""
 
-    def draw_mix(self, i: int, k: int) -> CutMix | None:
-        """The draw of CutMix for the k-th batch of iteration i, the same in all processes."""
-        if not self.method.s2c:
-            return None
-        rng = generator(self.args.random_seed, "cutmix", i, k)
-        return draw_cutmix(rng, self.local_batch_size, self.args.input_size, self.method.cutmix_probability)
+    def validate(self, n: int, log: TrainLog) -> float | None:
+        """The score after iteration n; None without validation images, and weights are saved in any case."""
+        return None
+
+    def weights(self, n: int) -> dict[Path, nn.Module]:
+        """The files of the weights that are kept after iteration n."""
+        raise NotImplementedError
+
+    def values(self) -> dict[str, Any]:
+        """What the state holds besides networks and optimizers."""
+        return {"best": self.best, "best_iteration": self.best_iteration}
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Set what `values` returned when the state was saved."""
+        self.best, self.best_iteration = values.get("best"), values.get("best_iteration")
 
     def lr(self, i: int) -> float:
-        """The learning rate of G in iteration i."""
-        return poly_lr(self.args.learning_rate, i, self.args.num_steps, self.args.power)
+        """The learning rate of the first optimizer in iteration i."""
+        return next(iter(self.optimizers.values())) * self.decay(i)
 
-    def set_lr(self, i: int) -> None:
-        """Set the learning rates of iteration i."""
-        for optimizer, base in zip(self.optimizers, self.base_lrs):
-            set_lr(optimizer, poly_lr(base, i, self.args.num_steps, self.args.power))
-
-    def zero_grad(self) -> None:
-        for optimizer in self.optimizers:
+    def step(self, i: int, batches: Iterator[Any]) -> list[Mapping[str, Tensor]]:
+        """Run iteration i: add up the gradients of `iter_size` batches, then step each optimizer once."""
+        for optimizer, lr in self.optimizers.items():
+            set_lr(optimizer, lr * self.decay(i))
             optimizer.zero_grad(set_to_none=True)
+        figures = [self.accumulate(i, k, next(batches)) for k in range(self.iter_size)]
+        distributed.average_gradients(self.networks)
+        self.precision.step(list(self.optimizers))
+        return figures
 
-    def set_thresholds(self, thresholds: list[float]) -> None:
-        """Replace T_class of ONF."""
-        self.thresholds = thresholds
-        values = torch.tensor(thresholds, device=self.method.iou_thresholds.device)
-        self.iteration.method = replace(self.method, iou_thresholds=values)
+    def begin(
+        self,
+        resume: bool,
+        options: dict,
+        device: torch.device,
+        outputs: Sequence[Path],
+        starts: Sequence[Any],
+    ) -> int:
+        """Load the saved state, or back up the `outputs` of an earlier run, except those it `starts` from.
 
-    def save(self, done: int, wait: bool = True) -> None:
-        """Save the state after `done` iterations; `wait` as in TrainState.save."""
-        names = ("best", "best_iteration", "scores", "occurring", "thresholds")
-        self.state.save(done, wait, **{name: getattr(self, name) for name in names})
-
-    def load(self) -> int:
-        """Load the saved state, if there is one; returns the number of iterations done."""
-        done, values = self.state.load() or (0, {})
-        self.best, self.best_iteration = values.get("best"), values.get("best_iteration")
-        self.scores, self.occurring = values.get("scores"), values.get("occurring")
-        if values.get("thresholds") is not None:
-            self.set_thresholds(values["thresholds"])
+        Returns:
+            The number of iterations done.
+        """
+        done, values = (self.state.load() if resume else None) or (0, {})
+        self.restore(values)
+        if distributed.is_main():
+            if done:
+                print(f"{self.state.path}: resuming after {done} of {self.num_steps} iterations")
+            else:
+                back_up((self.state.path, *outputs), starts)
+            save_provenance(self.folder / "run.json", options, device)
         return done
 
-    def save_best(self, i: int) -> None:
-        """Save the weights of iteration i as VOC_best.pth and VOC_best_D.pth."""
-        self.best_iteration = i
+    def fit(self, batches: Iterator[Any], log: TrainLog, args: argparse.Namespace) -> None:
+        """Run the iterations of the log's bar; args: --log-every and --save-every."""
+        recent: deque[list[Mapping[str, Tensor]]] = deque(maxlen=self.average)
+        with StopSignal() as stop:
+            for i in log.bar:
+                self.before(i)
+                recent.append(self.step(i, batches))
+
+                n, last = i + self.first_number, i == self.num_steps - 1
+                if n % args.log_every == 0 or last:
+                    figures = mean_figures(part for parts in recent for part in parts)
+                    self.state.check_loss(n, sum(figures.values()))
+                    log(n, self.lr(i), figures, self.shown)
+                if (n and self.validate_every and n % self.validate_every == 0) or last:
+                    self.state.check_weights(n)
+                    score = self.validate(n, log)
+                    if score is None or self.best is None or score > self.best:
+                        self.best, self.best_iteration = score, n
+                        self.save_weights(n)
+                stopped = stop.agreed()
+                if (i + 1) % args.save_every == 0 or last or stopped:
+                    self.state.save(i + 1, **self.values())
+                if stopped and not last:
+                    stop.leave(i + 1)
+
+    def save_weights(self, n: int) -> None:
+        """Write the weights of iteration n."""
         if distributed.is_main():
-            save(self.G.state_dict(), self.best_path)
-            if self.D is not None:
-                save(self.D.state_dict(), self.best_path_D)
+            for path, network in self.weights(n).items():
+                save(network.state_dict(), path)
