@@ -68,7 +68,7 @@ def make_batches(s: Setting) -> Batches:
         return images(), torch.from_numpy(labels), torch.from_numpy(classes)
 
     present = torch.from_numpy(rng.random((s.batch_size, s.num_classes - 1)) < 2 / s.num_classes).float()
-    return Batches(images(), (images(), present), labelled(), labelled())
+    return Batches(complex=images(), cls=(images(), present), simple=labelled(), gt=labelled())
 
 
 def moved(batches: Batches, move: Callable[[Tensor], Tensor]) -> Batches:
