@@ -43,45 +43,32 @@ class Kind(NamedTuple):
 
 def kinds(run: Run) -> list[Kind]:
     """The validation, simple and complex training images that have a list and label maps."""
-    recorded = run.data_options
-    lists = run.folder("data/lists", "dataset/voc_list", ".", recorded=recorded.get("list_dir")) or run.root
-    val_list = Path(recorded.get("data_list") or "")
-    data = data_folder(run) or run.root
-    truth = data / "SegmentationClassAug"
-    train_truth = data / "truth" if (data / "truth").is_dir() else truth
+    options = run.data_options
+    lists = run.folder("data/lists", "dataset/voc_list", ".", recorded=options.get("list_dir")) or run.root
+    val_list = Path(options.get("data_list") or "")
+    val_list = val_list if val_list.is_file() else lists / "val.txt"
+    truth = run.data / "SegmentationClassAug"
+    train_truth = run.data / "truth" if (run.data / "truth").is_dir() else truth
     stages = {stage.name: stage.folder for stage in run.stages}
-    saliency = run.folder("data/sal2gt", "dataset/sal2gt", recorded=recorded.get("pseudo_label_dir"))
-    steps = {
-        "stage 1": run.folder("logit_train_aug"),
-        "stage 1 + CRF": run.folder("labels/crf"),
-        "pseudo label": run.folder("pseudo_labels"),
-    }
-    found = []
-    for name, path, labels, maps in (
-        (
-            "validation images",
-            val_list if val_list.is_file() else lists / "val.txt",
-            Path(recorded.get("label_dir") or truth),
-            stages,
+    steps = {"stage 1": "logit_train_aug", "stage 1 + CRF": "labels/crf", "pseudo label": "pseudo_labels"}
+    labels = {title: run.folder(name) for title, name in steps.items()}
+    saliency = run.folder("data/sal2gt", "dataset/sal2gt", recorded=options.get("pseudo_label_dir"))
+    found = [
+        read_kind(run, "validation", val_list, Path(options.get("label_dir") or truth), stages),
+        read_kind(
+            run, "simple", lists / "simple_list.txt", train_truth, {"saliency label": saliency} | labels
         ),
-        (
-            "simple training images",
-            lists / "simple_list.txt",
-            train_truth,
-            {"saliency label": saliency} | steps,
-        ),
-        ("complex training images", lists / "complex_list.txt", train_truth, steps),
-    ):
-        columns = {title: folder for title, folder in maps.items() if folder is not None}
-        if columns and path.is_file():
-            ids = [entry.id for entry in read_list(path, len(run.names), labelled=False)]
-            known = any((labels / f"{id_}.png").exists() for id_ in ids)
-            found.append(Kind(name, ids, labels if known else None, columns))
-    return found
+        read_kind(run, "complex", lists / "complex_list.txt", train_truth, labels),
+    ]
+    return [kind for kind in found if kind.ids and kind.columns]
 
 
-def data_folder(run: Run) -> Path | None:
-    return run.folder("data", "dataset/VOC2012", ".", recorded=run.data_options.get("data_dir"))
+def read_kind(run: Run, name: str, path: Path, truth: Path, maps: dict[str, Path | None]) -> Kind:
+    """A kind of image with the label maps and the truth that exist; without IDs if it has no list."""
+    entries = read_list(path, len(run.names), labelled=False) if path.is_file() else []
+    known = any((truth / f"{entry.id}.png").exists() for entry in entries)
+    columns = {title: folder for title, folder in maps.items() if folder is not None}
+    return Kind(name, [entry.id for entry in entries], truth if known else None, columns)
 
 
 def mean_iou(run: Run, truth: np.ndarray, labels: np.ndarray) -> float:
@@ -111,7 +98,7 @@ def cells(run: Run, kind: Kind, id_: str) -> list[Cell]:
     """The pictures of an image that exist."""
     found, size, truth = [], None, None
     with contextlib.suppress(InputError):
-        image = read_image(image_path((data_folder(run) or run.root) / "JPEGImages", id_))[:, :, ::-1]
+        image = read_image(image_path(run.data / "JPEGImages", id_))[:, :, ::-1]
         found, size = [Cell("image", image)], (image.shape[0], image.shape[1])
     with contextlib.suppress(InputError):
         if kind.truth is not None:
@@ -137,19 +124,19 @@ def gallery_sheet(run: Run, side: int = 112) -> Image.Image | None:
     """The best and the worst simple training images beside validation images; None if there are no label maps."""
     halves = []
     for kind in sorted(kinds(run), key=lambda kind: kind.name):
-        if kind.name.startswith(("simple", "validation")):
+        if kind.name != "complex":
             ids = [id_ for group in choose(run, kind, 4, 3).values() for id_ in group]
-            image = f"{kind.name.split()[0]} image"
             rows = [cells(run, kind, id_) for id_ in ids]
-            halves.append([{c.title.replace("image", image): c.picture for c in row} for row in rows])
+            first = {"image": f"{kind.name} image"}
+            halves.append([{first.get(c.title, c.title): c.picture for c in row} for row in rows])
     if not any(halves):
         return None
-    titles = [list(dict.fromkeys(title for row in rows for title in row)) for rows in halves]
+    columns = [list(dict.fromkeys(title for row in rows for title in row)) for rows in halves]
     blank = np.full((side, side, 3), 255, np.uint8)
     grid = [
-        [row.get(title, blank) for row, columns in zip(rows, titles) for title in columns]
+        [row.get(title, blank) for row, titles in zip(rows, columns) for title in titles]
         for rows in zip_longest(*halves, fillvalue={})
     ]
     legend = [*((name, label) for label, name in enumerate(run.names) if label), ("ignored", 255)]
-    sheet = contact_sheet(grid, [title for columns in titles for title in columns], side, legend)
+    sheet = contact_sheet(grid, [title for titles in columns for title in titles], side, legend)
     return sheet.quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)

@@ -55,6 +55,8 @@ class Run:
         after_crf = read_json(scores / "scores_crf_run.json").get("options", {})
         self.options: dict = self.made.get("options", {})
         self.data_options = evaluated | self.options
+        recorded = self.data_options.get("data_dir")
+        self.data = self.folder("data", "dataset/VOC2012", recorded=recorded) or root
         logits = self.folder("logit_val", recorded=evaluated.get("logit_dir"))
         maps = self.folder("crf_val", recorded=after_crf.get("prediction_dir"))
         self.step2_logits, maps2 = (self._newest(f"features/*/*/*/{name}") for name in ("logit", "crf"))
