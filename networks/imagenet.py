@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from datasets.transforms import MEAN_BGR
+from networks.checkpoint import read_state
+from utils.core.distributed import is_main
 from utils.core.errors import InputError
 from utils.core.files import error_reason
 
@@ -57,9 +59,16 @@ def imagenet_state(arch: str) -> dict[str, Tensor]:
     return from_torchvision(state)
 
 
-def is_torchvision(state: Mapping[str, Tensor]) -> bool:
-    """Whether the tensors are those of a network of torchvision's, told by its classifier of 1,000 classes."""
-    return any(key in state and len(state[key]) == 1000 for key in CLASSIFIERS)
+def read_initial(path: str | Path) -> dict[str, Tensor]:
+    """As `read_state`, for initial weights: a file of torchvision's, told by its 1,000 classes, is converted."""
+    state = read_state(path)
+    if not any(key in state and len(state[key]) == 1000 for key in CLASSIFIERS):
+        return state
+    if is_main():
+        print(
+            f"{path}: a classifier of torchvision's, whose normalization of images is folded into its weights"
+        )
+    return from_torchvision(state)
 
 
 def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,13 +1,16 @@
 """Checkpoints: the published formats load, anything else is refused by name, code is not run."""
 
+import argparse
 import contextlib
 import io
+import json
 import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 
@@ -34,6 +37,97 @@ def test_published_formats_load(state: dict, tmp_path: Path, prefix: str, old: b
     network = load_deeplab(tmp_path / "w.pth", num_classes=5)
     assert not network.training
     assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("key", "prefix"),
+    [("", "module.module."), ("model", ""), ("state_dict", "net.backbone."), ("network", "module.")],
+)
+def test_checkpoints_load_as_they_come(
+    state: dict, tmp_path: Path, key: str, prefix: str, capsys: pytest.CaptureFixture
+) -> None:
+    value = {prefix + k: v for k, v in state.items()}
+    save({key: value, "epoch": 3, "optimizer": {"state": {}}} if key else value, tmp_path / "w.pth")
+    found = load_deeplab(tmp_path / "w.pth").state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in found.items())
+    printed = capsys.readouterr().out
+    assert (f"in '{key}'" in printed) == bool(key) and (f"prefix '{prefix}'" in printed) == bool(prefix)
+
+
+def test_one_state_dict_of_several_is_not_guessed(state: dict, tmp_path: Path) -> None:
+    save({"model": state, "model_ema": state, "epoch": 3}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"several state dicts \(model, model_ema\)"):
+        read_state(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("first", ["features.", "base.", "layer1."])
+def test_the_names_of_a_trunk_alone_are_kept(first: str, tmp_path: Path) -> None:
+    names = {f"module.{first}0.weight", f"module.{first}1.weight"}
+    save({name: torch.zeros(1) for name in names}, tmp_path / "w.pth")
+    assert read_state(tmp_path / "w.pth").keys() == {name.removeprefix("module.") for name in names}
+
+
+def test_safetensors_load(state: dict, tmp_path: Path) -> None:
+    state["bn1.weight"] = state["bn1.weight"].half()
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    data, types = b"", {torch.float32: "F32", torch.float16: "F16", torch.int64: "I64"}
+    for name, tensor in state.items():
+        values = tensor.numpy().tobytes()
+        offsets = [len(data), len(data) + len(values)]
+        header[name] = {"dtype": types[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+        data += values
+    text = json.dumps(header).encode()
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    found = read_state(path)
+    assert found.keys() == state.keys()
+    assert all(torch.equal(v, state[k]) and v.dtype == state[k].dtype for k, v in found.items())
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"w\.safetensors cannot be read as a checkpoint"):
+        read_state(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(state: dict, tmp_path: Path, value: float) -> None:
+    state["layer1.1.bn1.running_var"][2] = value
+    save(state, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"w\.pth: layer1\.1\.bn1\.running_var is not finite"):
+        load_deeplab(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (np.float64(0.5), r"numpy\..*scalar"),
+        (argparse.Namespace(), r"argparse\.Namespace"),
+        (torch.nn.ReLU(), r"torch\.nn\.modules\.activation\.ReLU"),
+    ],
+)
+def test_objects_beside_the_tensors_are_named(state: dict, tmp_path: Path, value: object, name: str) -> None:
+    torch.save({"model": state, "value": value}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=rf"other than tensors \({name}\) .* save its state dict alone$"):
+        read_state(tmp_path / "w.pth")
+
+
+def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a directory: give the file"):
+        read_state(tmp_path)
+
+
+class OnDevice(torch.Tensor):
+    """Stands for a tensor on a GPU."""
+
+    def cpu(self) -> torch.Tensor:
+        return torch.ones(3)
+
+    def __reduce_ex__(self, protocol: object) -> tuple:
+        raise AssertionError("saved with its device")
+
+
+def test_tensors_are_saved_as_those_of_a_cpu(tmp_path: Path) -> None:
+    save({"networks": [{"weight": torch.zeros(3).as_subclass(OnDevice)}], "iteration": 2}, tmp_path / "w.pth")
+    found = torch.load(tmp_path / "w.pth", weights_only=True)
+    assert torch.equal(found["networks"][0]["weight"], torch.ones(3)) and found["iteration"] == 2
 
 
 @pytest.mark.parametrize("name", ARCHS)
@@ -107,7 +201,8 @@ def test_code_is_refused_and_not_run(tmp_path: Path) -> None:
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Touch(tmp_path / "ran"), protocol=2))
     for name in ("evil.pth", "plain.pth"):
         with pytest.raises(
-            InputError, match=f"{name} contains objects other than tensors and was not loaded"
+            InputError,
+            match=rf"{name} contains objects other than tensors \(posix.mkdir\) and was not loaded",
         ):
             read_state(tmp_path / name)
     assert not (tmp_path / "ran").exists()

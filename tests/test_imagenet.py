@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import assert_close, data_options, error_line, flags
+from test_resume import same
 
 from datasets.transforms import MEAN_BGR
 from networks import imagenet
 from networks.checkpoint import save
-from networks.deeplab import Arch, DeepLab
-from networks.imagenet import IMAGENET_MEAN, IMAGENET_STD, fold_normalisation, imagenet_state
+from networks.deeplab import ARCHS, Arch, DeepLab
+from networks.imagenet import IMAGENET_MEAN, IMAGENET_STD, fold_normalisation, imagenet_state, read_initial
 from utils.core.errors import InputError
 
 
@@ -96,6 +97,20 @@ def test_the_small_network_has_no_such_weights() -> None:
         InputError, match="no ImageNet weights of mini: use --arch resnet50, resnet101, mobilenet_v2"
     ):
         imagenet_state("mini")
+
+
+@pytest.mark.parametrize("name", ["resnet", "mobilenet_v2"])
+def test_a_file_of_torchvisions_is_told_by_its_classes(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arch, classifier = (Arch((1, 1, 1, 1), 4), "fc") if name == "resnet" else (ARCHS[name], "classifier.1")
+    trunk = {k: v for k, v in DeepLab(4, arch).state_dict().items() if "layer5" not in k}
+    path, others = tmp_path / "w.pth", {"features.18.0.weight": torch.zeros(1)} if "mob" in name else {}
+    save(trunk | others | {f"{classifier}.weight": torch.zeros(1000, 8)}, path)
+    assert same(read_initial(path), fold_normalisation(trunk))
+    assert "normalization of images is folded" in capsys.readouterr().out
+    save(trunk | {f"{classifier}.weight": torch.zeros(20, 8)}, path)
+    assert torch.equal(read_initial(path)[next(iter(trunk))], trunk[next(iter(trunk))])
 
 
 def test_a_refused_download_is_one_line(tiny_data: Path, server: Path, tmp_path: Path) -> None:

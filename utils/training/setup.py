@@ -26,7 +26,7 @@ from datasets.transforms import to_input
 from networks.checkpoint import load_matching, load_strict, read_state
 from networks.deeplab import DeepLab, build_deeplab
 from networks.discriminator import build_discriminator
-from networks.imagenet import from_torchvision, imagenet_state, is_torchvision
+from networks.imagenet import imagenet_state, read_initial
 from utils.core import distributed
 from utils.core.device import compile_blocks, prepare, send
 from utils.core.errors import InputError
@@ -119,10 +119,8 @@ def build_networks(args: argparse.Namespace, device: torch.device) -> tuple[Deep
     G = build_deeplab(args.arch, args.num_classes, seeds[0])
     G.freeze_bn = args.freeze_bn
     if args.restore_from != "none":
-        state = (
-            imagenet_state(args.arch) if args.restore_from == "imagenet" else read_initial(args.restore_from)
-        )
-        copied = load_matching(G, state, args.restore_from, "layer5." if args.not_restore_last else "")
+        skip = "layer5." if args.not_restore_last else ""
+        copied = load_matching(G, initial_state(args), args.restore_from, skip)
         if distributed.is_main():
             print(f"{args.restore_from}: copied {copied} of {len(G.state_dict())} tensors")
     D = None
@@ -138,19 +136,14 @@ def build_networks(args: argparse.Namespace, device: torch.device) -> tuple[Deep
     return G.train(), D and D.train()
 
 
-def read_initial(path: str) -> dict[str, Tensor]:
-    """The tensors of the file of --restore-from."""
-    if not Path(path).exists():
+def initial_state(args: argparse.Namespace) -> dict[str, Tensor]:
+    """The tensors of --restore-from."""
+    if args.restore_from == "imagenet":
+        return imagenet_state(args.arch)
+    if not Path(args.restore_from).exists():
         raise InputError(
-            f"{path} not found: put the published code's COCO pre-trained DeepLab-v2 (resnet101COCO-41f33a49.pth)"
-            " there, use another file with --restore-from FILE, the weights of torchvision with --restore-from"
-            " imagenet, or random ones with --restore-from none"
+            f"{args.restore_from} not found: put the published code's COCO pre-trained DeepLab-v2"
+            " (resnet101COCO-41f33a49.pth) there, use another file with --restore-from FILE, the weights of"
+            " torchvision with --restore-from imagenet, or random ones with --restore-from none"
         )
-    state = read_state(path)
-    if not is_torchvision(state):
-        return state
-    if distributed.is_main():
-        print(
-            f"{path}: a classifier of torchvision's, whose normalization of images is folded into its weights"
-        )
-    return from_torchvision(state)
+    return read_initial(args.restore_from)

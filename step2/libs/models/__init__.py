@@ -6,8 +6,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from networks.checkpoint import load_matching, load_strict, read_state
-from networks.deeplab import ARCHS, arch_from_state
+from networks.checkpoint import load_matching, load_strict
+from networks.deeplab import ARCHS
+from networks.imagenet import read_initial
 from step2.libs.models.deeplab import DeepLabV1, DeepLabV2
 from step2.libs.models.msc import MSC
 from utils.core.errors import InputError
@@ -39,20 +40,26 @@ def load_initial(model: MSC, path: Path) -> int:
             f"{path} not found: put the COCO pre-trained deeplabv1_resnet101-coco.pth there, or set MODEL.INIT_MODEL"
             " to another checkpoint of stage 1 or 2, or to null for random weights"
         )
-    state = read_state(path)
-    if "features.0.0.weight" in state:
-        raise InputError(
-            f"{path} holds a MobileNetV2, but the network of stage 2 is a ResNet: set MODEL.INIT_MODEL to the"
-            " checkpoint of a ResNet, or to null for random weights"
-        )
-    if arch_from_state(state) is not None:
+    state = read_resnet(path)
+    if "conv1.weight" in state:
         state = from_stage1(state)
     return load_matching(model.base, {key.removeprefix("base."): v for key, v in state.items()}, path)
 
 
 def load_trained(model: MSC, path: Path) -> None:
     """Load a trained checkpoint, which must match the network."""
-    load_strict(model, read_state(path), path)
+    load_strict(model, read_resnet(path), path)
+
+
+def read_resnet(path: Path) -> dict[str, Tensor]:
+    """Read the state dict of a ResNet; InputError if it is a MobileNetV2's."""
+    state = read_initial(path)
+    if "features.0.0.weight" in state:
+        raise InputError(
+            f"{path} holds a MobileNetV2, but the network of stage 2 is a ResNet: use the checkpoint of a ResNet, or"
+            " MODEL.INIT_MODEL=null for random weights"
+        )
+    return state
 
 
 def from_stage1(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
