@@ -13,7 +13,7 @@ help:
 	@echo "make test        style checks, type checks and tests"
 	@echo "make test-slow   the tests that take minutes"
 	@echo "make test-cpus   the tests as other CPUs, numbers of threads and newer libraries run them"
-	@echo "make gpu         tests and measurements on a GPU, in 9 minutes; needs torch, but no network"
+	@echo "make gpu         tests and measurements on a GPU; needs torch, but no network"
 	@echo "make install     the environment ($(VENV)); EXTRAS=\"NAME ...\" selects optional packages"
 
 install: $(VENV)/installed
@@ -46,8 +46,10 @@ test-cpus: install
 	$(PY) tests/cpus.py --jobs $(JOBS) $(CPUS)
 
 # Without installing anything: the environment if there is one, otherwise the system's Python.
+gpu: PYTHON := $(if $(wildcard $(PY)),$(PY),$(PYTHON))
 gpu:
-	$(if $(wildcard $(PY)),$(PY),$(PYTHON)) benchmarks/gpu.py $(GPU_OPTIONS)
+	$(PYTHON) -m pytest -o addopts="" -m cuda; tested=$$?; \
+	$(PYTHON) benchmarks/bench.py --device cuda $(GPU_OPTIONS) && exit $$tested
 
 clean:
 	rm -rf $(VENV) .venv-newest demo .pytest_cache .ruff_cache

@@ -1,6 +1,6 @@
-"""The modes that train_step.py compares: synthetic batches, and the networks and the iteration of a mode."""
+"""The iteration of stage 1 as bench.py and the tests run it: synthetic batches, straightforward or our code."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,28 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.baseline import PlainASPP, PlainIteration
-from benchmarks.common import use_tf32
-from networks.deeplab import Bottleneck, DeepLab, build_deeplab
+from networks.deeplab import Bottleneck, build_deeplab
 from networks.discriminator import build_discriminator
 from utils.alignment import CutMix, cutmix_box
-from utils.core.device import Precision, compile_blocks, prepare, send, set_up_device
+from utils.core.device import Precision, prepare, send, set_up_device
 from utils.denoising import noise_threshold
 from utils.iteration import Batches, Iteration, Method
 from utils.training.optim import RepeatedSGD, build_adam, build_sgd
 
-CASES = {  # name: the iteration's number, and whether it uses S2C
+CASES = {  # the iteration's number, and whether it uses S2C
     "warm-up": (0, False),
     "warm-up+cutmix": (0, True),
     "denoising": (1000, False),
     "denoising+cutmix": (1000, True),
 }
-EXTRAS = ("channels-last", "onednn", "float32", "bf16", "autotune", "compile")
 LEARNING_RATE = 0.0  # the optimizers do their full work, but the weights do not change
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all modes share."""
+    """What the modes of an iteration share."""
 
     arch: str = "resnet101"
     crop: int = 321
@@ -39,14 +37,6 @@ class Setting:
     num_classes: int = 21
     iou_threshold: float = 0.0
     device: str = "cpu"
-
-
-def number_format(mode: str, device: torch.device) -> str:
-    """The format of the mode's convolutions: float32, TF32 or bf16."""
-    extras = mode.split("+")
-    if "bf16" in extras:
-        return "bf16"
-    return "TF32" if device.type == "cuda" and "float32" not in extras else "float32"
 
 
 def make_batches(s: Setting) -> Batches:
@@ -86,85 +76,50 @@ def make_mix(s: Setting) -> CutMix:
     return CutMix(0.5, s.crop // 2, s.crop // 2, tuple(map(int, order)))
 
 
-def make_method(s: Setting) -> Method:
-    """The constants; PND's threshold is near the loss of untrained networks, so that it drops some pixels."""
-    thresholds = torch.full((s.num_classes - 1,), s.iou_threshold, device=s.device)
-    loss = float(np.log(s.num_classes))
-    return Method(thresholds, torch.tensor([11], device=s.device), high_T=loss, low_T=loss)
-
-
-def plain_iteration(G: nn.Module, D: nn.Module, m: Method) -> Callable:
-    """The baseline, called as utils.iteration.Iteration is."""
-    schedule = partial(noise_threshold, start=m.denoise_from, end=m.denoise_until, high=m.high_T, low=m.low_T)
-    iteration = PlainIteration(G, D, m.iou_thresholds, m.exempt, schedule, m.lambda_adv, m.ignore_label)
-
-    def call(i: int, b: Batches, mix: CutMix | None = None) -> dict[str, float]:
-        box = mix and (cutmix_box(b.complex.shape[2:], mix.lam, mix.cx, mix.cy), mix.permutation)
-        return iteration(i, (b.complex, b.cls, b.simple, b.gt), box)
-
-    return call
-
-
-def damped(G: DeepLab) -> DeepLab:
-    """The network with weak residual branches, as after training.
-
-    With the initial weights of ResNet-101, the gradients of float32 and float64 differ by 5 %: too much to compare
-    modes.
-    """
-    for module in G.modules():
-        if isinstance(module, Bottleneck):
-            torch.nn.init.constant_(module.bn3.weight, 0.1)
-    return G
-
-
-def use_onednn(G: DeepLab) -> None:
-    """Experiment for one CPU thread, where torch uses oneDNN for 1x1 convolutions only if they are dilated.
-
-    Dilation has no effect on a kernel of one pixel.
-    """
-    for module in G.modules():
-        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
-            module.dilation = (2, 2)
-
-
 class Trainer:
-    """Networks, optimizers and the iteration of one mode; measure each mode in a process of its own."""
+    """Networks, optimizers and the iteration of a mode: `baseline` or `ours`, the latter with any of +channels-last,
+    +bf16 and +float32 (no TF32 on a GPU)."""
 
     def __init__(self, mode: str, s: Setting) -> None:
-        extras, device, method = mode.split("+")[1:], torch.device(s.device), make_method(s)
+        first, *extras = mode.split("+")
+        self.device, amp = torch.device(s.device), "bf16" if "bf16" in extras else None
         channels_last = "channels-last" in extras
-        amp = "bf16" if "bf16" in extras else None
-        if mode.partition("+")[0] == "ours":
-            set_up_device(device, amp)  # cannot be undone in this process
+        set_up_device(self.device, amp)
         if "float32" in extras:
-            use_tf32(False)
-        if "autotune" in extras:
-            torch.backends.cudnn.benchmark = True
-        self.device, self.compiled = device, "compile" in extras
-        self.G = prepare(damped(build_deeplab(s.arch, s.num_classes, seed=0)), device, channels_last).train()
-        if "onednn" in extras:
-            use_onednn(self.G)
-        self.D = build_discriminator(s.num_classes, self.G.arch.width, seed=1)
-        self.D = prepare(self.D, device, channels_last).train()
-        self.optimizers = [build_sgd(self.G, LEARNING_RATE), build_adam(self.D, LEARNING_RATE)]
-        if mode.startswith("baseline"):
-            groups = [{**group, "fused": None} for group in self.optimizers[0].param_groups]
-            adam = torch.optim.Adam(self.D.parameters(), LEARNING_RATE, (0.9, 0.99))
-            self.optimizers = [RepeatedSGD(groups), adam]
-            self.G.layer5.__class__ = PlainASPP
-            self.iteration = plain_iteration(self.G, self.D, method)
-        else:
-            for network in (self.G, self.D) if self.compiled else ():
-                compile_blocks(network)
-            iteration = Iteration(self.G, self.D, method, Precision(amp, device))
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        G, D = build_deeplab(s.arch, s.num_classes, seed=0), build_discriminator(s.num_classes, 64, seed=1)
+        for module in G.modules():
+            if isinstance(
+                module, Bottleneck
+            ):  # as after training; otherwise rounding errors grow from block to block
+                nn.init.constant_(module.bn3.weight, 0.1)
+        self.G, self.D = (prepare(network, self.device, channels_last).train() for network in (G, D))
+        # The threshold of PND is near the loss of untrained networks, so that some pixels are dropped.
+        thresholds, loss = torch.full((s.num_classes - 1,), s.iou_threshold), float(np.log(s.num_classes))
+        exempt = torch.tensor([11], device=self.device)
+        m = Method(thresholds.to(self.device), exempt, high_T=loss, low_T=loss)
+        if first == "ours":
+            self.optimizers = [build_sgd(self.G, LEARNING_RATE), build_adam(self.D, LEARNING_RATE)]
+            ours = Iteration(self.G, self.D, m, Precision(amp, self.device))
+            self.iteration: Callable = lambda i, batches, mix: ours(i, batches, mix).tensors()
+            return
+        groups = [{**group, "fused": None} for group in build_sgd(self.G, LEARNING_RATE).param_groups]
+        self.optimizers = [
+            RepeatedSGD(groups),
+            torch.optim.Adam(self.D.parameters(), LEARNING_RATE, (0.9, 0.99)),
+        ]
+        self.G.layer5.__class__ = PlainASPP
+        T = partial(noise_threshold, start=m.denoise_from, end=m.denoise_until, high=m.high_T, low=m.low_T)
+        plain = PlainIteration(self.G, self.D, m.iou_thresholds, m.exempt, T, m.lambda_adv, m.ignore_label)
 
-            def call(i: int, batches: Batches, mix: CutMix | None) -> dict[str, Tensor]:
-                return dict(iteration(i, batches, mix).tensors())
+        def iteration(i: int, b: Batches, mix: CutMix | None) -> dict[str, float]:
+            box = mix and (cutmix_box(b.complex.shape[2:], mix.lam, mix.cx, mix.cy), mix.permutation)
+            return plain(i, (b.complex, b.cls, b.simple, b.gt), box)
 
-            self.iteration = call
+        self.iteration = iteration
 
-    def gradients(self, batches: Batches, case: str, mix: CutMix) -> dict[str, Tensor | float]:
-        """Runs an iteration without the optimizers' steps; returns the losses."""
+    def gradients(self, batches: Batches, case: str, mix: CutMix) -> Mapping[str, Any]:
+        """Run an iteration without the optimizers' steps; returns what it computed, by name."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         i, mixed = CASES[case]
@@ -172,7 +127,28 @@ class Trainer:
         return self.iteration(i, batches, mix if mixed else None)
 
     def step(self, batches: Batches, case: str, mix: CutMix) -> None:
-        """Runs a whole iteration, copying the batches to the device in every mode."""
+        """Run a whole iteration, which copies the batches to the device in every mode."""
         self.gradients(batches, case, mix)
         for optimizer in self.optimizers:
             optimizer.step()
+
+
+def gradients_of(trainer: Trainer) -> list[Tensor]:
+    parameters = [*trainer.G.parameters(), *trainer.D.parameters()]
+    return [p.grad.cpu().contiguous() for p in parameters if p.grad is not None]
+
+
+def only_losses(found: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in found.items() if name.startswith("loss")}
+
+
+def loss_difference(losses: Mapping[str, float], first: Mapping[str, float]) -> float:
+    """The greatest relative difference of a loss."""
+    return max(abs(losses[name] - value) / max(abs(value), 1e-12) for name, value in first.items())
+
+
+def gradient_difference(gradients: list[Tensor], first: list[Tensor]) -> float:
+    """Norm of the difference of all gradients, relative to the norm of the first."""
+    pairs = [(a.double(), b.double()) for a, b in zip(gradients, first, strict=True)]
+    difference = sum(float((a - b).square().sum()) for a, b in pairs)
+    return (difference / max(sum(float(b.square().sum()) for _, b in pairs), 1e-300)) ** 0.5

@@ -8,9 +8,18 @@ import torch
 from conftest import DEVICES, assert_close, flags
 from test_scripts import train_options
 
-from benchmarks.gpu_parts.profiling import profile_call
-from benchmarks.train_step import gradient_difference, gradients_of, loss_difference
-from benchmarks.trainer import CASES, Setting, Trainer, make_batches, make_mix, moved
+from benchmarks.trainer import (
+    CASES,
+    Setting,
+    Trainer,
+    gradient_difference,
+    gradients_of,
+    loss_difference,
+    make_batches,
+    make_mix,
+    moved,
+    only_losses,
+)
 from networks.checkpoint import read_state
 from train import train
 from utils.core.device import send
@@ -42,10 +51,6 @@ def run(
 
     figures = trainer.gradients(moved(make_batches(s), convert), case, make_mix(s))
     return {name: torch.as_tensor(value).cpu() for name, value in figures.items()}, gradients_of(trainer)
-
-
-def only_losses(figures: dict) -> dict[str, float]:
-    return {name: float(value) for name, value in figures.items() if name.startswith("loss")}
 
 
 def check_iteration(
@@ -122,11 +127,3 @@ def test_sent_batches_are_those_of_the_host(device: torch.device) -> None:
         busy = (busy @ busy).tanh()
     sent = [send(batch, device) for batch in batches]
     assert all(torch.equal(batch, copy.cpu()) for batch, copy in zip(batches, sent))
-
-
-def test_profile_counts_launches(device: torch.device) -> None:
-    x = torch.ones(64, device=device)
-    few, many = (profile_call(lambda n=n: [x.add_(x) for _ in range(n)], device) for n in (3, 30))
-    assert (few.launches, many.launches) == (3, 30)
-    assert [kernel.calls for kernel in many.kernels if kernel.calls == 30]
-    assert many.kernels[0].seconds > 0 and many.waits == 0

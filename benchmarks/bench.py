@@ -1,0 +1,248 @@
+"""Straightforward code against ours: an iteration of stage 1, the dense CRF, evaluation; prints Markdown tables.
+
+    OMP_NUM_THREADS=1 python benchmarks/bench.py          a CPU: batches of 2
+    python benchmarks/bench.py --device cuda              a GPU: batches of 10 (make gpu: after the tests)
+
+The straightforward iteration is benchmarks/baseline.py, the CRF pydensecrf, evaluation a loop that reads, computes
+and writes one image after the other. The alternatives take turns; times are medians, of CPU time on a CPU, which
+other programs hardly affect. ONF keeps all images, which is the most work.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import evaluate
+from benchmarks.trainer import (
+    CASES,
+    Setting,
+    Trainer,
+    loss_difference,
+    make_batches,
+    make_mix,
+    moved,
+    only_losses,
+)
+from datasets.images import read_image
+from datasets.labels import read_label, save_labels
+from datasets.lists import read_list
+from datasets.loaders import DataConfig, EvalDataset
+from networks.checkpoint import load_deeplab
+from networks.deeplab import build_deeplab
+from utils.core import cli
+from utils.core.device import pick_device
+from utils.core.errors import run_script
+from utils.core.files import save_array
+from utils.crf.dense_crf import PRUNE, dense_crf
+from utils.evaluation.inference import full_size, multi_scale_logits
+from utils.evaluation.metrics import ConfusionMatrix
+
+Rows = list[dict[str, str]]
+MODES = ("baseline", "ours", "ours+channels-last", "ours+channels-last+bf16")
+# Shares of a run of 12,000 iterations, of which 1,000 are warm-up, half of each with CutMix.
+SHARES = dict(zip(CASES, (1 / 24, 1 / 24, 11 / 24, 11 / 24)))
+
+
+def timed(function: Callable[[], Any], device: str) -> tuple[Any, float]:
+    """The result of a call and its seconds: CPU time on a CPU, on a GPU until it has finished."""
+    if device == "cpu":
+        start = time.process_time()
+        return function(), time.process_time() - start
+    torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    result = function()
+    torch.cuda.synchronize(device)
+    return result, time.perf_counter() - start
+
+
+def markdown(rows: Rows) -> str:
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def iterations(args: argparse.Namespace, device: torch.device) -> Rows:
+    """A row for each kind of iteration and mode, and for each mode the mean over a published run."""
+    gpu = device.type == "cuda"
+    s = Setting(args.arch, args.crop, args.batch_size or (10 if gpu else 2), device=str(device))
+    batches, mix = make_batches(s), make_mix(s)
+    if gpu:
+        batches = moved(batches, Tensor.pin_memory)
+    times: dict[tuple[str, str], list[float]] = {(case, mode): [] for case in CASES for mode in MODES}
+    losses, peaks = {}, {}
+    for _ in range(args.rounds):
+        for mode in MODES:
+            trainer = Trainer(mode, s)
+            for case in CASES:
+                losses[case, mode] = only_losses(trainer.gradients(batches, case, mix))
+                if gpu:
+                    torch.cuda.reset_peak_memory_stats(device)
+                step = partial(trainer.step, batches, case, mix)
+                times[case, mode] += [timed(step, s.device)[1] for _ in range(args.iterations)]
+                if gpu:
+                    peaks[case, mode] = torch.cuda.max_memory_allocated(device) / 2**30
+    medians = {key: statistics.median(values) for key, values in times.items()}
+    rows = []
+    for (case, mode), value in medians.items():
+        row = {"iteration": case, "mode": mode, "seconds": f"{value:.4g}"}
+        row["speed-up"] = f"{medians[case, 'baseline'] / value:.2f}"
+        row["peak GiB"] = f"{peaks[case, mode]:.2f}" if gpu else ""
+        row["losses differ by"] = f"{loss_difference(losses[case, mode], losses[case, 'baseline']):.1e}"
+        rows.append(row)
+    runs = {mode: sum(share * medians[case, mode] for case, share in SHARES.items()) for mode in MODES}
+    for mode, value in runs.items():
+        row = {"iteration": "whole run", "mode": mode, "seconds": f"{value:.4g}"}
+        rows.append({**dict.fromkeys(rows[0], ""), **row, "speed-up": f"{runs['baseline'] / value:.2f}"})
+    return rows
+
+
+def make_data(root: Path, count: int) -> list[str]:
+    """Write images, smooth noise with an ellipse of other noise, and their masks; returns the IDs."""
+    (root / "JPEGImages").mkdir()
+    rng, ids = np.random.default_rng(0), [str(k) for k in range(count)]
+    for k, id_ in enumerate(ids):
+        height, width = ((375, 500), (500, 375), (333, 500))[k % 3]
+        mask = np.zeros((height, width), np.uint8)
+        axes = int(rng.integers(40, width // 3)), int(rng.integers(40, height // 3))
+        cv2.ellipse(mask, (width // 2, height // 2), axes, 30, 0, 360, int(rng.integers(1, 21)), -1)
+        inside, outside = (cv2.resize(rng.uniform(20, 235, (6, 8, 3)), (width, height)) for _ in range(2))
+        pixels = np.where(mask[..., None] > 0, inside, outside) + rng.normal(0, 2, (height, width, 3))
+        cv2.imwrite(str(root / f"JPEGImages/{id_}.jpg"), pixels.clip(0, 255).astype(np.uint8))
+        save_labels(root / f"SegmentationClassAug/{id_}.png", mask)
+    (root / "val.txt").write_text("".join(f"{id_}\n" for id_ in ids))
+    return ids
+
+
+def soften(mask: np.ndarray, classes: int, rng: np.random.Generator) -> Tensor:
+    """C x H x W probabilities as a network predicts them, from a mask: coarse, uncertain at borders, with noise."""
+    labels = F.one_hot(torch.from_numpy(mask.astype(np.int64)), classes).permute(2, 0, 1)[None].float()
+    coarse = F.adaptive_avg_pool2d(labels, (mask.shape[0] // 8, mask.shape[1] // 8))
+    logits = 9 * F.avg_pool2d(coarse, 9, 1, 4) + torch.from_numpy(rng.normal(0, 1, coarse.shape)).float()
+    return full_size(logits, mask.shape)[0].softmax(0)
+
+
+def crf(args: argparse.Namespace, device: torch.device, root: Path, ids: Sequence[str]) -> Rows:
+    """A row for each way; the first one is the reference."""
+    ways: dict[str, tuple[str, str, float | None]] = {}
+    if importlib.util.find_spec("pydensecrf") is not None:
+        ways["pydensecrf"] = ("pydensecrf", "cpu", None)
+    ways |= {"ours, all classes": ("torch", str(device), None), "ours": ("torch", str(device), PRUNE)}
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    agreement, rng = dict.fromkeys(ways, 1.0), np.random.default_rng(0)
+    for id_ in ids:
+        image = read_image(root / f"JPEGImages/{id_}.jpg")
+        p = soften(read_label(root / f"SegmentationClassAug/{id_}.png", 21, image.shape[:2]), 21, rng)
+        reference = None
+        for name, (backend, where, prune) in ways.items():
+            q, taken = timed(partial(dense_crf, image, p.to(where), backend=backend, prune=prune), where)
+            labels = q.argmax(0).cpu()
+            reference = labels if reference is None else reference
+            times[name].append(taken)
+            agreement[name] = min(agreement[name], float((labels == reference).float().mean()))
+    base, rows = next(iter(times.values())), []
+    for name, values in times.items():
+        row = {
+            "CRF, 21 classes": name,
+            "device": ways[name][1],
+            "s/image": f"{statistics.median(values):.4g}",
+        }
+        row["speed-up"] = f"{statistics.median(b / v for b, v in zip(base, values)):.2f}"
+        rows.append({**row, "labels that agree, worst image": f"{100 * agreement[name]:.3f} %"})
+    return rows
+
+
+def one_by_one(root: Path, device: torch.device) -> None:
+    """Evaluation as a plain loop."""
+    network = load_deeplab(root / "weights.pth").to(device)
+    config = DataConfig(root / "JPEGImages", root / "SegmentationClassAug", num_classes=network.num_classes)
+    images = EvalDataset(read_list(root / "val.txt", network.num_classes, labelled=False), config)
+    confusion = ConfusionMatrix(network.num_classes)
+    with torch.inference_mode():
+        for id_, image, label in (images[k] for k in range(len(images))):
+            logits = multi_scale_logits(network, torch.from_numpy(image).to(device), (1.0, 0.75))
+            prediction = full_size(logits, label.shape).argmax(1)[0].to(torch.uint8).cpu()
+            confusion.update(torch.from_numpy(label), prediction)
+            save_array(root / f"plain/logits/{id_}.npy", logits[0].cpu().numpy())
+            save_labels(root / f"plain/png/{id_}.png", prediction.numpy())
+
+
+def evaluation(args: argparse.Namespace, device: torch.device, root: Path, ids: Sequence[str]) -> Rows:
+    """A row for a plain loop and one for evaluate.py."""
+    torch.save(build_deeplab(args.arch, 21, seed=0).state_dict(), root / "weights.pth")
+    words = [f"--data-dir={root}", f"--data-list={root}/val.txt", f"--restore-from={root}/weights.pth"]
+    words += [f"--device={device}", f"--logit-dir={root}/ours/logits", f"--score-dir={root}/ours"]
+    words += [f"--save-predictions={root}/ours/png", f"--num-workers={args.num_workers}"]
+    times: dict[str, list[float]] = {"plain loop": [], "evaluate.py": []}
+    for _ in range(args.rounds):
+        for name, found in times.items():
+            start = time.perf_counter()
+            if name == "plain loop":
+                one_by_one(root, device)
+            else:
+                with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                    evaluate.evaluate(evaluate.parse_args(words))
+            found.append(time.perf_counter() - start)
+    pairs = [[np.load(root / f"{way}/logits/{id_}.npy") for way in ("ours", "plain")] for id_ in ids]
+    apart = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
+    rates = {name: len(ids) / statistics.median(values) for name, values in times.items()}
+    rows = [{"evaluation": name, "images/s": f"{rate:.3g}"} for name, rate in rates.items()]
+    ratios = [{"speed-up": f"{rate / rates['plain loop']:.2f}"} for rate in rates.values()]
+    return [{**row, **ratio, "logits differ by": f"{apart:.1e}"} for row, ratio in zip(rows, ratios)]
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.make_parser(__doc__)
+    add, parts = parser.add_argument, ("iteration", "crf", "evaluation")
+    add("--parts", nargs="+", choices=parts, default=parts, help="what to measure")
+    add("--device", help="cpu or cuda (default: the GPU if there is one)")
+    add("--arch", default="resnet101", help="segmentation network, with random weights")
+    add("--crop", type=cli.positive_int, default=321, help="side of the images of an iteration")
+    add("--batch-size", type=cli.positive_int, help="images of each kind (default: 10, on a CPU 2)")
+    add("--rounds", type=cli.positive_int, default=2, help="turns of each alternative")
+    add("--iterations", type=cli.positive_int, default=3, help="iterations of each kind in a turn")
+    add("--images", type=cli.positive_int, default=12, help="images for the CRF and evaluation")
+    add("--num-workers", type=cli.count, default=1, help="loading processes of evaluate.py")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> dict[str, Rows]:
+    """Returns the rows of the tables."""
+    args = parse_args(argv)
+    device = pick_device(args.device, None)
+    name = (
+        f"CPU, {torch.get_num_threads()} thread(s)"
+        if device.type == "cpu"
+        else torch.cuda.get_device_name(device)
+    )
+    print(f"{name}, torch {torch.__version__}, {args.arch}, crop {args.crop}")
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        ids = make_data(Path(folder), args.images)
+        on_images = {"crf": crf, "evaluation": evaluation}
+        for part in args.parts:
+            if part == "iteration":
+                found[part] = iterations(args, device)
+            else:
+                found[part] = on_images[part](args, device, Path(folder), ids)
+            print(f"\n{markdown(found[part])}", end="", flush=True)
+    return found
+
+
+if __name__ == "__main__":
+    run_script(main)
