@@ -7,6 +7,7 @@ import pytest
 
 from networks.checkpoint import load_matching, read_state
 from networks.deeplab import build_deeplab
+from networks.imagenet import FILES, read_initial
 from step2.libs.models import load_initial
 from step2.libs.models.deeplab import DeepLabV2
 from step2.libs.models.msc import MSC
@@ -32,6 +33,13 @@ def test_trained_networks(name: str, stage: int) -> None:
 def test_initial_weights() -> None:
     path = find("resnet101COCO-41f33a49.pth")
     assert load_matching(build_deeplab("resnet101"), read_state(path), path) >= TRUNK
+
+
+@pytest.mark.parametrize("arch", FILES)
+def test_torchvisions_classifiers(arch: str) -> None:
+    path, network = find(FILES[arch]), build_deeplab(arch)
+    names = [n for n in network.state_dict() if not n.startswith("layer5.") and "num_batches" not in n]
+    assert load_matching(network, read_initial(path), path) >= len(names)
 
 
 def test_initial_weights_of_stage_2() -> None:
