@@ -18,9 +18,8 @@ from networks.checkpoint import load_deeplab, weights_checksum
 from utils.core import cli, distributed
 from utils.core.device import pick_device, prepare
 from utils.core.errors import run_script
-from utils.core.files import claim_folder
 from utils.evaluation.metrics import report_scores
-from utils.evaluation.scoring import score_images
+from utils.evaluation.scoring import result_files, score_images
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -53,20 +52,10 @@ def evaluate(args: argparse.Namespace) -> None:
         listed = read_list(args.data_list, num_classes, labelled=False)
         images = EvalDataset(listed, config)
         check_start(args.data_list, listed, images.files())
+        made_from = {"weights": weights_checksum(network), "scales": list(args.scales)}
         logit_dir = None if args.no_logits else args.logit_dir
-        if logit_dir is not None and distributed.is_main():
-            made_by = {"weights": weights_checksum(network), "scales": list(args.scales)}
-            claim_folder(logit_dir, made_by, "*.npy", replaceable={e.id for e in images.entries})
-        distributed.barrier()
-        confusion = score_images(
-            network,
-            images,
-            args.num_workers,
-            device,
-            args.scales,
-            logit_dir=logit_dir,
-            prediction_dir=args.save_predictions,
-        )
+        files = result_files(images, made_from, logit_dir, args.save_predictions)
+        confusion = score_images(network, images, args.num_workers, device, args.scales, files=files)
         report_scores(confusion, names, args.score_dir / "scores.json", vars(args), device)
 
 

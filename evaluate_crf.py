@@ -15,7 +15,7 @@ from datasets.options import LABEL_DIR_HELP, add_data_options, add_list_options,
 from utils.core import cli
 from utils.core.device import pick_device
 from utils.core.errors import run_script
-from utils.crf.run import add_crf_options, check_tasks, crf_settings, evaluate_crf, make_tasks
+from utils.crf.run import add_crf_options, crf_settings, evaluate_crf, make_tasks
 from utils.evaluation.metrics import report_scores
 
 
@@ -40,10 +40,17 @@ def evaluate(args: argparse.Namespace) -> None:
     listed = read_list(args.data_list, args.num_classes, labelled=False)
     entries = sharded(listed, args.shard)
     label_dir = args.label_dir or args.data_dir / "SegmentationClassAug"
-    tasks = make_tasks(entries, args.data_dir / "JPEGImages", args.logit_dir, args.prediction_dir)
-    labels = [label_dir / f"{entry.id}.png" for entry in entries]
-    check_tasks(args.data_list, listed, tasks, labels)
-    confusion = evaluate_crf(tasks, settings, args.n_jobs, label_dir, args.ignore_label)
+    tasks, results = make_tasks(
+        args.data_list,
+        listed,
+        entries,
+        settings,
+        args.data_dir / "JPEGImages",
+        args.logit_dir,
+        args.prediction_dir,
+        label_dir,
+    )
+    confusion = evaluate_crf(tasks, results, settings, args.n_jobs, label_dir, args.ignore_label)
     part = "" if args.shard is None else f"_{args.shard[0]}_of_{args.shard[1]}"
     report_scores(confusion, names, args.score_dir / f"scores_crf{part}.json", vars(args), device)
 

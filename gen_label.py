@@ -17,10 +17,9 @@ from datasets.loaders import DataConfig, EvalDataset, eval_loader
 from datasets.options import add_data_options, add_list_options, sharded
 from networks.checkpoint import load_deeplab, weights_checksum
 from utils.core import cli
-from utils.core.background import Background
 from utils.core.device import pick_device, prepare
 from utils.core.errors import run_script
-from utils.core.files import claim_folder
+from utils.core.files import Results
 from utils.evaluation.inference import infer, save_logits
 
 
@@ -46,15 +45,15 @@ def generate(args: argparse.Namespace) -> None:
     entries = sharded(listed, args.shard)
     config = DataConfig(args.data_dir / "JPEGImages", num_classes=num_classes)
     check_start(args.data_list, listed, EvalDataset(entries, config, labels=False).files())
-    made_by = {"weights": weights_checksum(network), "scales": list(args.scales)}
-    claim_folder(args.logit_dir, made_by, "*.npy", args.overwrite)
-    todo = [e for e in entries if args.overwrite or not (args.logit_dir / f"{e.id}.npy").exists()]
+    made_from = {"weights": weights_checksum(network), "scales": list(args.scales)}
+    ids = [entry.id for entry in listed]
+    logits = Results(args.logit_dir, ".npy", "logits", dict.fromkeys(ids, made_from), [config.image_dir])
+    todo = logits.unfinished(entries, args.overwrite)
     images = EvalDataset(todo, config, labels=False)
     loader = eval_loader(images, args.num_workers, pin=device.type == "cuda")
     results, done = infer(network, loader, device, args.scales), len(entries) - len(todo)
-    with Background() as later:
-        for id_, logits, _, _ in tqdm(results, initial=done, total=len(entries), unit="img"):
-            later(save_logits, args.logit_dir / f"{id_}.npy", logits)
+    for id_, values, _, _ in tqdm(results, initial=done, total=len(entries), unit="img"):
+        save_logits(logits.path(id_), values, logits.note(id_))
     print(f"logits of {len(entries)} images: {args.logit_dir}")
 
 

@@ -16,7 +16,7 @@ from datasets.options import add_data_options, add_list_options, sharded
 from utils.core import cli
 from utils.core.device import pick_device
 from utils.core.errors import run_script
-from utils.crf.run import add_crf_options, check_tasks, crf_settings, make_tasks, run_crf
+from utils.crf.run import add_crf_options, crf_settings, make_tasks, run_crf
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -38,13 +38,19 @@ def generate(args: argparse.Namespace) -> None:
     settings = crf_settings(args, args.num_classes, pick_device(args.device, args.gpu))
     listed = read_list(args.data_list, args.num_classes, args.use_image_labels)
     entries = sharded(listed, args.shard)
-    image_dir, image_labels = args.data_dir / "JPEGImages", args.use_image_labels
-    tasks = make_tasks(entries, image_dir, args.logit_dir, args.pseudo_label_dir, image_labels)
-    check_tasks(args.data_list, listed, tasks)
-    if args.overwrite:
-        for task in tasks:
-            task.result.unlink(missing_ok=True)
-    for _ in tqdm(run_crf(tasks, settings, args.n_jobs), total=len(tasks), unit="img"):
+    tasks, results = make_tasks(
+        args.data_list,
+        listed,
+        entries,
+        settings,
+        args.data_dir / "JPEGImages",
+        args.logit_dir,
+        args.pseudo_label_dir,
+        image_labels=args.use_image_labels,
+    )
+    todo = results.unfinished(tasks, args.overwrite)
+    done = len(tasks) - len(todo)
+    for _ in tqdm(run_crf(todo, settings, args.n_jobs), initial=done, total=len(tasks), unit="img"):
         pass
     print(f"pseudo labels of {len(tasks)} images: {args.pseudo_label_dir}")
 

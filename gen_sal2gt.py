@@ -31,7 +31,7 @@ from datasets.options import add_data_options
 from datasets.splits import write_split
 from utils.core import cli
 from utils.core.errors import InputError, run_script
-from utils.core.files import claim_folder
+from utils.core.files import Results
 
 BORDER = 0.9  # of the border as foreground are suspicious; objects rarely touch more than two sides
 
@@ -139,7 +139,9 @@ def find_problem(saliency: np.ndarray, labels: np.ndarray, label: int) -> str | 
     return None
 
 
-def make_label(entry: Entry, path: Path, args: argparse.Namespace) -> tuple[bool, str | None]:
+def make_label(
+    entry: Entry, path: Path, results: Results, args: argparse.Namespace
+) -> tuple[bool, str | None]:
     """Write the pseudo label of an image if it has foreground.
 
     Returns:
@@ -147,7 +149,7 @@ def make_label(entry: Entry, path: Path, args: argparse.Namespace) -> tuple[bool
     """
     picture = image_path(args.data_dir / "JPEGImages", entry.id)
     size = read_image(picture).shape[:2]
-    label, target = entry.classes[0] + 1, args.out / f"{entry.id}.png"
+    label, target = entry.classes[0] + 1, results.path(entry.id)
     saliency = read_saliency(path)
     if saliency.shape == size[::-1] != size:
         with open_image(picture) as image:
@@ -158,14 +160,14 @@ def make_label(entry: Entry, path: Path, args: argparse.Namespace) -> tuple[bool
     labels = paint(saliency, size, label, (args.background, args.foreground), args.ignore_label)
     written = bool((labels == label).any())
     if written:
-        save_labels(target, labels)
+        save_labels(target, labels, results.note(entry.id))
     else:
         target.unlink(missing_ok=True)  # with --overwrite, one of other thresholds may exist
     return written, find_problem(saliency, labels, label)
 
 
 def make_labels(
-    todo: Sequence[Entry], maps: dict[str, Path | None], args: argparse.Namespace
+    todo: Sequence[Entry], maps: dict[str, Path | None], results: Results, args: argparse.Namespace
 ) -> Counter[str]:
     """Write the pseudo labels, warn about suspicious maps, and count what was done."""
     counts: Counter[str] = Counter()
@@ -176,7 +178,7 @@ def make_labels(
             if path is None:
                 counts["without map"] += 1
                 continue
-            written, problem = make_label(entry, path, args)
+            written, problem = make_label(entry, path, results, args)
             counts["created" if written else "without foreground"] += 1
             if problem is not None:
                 problems.setdefault(problem, []).append(path.name)
@@ -196,15 +198,19 @@ def generate(args: argparse.Namespace) -> None:
     single = [entry for entry in entries if len(set(entry.classes)) == 1]
     image_dir = args.data_dir / "JPEGImages"
     check_start(args.data_list, entries, {"image": [image_path(image_dir, entry.id) for entry in single]})
-    todo = [e for e in single if args.overwrite or not (args.out / f"{e.id}.png").exists()]
-    maps = find_maps(args.saliency_dir, todo, args.skip_missing)
-    made_by = {
-        "saliency_dir": str(args.saliency_dir.resolve()),
-        "foreground": args.foreground,
-        "background": args.background,
+    made_from = {
+        entry.id: {
+            "saliency_dir": str(args.saliency_dir.resolve()),
+            "foreground": args.foreground,
+            "background": args.background,
+            "label": entry.classes[0] + 1,
+        }
+        for entry in single
     }
-    claim_folder(args.out, made_by, "*.png", args.overwrite)
-    counts = make_labels(todo, maps, args)
+    results = Results(args.out, ".png", "saliency labels", made_from, [image_dir, args.saliency_dir])
+    todo = results.unfinished(single, args.overwrite)
+    maps = find_maps(args.saliency_dir, todo, args.skip_missing)
+    counts = make_labels(todo, maps, results, args)
     existing = len(single) - len(todo)
     labelled = counts["created"] + existing
     print(

@@ -29,7 +29,7 @@ from datasets.loaders import DataConfig, EvalDataset, eval_loader
 from datasets.options import add_list_options, sharded
 from utils.core import cli
 from utils.core.errors import run_script
-from utils.core.files import claim_folder, save_image
+from utils.core.files import Results, save_image
 from utils.saliency.detectors import add_detector_options, make_detector
 
 MOST_CLASSES = 255  # the classes of the list are not used
@@ -64,14 +64,15 @@ def generate(args: argparse.Namespace) -> None:
     entries, config = sharded(listed, args.shard), DataConfig(args.data_dir / "JPEGImages")
     check_start(args.data_list, listed, EvalDataset(entries, config, labels=False).files())
     detector = make_detector(args)
-    claim_folder(args.out, detector.made_by, "*.png", args.overwrite)
-    todo = [e for e in entries if args.overwrite or not (args.out / f"{e.id}.png").exists()]
+    made_from = dict.fromkeys((entry.id for entry in listed), detector.made_by)
+    results = Results(args.out, ".png", "saliency maps", made_from, [config.image_dir])
+    todo = results.unfinished(entries, args.overwrite)
     loader = iter(eval_loader(RgbDataset(todo, config, labels=False), args.num_workers))
     with tqdm(initial=len(entries) - len(todo), total=len(entries), unit="img") as bar:
         while batch := list(islice(loader, detector.batch_size)):
             maps = detector.detect([Image.fromarray(image.numpy()) for _, image in batch])
             for (id_, _), saliency in zip(batch, maps):
-                save_image(args.out / f"{id_}.png", Image.fromarray(saliency))
+                save_image(results.path(id_), Image.fromarray(saliency), results.note(id_))
                 bar.update()
     print(f"saliency maps of {len(entries)} images: {args.out}")
 

@@ -8,9 +8,8 @@ from PIL import Image
 from datasets.images import open_image
 from datasets.voc import IGNORE_LABEL, palette
 from utils.core.errors import InputError
-from utils.core.files import save_image
+from utils.core.files import Note, save_image
 
-TAG_KEY = "mdba"  # of the PNG text chunk
 HINTS = ": the image is in the list, but has no label", ": create it again"
 GREY_STEPS = {"L;2": 85, "L;4": 17}  # by which Pillow multiplies the values of PNGs of 2 and 4 bits
 
@@ -22,21 +21,9 @@ def palette_image(labels: np.ndarray) -> Image.Image:
     return image
 
 
-def save_labels(path: str | Path, labels: np.ndarray, tag: str | None = None) -> None:
-    """Write an H x W label map as a palette PNG, with an optional text that `read_tag` returns."""
-    image = palette_image(labels)
-    if tag is not None:
-        image.info[TAG_KEY] = tag
-    save_image(path, image)
-
-
-def read_tag(path: str | Path) -> str | None:
-    """The tag of a label map; None if the file does not exist, is damaged or has no tag."""
-    try:
-        with open_image(path) as image:
-            return image.info.get(TAG_KEY)
-    except InputError:
-        return None
+def save_labels(path: str | Path, labels: np.ndarray, note: Note | None = None) -> None:
+    """Write an H x W label map as a palette PNG, with an optional note, see `save_image`."""
+    save_image(path, palette_image(labels), note)
 
 
 def read_label(

@@ -32,11 +32,10 @@ from step2.libs.trainer import build_trainer
 from utils.core import cli, distributed
 from utils.core.device import add_speed_options, pick_device, prepare, send, set_up_device
 from utils.core.errors import run_script
-from utils.core.files import claim_folder
 from utils.crf.dense_crf import CRFParams
-from utils.crf.run import add_crf_running_options, check_tasks, evaluate_crf, make_settings, make_tasks
+from utils.crf.run import add_crf_running_options, crf_settings, evaluate_crf, make_tasks
 from utils.evaluation.metrics import report_scores
-from utils.evaluation.scoring import score_images
+from utils.evaluation.scoring import result_files, score_images
 from utils.training.log import TrainLog, add_log_options
 
 
@@ -127,10 +126,8 @@ def test(args: argparse.Namespace, config: Config) -> None:
         model = build(config)
         load_trained(model, args.model_path or paths.models / "checkpoint_final.pth")
         prepare(model, device, args.channels_last).eval()
-        made_by = {"weights": weights_checksum(model), "scales": [1, *SCALES]}
-        if distributed.is_main():
-            claim_folder(paths.logits, made_by, "*.npy", replaceable={e.id for e in images.entries})
-        distributed.barrier()
+        made_from = {"weights": weights_checksum(model), "scales": [1, *SCALES]}
+        files = result_files(images, made_from, paths.logits, None)
         confusion = score_images(
             model,
             images,
@@ -138,7 +135,7 @@ def test(args: argparse.Namespace, config: Config) -> None:
             device,
             scales=(1,),  # the network itself computes several scales
             align_corners=False,
-            logit_dir=paths.logits,
+            files=files,
         )
         report_scores(
             confusion, class_names(config), paths.scores / "scores.json", options_of(args, config), device
@@ -149,15 +146,19 @@ def crf(args: argparse.Namespace, config: Config) -> None:
     """Refine the saved logits with the dense CRF and score the label maps."""
     device, paths, c = pick_device(args.device, args.gpu), Paths(config), config.CRF
     params = CRFParams(c.ITER_MAX, c.POS_W, c.POS_XY_STD, c.BI_W, c.BI_XY_STD, c.BI_RGB_STD)
-    settings = make_settings(
-        config.DATASET.N_CLASSES, params, args.crf_prune, args.crf_backend, device, align_corners=False
-    )
+    settings = crf_settings(args, config.DATASET.N_CLASSES, device, params, align_corners=False)
     listed = read_split(config, config.DATASET.SPLIT.VAL)
-    entries = unique(listed)
-    tasks = make_tasks(entries, Path(config.DATASET.ROOT) / "JPEGImages", paths.logits, paths.crf)
-    labels = [paths.truth / f"{entry.id}.png" for entry in entries]
-    check_tasks(split_path(config.DATASET.SPLIT.VAL), listed, tasks, labels)
-    confusion = evaluate_crf(tasks, settings, args.n_jobs, paths.truth, config.DATASET.IGNORE_LABEL)
+    tasks, results = make_tasks(
+        split_path(config.DATASET.SPLIT.VAL),
+        listed,
+        unique(listed),
+        settings,
+        Path(config.DATASET.ROOT) / "JPEGImages",
+        paths.logits,
+        paths.crf,
+        paths.truth,
+    )
+    confusion = evaluate_crf(tasks, results, settings, args.n_jobs, paths.truth, config.DATASET.IGNORE_LABEL)
     report_scores(
         confusion, class_names(config), paths.scores / "scores_crf.json", options_of(args, config), device
     )

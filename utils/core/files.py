@@ -1,11 +1,14 @@
-"""Atomic writing and checked reading of files."""
+"""Atomic writing and checked reading of files, and the guard that keeps scripts from overwriting other files."""
 
 import contextlib
+import functools
 import json
 import os
-from collections.abc import Container, Iterator
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -14,6 +17,21 @@ from PIL.PngImagePlugin import PngInfo
 from utils.core.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]  # of the repository
+LEFTOVER_SECONDS = 3600  # a file being written is changed more often
+NOTE_BYTES = 4096  # more than a note has
+NOTE_KEY = "mdba"  # of the text chunk in a PNG; begins the line behind the array in a .npy file
+
+Note = Mapping[str, object]  # values of JSON
+
+
+class HasID(Protocol):
+    """An image of a list."""
+
+    @property
+    def id(self) -> str: ...
+
+
+Item = TypeVar("Item", bound=HasID)
 
 
 @contextlib.contextmanager
@@ -24,17 +42,27 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A fixed name per file: the next run overwrites what a killed one left.
-    temporary = path.with_name(f".{path.name}.tmp")
+    _remove_leftovers(path.parent)
+    # A name of its own, since another process may be writing the same file.
+    temporary = path.with_name(f".mdba-{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, mode) as file:
             yield file
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             error.filename = str(path)  # a full disk does not say where
         raise
+
+
+@functools.cache
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in a folder, once per process."""
+    for path in folder.glob(".mdba-*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
+                path.unlink()
 
 
 def save_json(path: str | os.PathLike, value: object) -> None:
@@ -44,23 +72,40 @@ def save_json(path: str | os.PathLike, value: object) -> None:
         file.write("\n")
 
 
-def save_array(path: str | os.PathLike, array: np.ndarray) -> None:
-    """Write one array as `.npy`."""
+def save_array(path: str | os.PathLike, array: np.ndarray, note: Note | None = None) -> None:
+    """Write one array as `.npy`, followed by a note, which `np.load` ignores and `read_note` reads."""
     with atomic_write(path) as file:
         np.save(file, array)
+        if note:
+            file.write(f"\n{NOTE_KEY} {json.dumps(note)}".encode())
 
 
-def save_image(path: str | os.PathLike, image: Image.Image) -> None:
-    """Write an image as PNG, with the strings in its `info` as text chunks, or as JPEG, depending on the suffix."""
+def save_image(path: str | os.PathLike, image: Image.Image, note: Note | None = None) -> None:
+    """Write an image as PNG, with a note that `read_note` reads, or as JPEG, depending on the suffix."""
     with atomic_write(path) as file:
         if Path(path).suffix.lower() == ".png":
             texts = PngInfo()
-            for key, value in image.info.items():
-                if isinstance(key, str) and isinstance(value, str):
-                    texts.add_text(key, value)
+            if note:
+                texts.add_text(NOTE_KEY, json.dumps(note))
             image.save(file, "PNG", pnginfo=texts)
         else:
             image.save(file, "JPEG", quality=92)
+
+
+def read_note(path: Path) -> Note | None:
+    """The note in a `.npy` or image file; None if there is none."""
+    try:
+        if path.suffix == ".npy":
+            with open(path, "rb") as file:
+                file.seek(-min(NOTE_BYTES, path.stat().st_size), os.SEEK_END)
+                _, found, text = file.read().rpartition(f"\n{NOTE_KEY} ".encode())
+        else:
+            with Image.open(path) as image:
+                found = text = image.info.get(NOTE_KEY)
+        note = json.loads(text) if found else None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    return note if isinstance(note, dict) else None
 
 
 def not_found(path: str | os.PathLike) -> str:
@@ -83,43 +128,87 @@ def read_array(path: str | os.PathLike, hint: str) -> np.ndarray:
         InputError: the file is missing or damaged; the message ends with `hint`.
     """
     try:
-        return np.load(path)
+        array = np.load(path)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("an archive instead of one array")
+        return array
     except FileNotFoundError:
         raise InputError(f"{not_found(path)}: {hint}") from None
-    except (OSError, ValueError, EOFError) as error:
+    except OSError:
+        raise  # of the system, such as a missing permission, and not of the file
+    except Exception as error:  # numpy raises any exception on a damaged header
         raise InputError(f"{path} cannot be read ({error_reason(error)}): {hint}") from None
 
 
-def claim_folder(
-    folder: Path, made_by: dict, pattern: str, overwrite: bool = False, replaceable: Container[str] = ()
-) -> None:
-    """Record in `folder` how its files are made, so that files made differently are not taken for finished work.
+class Results:
+    """The results of a script, one file per image: FOLDER/ID.png or FOLDER/ID.npy.
+
+    Each file has a note of its kind and of what it was made from. Thus results of other settings are not taken for
+    finished work, and files that the script has not written are never replaced.
 
     Args:
-        folder: gets made_by.json.
-        made_by: what the files depend on.
-        pattern: glob of the files; those made differently are deleted.
-        overwrite: whether any of them may be deleted.
-        replaceable: stems of the files that may always be deleted, because the script makes them again.
+        folder: of the results.
+        suffix: .png or .npy.
+        kind: what the files are; files of another kind count as foreign.
+        made_from: what the result of each image depends on, in values of JSON, by ID.
+        inputs: directories that the script reads.
 
     Raises:
-        InputError: files made differently exist that may not be deleted.
+        InputError: `folder` is one of the inputs.
     """
-    note = folder / "made_by.json"
-    try:
-        earlier = json.loads(note.read_text())
-    except (OSError, ValueError):
-        earlier = {}
-    if earlier == made_by:
-        return
-    files = list(folder.glob(pattern))
-    lost = sorted(path.name for path in files if path.stem not in replaceable)
-    if lost and not overwrite:
-        changed = " and ".join(key for key in made_by if earlier.get(key) != made_by[key])
-        origin = f"files made with other {changed}" if earlier else "files of another program"
-        hint = "delete the folder or choose another one" + ("" if replaceable else ", or use --overwrite")
-        raise InputError(f"{folder} contains {origin} (first {lost[0]}): {hint}")
-    for path in files:
-        path.unlink(missing_ok=True)
-    with contextlib.suppress(FileNotFoundError):  # the process of another shard is writing the same
-        save_json(note, made_by)
+
+    def __init__(
+        self,
+        folder: Path,
+        suffix: str,
+        kind: str,
+        made_from: Mapping[str, Note],
+        inputs: Iterable[Path] = (),
+    ) -> None:
+        self.folder, self.suffix, self.kind, self.made_from = folder, suffix, kind, made_from
+        if any(folder.resolve() == other.resolve() for other in inputs):
+            raise InputError(f"{folder} is read by this script: choose another directory for the {kind}")
+
+    def path(self, id_: str) -> Path:
+        """The file of an image."""
+        return self.folder / f"{id_}{self.suffix}"
+
+    def note(self, id_: str) -> Note:
+        """The note of an image's result, for `save_array` or `save_image`, as it is read again."""
+        return json.loads(json.dumps({"kind": self.kind, **self.made_from[id_]}))
+
+    def unfinished(self, items: Iterable[Item], overwrite: bool | None = None) -> list[Item]:
+        """The images whose results do not exist yet. All results are checked, also those of no item.
+
+        Args:
+            items: images, with attribute `id`.
+            overwrite: True: all items are unfinished. None: those made from something else are. False: these are
+                refused.
+
+        Raises:
+            InputError: a result would replace another file, or one made from something else.
+        """
+        finished, other, foreign = set(), {}, []
+        for id_ in self.made_from:
+            path = self.path(id_)
+            if not os.path.lexists(path):
+                continue
+            note = read_note(path)
+            if note is None or note.get("kind", self.kind) != self.kind:
+                foreign.append(path)
+            elif note == self.note(id_):
+                finished.add(id_)
+            else:
+                other[path] = [key for key, value in self.note(id_).items() if note.get(key) != value]
+        if foreign:
+            raise InputError(
+                f"{foreign[0]} is not one of the {self.kind} of this script, the first of {len(foreign)} such files,"
+                " which are not replaced: choose another directory for the results"
+            )
+        if other and overwrite is False:
+            path, keys = next(iter(other.items()))
+            raise InputError(
+                f"{path} was made with other {' and '.join(keys)}, the first of {len(other)} such files: choose"
+                " another directory, or use --overwrite"
+            )
+        return [item for item in items if overwrite or item.id not in finished]

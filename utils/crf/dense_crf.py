@@ -52,7 +52,6 @@ def dense_crf(
     probabilities: np.ndarray | torch.Tensor,
     params: CRFParams = CRFParams(),
     backend: str = "auto",
-    device: str | torch.device | None = None,
     prune: float | None = PRUNE,
 ) -> torch.Tensor:
     """Mean-field inference.
@@ -62,24 +61,22 @@ def dense_crf(
         probabilities: C x H x W, as from a softmax.
         params: parameters of the CRF.
         backend: torch, pydensecrf, or auto: torch, which is faster on a CPU as well.
-        device: of the result, None: that of `probabilities`. The torch backend computes on it if it is a CUDA
-            device, otherwise on the CPU.
         prune: classes whose probability is below this bound in the whole image send no messages, which saves a
             quarter of the time; they keep their share of each pixel. None: all classes send messages.
 
     Returns:
-        Marginals C x H x W, float32; their argmax over the classes is the label map.
+        Marginals C x H x W, float32, on the device of `probabilities`; their argmax is the label map. The torch
+        backend computes on that device if it is a CUDA device, otherwise on the CPU.
 
     Raises:
-        InputError: an argument has the wrong shape, type or value, or pydensecrf is requested but not installed.
+        InputError: image and probabilities do not match or are not finite, or pydensecrf is not installed.
     """
     if isinstance(probabilities, np.ndarray):
         probabilities = torch.from_numpy(np.require(probabilities, requirements=("C", "W")))
-    device = probabilities.device if device is None else torch.device(device)
-    _check(image, probabilities, backend, prune)
+    _check(image, probabilities, backend)
     infer = _infer_pydensecrf if backend == "pydensecrf" else _infer_torch
-    on_gpu = backend != "pydensecrf" and device.type == "cuda"
-    prior = probabilities.to(device if on_gpu else "cpu", torch.float32).clamp(min=CLIP)
+    on_gpu = backend != "pydensecrf" and probabilities.is_cuda
+    prior = probabilities.to(probabilities.device if on_gpu else "cpu", torch.float32).clamp(min=CLIP)
 
     # The unlikely classes are merged into one that sends no messages. Without it, the other classes would receive
     # their probability, and many more labels would change.
@@ -93,25 +90,20 @@ def dense_crf(
     )
     marginals[likely] = result[: len(senders)]
     marginals[~likely] = unlikely / rest * result[len(senders) :]
-    return marginals.to(device)
+    return marginals.to(probabilities.device)
 
 
-def _check(image: np.ndarray, probabilities: torch.Tensor, backend: str, prune: float | None) -> None:
-    if backend not in BACKENDS:
-        raise InputError(f"CRF: backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+def _check(image: np.ndarray, probabilities: torch.Tensor, backend: str) -> None:
     if backend == "pydensecrf" and importlib.util.find_spec("pydensecrf") is None:
         raise InputError(
             "CRF: pydensecrf is not installed: `pip install pydensecrf2`, or use the backend torch"
         )
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        kind = f"{getattr(image, 'dtype', type(image).__name__)} {tuple(np.shape(image))}"
-        raise InputError(f"CRF: the image must be a uint8 array H x W x 3, not {kind}")
     shape = tuple(probabilities.shape)
-    if len(shape) != 3 or shape[1:] != image.shape[:2] or 0 in shape or not probabilities.is_floating_point():
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise InputError(f"CRF: the image must be uint8 H x W x 3, not {image.dtype} {image.shape}")
+    if len(shape) != 3 or shape[1:] != image.shape[:2] or not probabilities.is_floating_point():
         wanted = f"floating point C x {image.shape[0]} x {image.shape[1]}, the size of the image"
         raise InputError(f"CRF: the probabilities must be {wanted}, not {probabilities.dtype} {shape}")
-    if prune is not None and not 0 <= prune <= 1:
-        raise InputError(f"CRF: prune must be between 0 and 1, not {prune}")
 
 
 def _likely_classes(probabilities: torch.Tensor, bound: float | None) -> torch.Tensor:

@@ -1,14 +1,13 @@
 """Runs the dense CRF over a list of images, in several processes."""
 
 import argparse
-import json
 import signal
-import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -19,16 +18,17 @@ from tqdm import tqdm
 
 from datasets.checks import check_start, require_files
 from datasets.images import read_image
-from datasets.labels import read_label, read_tag, save_labels
+from datasets.labels import read_label, save_labels
 from datasets.lists import Entry, image_path
 from networks.deeplab import logit_side
 from utils.core import cli
-from utils.core.errors import InputError
-from utils.core.files import read_array
+from utils.core.errors import InputError, is_out_of_memory
+from utils.core.files import Note, Results, read_array
 from utils.crf.dense_crf import BACKENDS, PRUNE, CRFParams, dense_crf
 from utils.evaluation.inference import full_size
 from utils.evaluation.metrics import ConfusionMatrix
 
+LABEL_MAPS = "label maps of the CRF"  # kind of the results
 LOGITS_HINT = "create it with evaluate.py or gen_label.py (stage 2: main.py test)"
 
 
@@ -46,13 +46,14 @@ class CRFSettings:
 
 @dataclass(frozen=True)
 class CRFTask:
-    """One image: the paths of the image, its logits and its label map."""
+    """One image: its files, the labels that its label map may contain, and the note of the label map."""
 
     id: str
     image: Path
     logits: Path
+    labels: tuple[int, ...]
     result: Path
-    labels: tuple[int, ...] | None = None  # that the label map may contain; None: all
+    note: Note
 
 
 def add_crf_options(parser: argparse.ArgumentParser, jobs: bool = True) -> None:
@@ -75,7 +76,7 @@ def add_crf_running_options(group: argparse._ActionsContainer, jobs: bool = True
     """Add the options that change the running time and hardly the results; `jobs`: whether to add --n-jobs."""
     add = group.add_argument
     text = "classes whose probability is below P in the whole image send no messages; 0: all classes do"
-    add("--crf-prune", type=cli.non_negative, default=PRUNE, metavar="P", help=text)
+    add("--crf-prune", type=cli.fraction, default=PRUNE, metavar="P", help=text)
     text = "both give the same result; auto: torch, which is faster"
     add("--crf-backend", choices=BACKENDS, default="auto", help=text)
     if jobs:
@@ -83,86 +84,94 @@ def add_crf_running_options(group: argparse._ActionsContainer, jobs: bool = True
         add("--n-jobs", type=cli.positive_int, default=cli.CORES, help=text)
 
 
-def crf_settings(args: argparse.Namespace, num_classes: int, device: torch.device) -> CRFSettings:
-    """The settings given by the options of `add_crf_options`."""
-    params = CRFParams(**{name: getattr(args, f"crf_{name}") for name in asdict(CRFParams())})
-    return make_settings(num_classes, params, args.crf_prune, args.crf_backend, device)
-
-
-def make_settings(
+def crf_settings(
+    args: argparse.Namespace,
     num_classes: int,
-    params: CRFParams,
-    prune: float,
-    backend: str,
     device: torch.device,
+    params: CRFParams | None = None,
     align_corners: bool = True,
 ) -> CRFSettings:
-    """Settings from the values of options: with `prune` 0 all classes take part, and MPS is replaced by the CPU."""
-    # MPS lacks the 64-bit operations of the lattice.
+    """The settings given by the options of `add_crf_options`, or by other `params` and the running options.
+
+    With --crf-prune 0 all classes take part. MPS is replaced by the CPU, since it lacks 64-bit operations.
+    """
+    if params is None:
+        params = CRFParams(**{name: getattr(args, f"crf_{name}") for name in asdict(CRFParams())})
     computes = "cpu" if device.type == "mps" else str(device)
-    return CRFSettings(num_classes, params, prune or None, align_corners, backend, computes)
+    return CRFSettings(num_classes, params, args.crf_prune or None, align_corners, args.crf_backend, computes)
 
 
 def make_tasks(
-    entries: Sequence[Entry], image_dir: Path, logit_dir: Path, result_dir: Path, image_labels: bool = False
-) -> list[CRFTask]:
-    """One task per image; `image_labels` restricts its labels to the background and the classes in the list."""
-    return [
-        CRFTask(
-            id_,
-            image_path(image_dir, id_),
-            logit_dir / f"{id_}.npy",
-            result_dir / f"{id_}.png",
-            (0, *sorted({c + 1 for c in classes})) if image_labels else None,
-        )
-        for id_, classes in entries
-    ]
+    data_list: Path,
+    listed: Sequence[Entry],
+    entries: Sequence[Entry],
+    settings: CRFSettings,
+    image_dir: Path,
+    logit_dir: Path,
+    result_dir: Path,
+    label_dir: Path | None = None,
+    image_labels: bool = False,
+) -> tuple[list[CRFTask], Results]:
+    """Check the files of the images, as every script does at its start.
 
+    Args:
+        data_list, listed: the list and all of its entries.
+        entries: the images to process, each once.
+        settings: of the CRF.
+        image_dir, logit_dir, result_dir, label_dir: of images, logits, label maps and, if needed, true labels.
+        image_labels: whether to restrict labels to the background and the classes in the list.
 
-def check_tasks(
-    data_list: Path, entries: Sequence[Entry], tasks: Sequence[CRFTask], labels: Sequence[Path] = ()
-) -> None:
-    """The checks at the start of a script, see `check_start`, for images, logits and true labels.
+    Returns:
+        One task per image, and their label maps, some of which may exist.
 
     Raises:
-        InputError: a file is missing.
+        InputError: a file is missing, or the label maps would be written into a directory that is read.
     """
-    check_start(data_list, entries, {"image": [task.image for task in tasks], "label": labels})
-    require_files({"logit file": [task.logits for task in tasks]}, f": {LOGITS_HINT}")
+    common = asdict(settings)
+    del common["backend"], common["device"]
+    images = {entry.id: image_path(image_dir, entry.id) for entry in entries}
+    logits = {entry.id: logit_dir / f"{entry.id}.npy" for entry in entries}
+    truth = [label_dir / f"{entry.id}.png" for entry in entries] if label_dir else []
+    check_start(data_list, listed, {"image": list(images.values()), "label": truth})
+    require_files({"logit file": list(logits.values())}, f": {LOGITS_HINT}")
+    labels: dict[str, tuple[int, ...]] = {}
+    made_from: dict[str, Note] = {}
+    for id_, classes in entries:
+        chosen = {0, *(c + 1 for c in classes)} if image_labels else range(settings.num_classes)
+        labels[id_], stat = tuple(sorted(chosen)), logits[id_].stat()
+        made_from[id_] = {"logits": [stat.st_mtime_ns, stat.st_size], "labels": labels[id_], **common}
+    inputs = [folder for folder in (image_dir, logit_dir, label_dir) if folder]
+    results = Results(result_dir, ".png", LABEL_MAPS, made_from, inputs)
+    return [
+        CRFTask(id_, images[id_], logits[id_], labels[id_], results.path(id_), results.note(id_))
+        for id_ in labels
+    ], results
 
 
 def run_crf(tasks: Sequence[CRFTask], settings: CRFSettings, n_jobs: int) -> Iterator[CRFTask]:
-    """Create the label maps that do not exist yet; yields each task when it is done.
+    """Create the label maps of the tasks; yields each task when it is done.
 
     Raises:
-        InputError: an image or its logits are missing or damaged, or do not match. Finished label maps are kept.
+        InputError: an image or its logits are damaged or do not match, or memory runs out. Finished label maps are
+            kept.
     """
     work = partial(crf_task, settings=settings)
-    if torch.device(settings.device).type != "cpu":
-        # Two threads: while one waits for the device, the other reads the next image and builds its lattice.
-        with ThreadPoolExecutor(2) as pool:
-            yield from _map(pool, work, tasks)
-    elif n_jobs == 1:
+    if n_jobs == 1 or torch.device(settings.device).type != "cpu":
         num_threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             yield from map(work, tasks)
         finally:
             torch.set_num_threads(num_threads)
-    else:
-        with ProcessPoolExecutor(n_jobs, get_context("spawn"), _one_thread) as processes:
-            yield from _map(processes, work, tasks)
-
-
-def _map(executor: Executor, work: partial[CRFTask], tasks: Sequence[CRFTask]) -> Iterator[CRFTask]:
-    try:
-        yield from executor.map(work, tasks)
-    except BrokenProcessPool:
-        raise InputError(
-            "a CRF process was killed, perhaps because memory ran out: try a smaller --n-jobs"
-        ) from None
-    finally:
-        executor.shutdown(cancel_futures=True)
+        return
+    with ProcessPoolExecutor(n_jobs, get_context("spawn"), _one_thread) as processes:
+        try:
+            yield from processes.map(work, tasks)
+        except BrokenProcessPool:
+            cause = "a CRF process was killed, perhaps because memory ran out"
+            raise InputError(f"{cause}: try a smaller --n-jobs") from None
+        finally:
+            processes.shutdown(cancel_futures=True)
 
 
 def _one_thread() -> None:
@@ -173,27 +182,28 @@ def _one_thread() -> None:
 
 def crf_task(task: CRFTask, settings: CRFSettings) -> CRFTask:
     """Create the label map of one image: logits -> full-size probabilities -> CRF -> argmax -> palette PNG."""
-    tag = _tag(task, settings)
-    if read_tag(task.result) == tag:
-        return task
-    image, array = read_image(task.image), read_logits(task.logits, settings.num_classes)
+    image, logits = read_image(task.image), read_logits(task.logits, settings.num_classes)
     height, width = image.shape[:2]
-    sizes = [(logit_side(height, stride), logit_side(width, stride)) for stride in (8, 16)]
-    if array.shape[1:] not in sizes:
-        expected = " or ".join(f"{w}x{h}" for h, w in sizes)
+    if logits.shape[1:] != (logit_side(height), logit_side(width)):
         raise InputError(
-            f"{task.logits} is {array.shape[2]}x{array.shape[1]}, which does not match {task.image}"
-            f" ({width}x{height}, expected {expected}): create the logits again"
+            f"{task.logits} is {logits.shape[2]}x{logits.shape[1]}, which does not match {task.image}"
+            f" ({width}x{height}, expected {logit_side(width)}x{logit_side(height)}): create the logits again"
         )
-    logits = torch.from_numpy(array)[None].to(settings.device)
-    labels = list(range(settings.num_classes) if task.labels is None else task.labels)
-    probabilities = full_size(logits[:, labels], (height, width), settings.align_corners)[0].softmax(0)
+    labels = np.array(task.labels, np.uint8)
     try:
+        low = torch.from_numpy(logits[labels])[None].to(settings.device)
+        probabilities = full_size(low, (height, width), settings.align_corners)[0].softmax(0)
         marginals = dense_crf(image, probabilities, settings.params, settings.backend, prune=settings.prune)
+        best = marginals.argmax(0).cpu().numpy()
     except InputError as error:
         raise InputError(f"{task.logits}: {error}") from None
-    found = np.array(labels, np.uint8)[marginals.argmax(0).cpu().numpy()]
-    save_labels(task.result, found, tag)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"{task.image}: out of memory in the CRF: use fewer processes (--n-jobs) or, on a GPU, --device cpu"
+        ) from None
+    save_labels(task.result, labels[best], task.note)
     return task
 
 
@@ -207,23 +217,19 @@ def read_logits(path: Path, num_classes: int) -> np.ndarray:
     return logits.astype(np.float32)
 
 
-def _tag(task: CRFTask, settings: CRFSettings) -> str:
-    """Checksum of everything a label map is made from. A label map with another tag is created again."""
-    try:
-        logits = task.logits.stat()
-    except FileNotFoundError:
-        raise InputError(f"{task.logits} not found: {LOGITS_HINT}") from None
-    made_from = asdict(settings) | {"labels": task.labels, "logits": (logits.st_mtime_ns, logits.st_size)}
-    del made_from["backend"], made_from["device"]
-    return f"{zlib.crc32(json.dumps(made_from, sort_keys=True).encode()):08x}"
-
-
 def evaluate_crf(
-    tasks: Sequence[CRFTask], settings: CRFSettings, n_jobs: int, label_dir: Path, ignore_label: int
+    tasks: Sequence[CRFTask],
+    results: Results,
+    settings: CRFSettings,
+    n_jobs: int,
+    label_dir: Path,
+    ignore_label: int,
 ) -> ConfusionMatrix:
-    """Create the label maps as `run_crf`, with a progress bar, and compare them with the true labels."""
+    """Create the label maps that do not exist yet, with a progress bar, and compare all with the true labels."""
+    todo = results.unfinished(tasks)
     confusion = ConfusionMatrix(settings.num_classes, ignore_label)
-    for task in tqdm(run_crf(tasks, settings, n_jobs), total=len(tasks), unit="img"):
+    finished = [task for task in tasks if task not in set(todo)]
+    for task in tqdm(chain(finished, run_crf(todo, settings, n_jobs)), total=len(tasks), unit="img"):
         prediction = read_label(task.result, settings.num_classes)
         truth = read_label(label_dir / f"{task.id}.png", settings.num_classes, prediction.shape, ignore_label)
         confusion.update(torch.from_numpy(truth), torch.from_numpy(prediction))

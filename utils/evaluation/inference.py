@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.core.device import send
-from utils.core.files import save_array
+from utils.core.files import Note, save_array
 
 
 @torch.no_grad()
@@ -65,6 +65,6 @@ def infer(
         yield id_, logits, prediction, send(label[0], device) if label else None
 
 
-def save_logits(path: Path, logits: Tensor) -> None:
-    """Write 1 x C x h x w logits as C x h x w float32, the input of the CRF."""
-    save_array(path, logits[0].float().cpu().numpy())
+def save_logits(path: Path, logits: Tensor, note: Note) -> None:
+    """Write 1 x C x h x w logits as C x h x w float32, the input of the CRF, with a note."""
+    save_array(path, logits[0].float().cpu().numpy(), note)

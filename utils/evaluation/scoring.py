@@ -4,15 +4,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from datasets.labels import save_labels
 from datasets.loaders import EvalDataset, eval_loader
 from utils.core import distributed
-from utils.core.background import Background
+from utils.core.files import Note, Results
 from utils.evaluation.inference import infer, save_logits
 from utils.evaluation.metrics import ConfusionMatrix
+
+
+def result_files(
+    images: EvalDataset, made_from: Note, logit_dir: Path | None, prediction_dir: Path | None
+) -> list[Results]:
+    """The logits and the predictions of the images, as far as they are wanted; those of other weights are replaced.
+
+    Raises:
+        InputError: they would be written over other files, or into a directory that is read.
+    """
+    inputs = [folder for folder in (images.config.image_dir, images.config.label_dir) if folder]
+    kinds = ((logit_dir, ".npy", "logits"), (prediction_dir, ".png", "predictions"))
+    made = dict.fromkeys((entry.id for entry in images.entries), made_from)
+    files = [Results(folder, suffix, kind, made, inputs) for folder, suffix, kind in kinds if folder]
+    for results in files:
+        results.unfinished(())
+    distributed.barrier()  # before another process begins to write
+    return files
 
 
 def score_images(
@@ -22,8 +40,7 @@ def score_images(
     device: torch.device,
     scales: Sequence[float],
     align_corners: bool = True,
-    logit_dir: Path | None = None,
-    prediction_dir: Path | None = None,
+    files: Sequence[Results] = (),
     desc: str | None = None,
 ) -> ConfusionMatrix:
     """Predict this process's part of the images and compare it with their labels.
@@ -34,7 +51,7 @@ def score_images(
         num_workers: worker processes of the data loader.
         device: device of the network.
         scales, align_corners: as in `infer`.
-        logit_dir, prediction_dir: where to write ID.npy and palette ID.png; None: nowhere.
+        files: of `result_files`, to write.
         desc: title of the progress bar, which then disappears at the end.
 
     Returns:
@@ -45,17 +62,13 @@ def score_images(
     loader = eval_loader(part, num_workers, pin=device.type == "cuda")
     results = infer(network, loader, device, scales, align_corners)
     quiet = not distributed.is_main()
-    with Background() as later:
-        for id_, logits, prediction, label in tqdm(
-            results, total=len(part), desc=desc, leave=desc is None, unit="img", disable=quiet
-        ):
-            confusion.update(label, prediction)
-            if logit_dir is not None:
-                later(save_logits, logit_dir / f"{id_}.npy", logits)
-            if prediction_dir is not None:
-                later(_save_prediction, prediction_dir / f"{id_}.png", prediction)
+    for id_, logits, prediction, label in tqdm(
+        results, total=len(part), desc=desc, leave=desc is None, unit="img", disable=quiet
+    ):
+        confusion.update(label, prediction)
+        for result in files:
+            if result.suffix == ".npy":
+                save_logits(result.path(id_), logits, result.note(id_))
+            else:
+                save_labels(result.path(id_), prediction.cpu().numpy(), result.note(id_))
     return confusion
-
-
-def _save_prediction(path: Path, prediction: Tensor) -> None:
-    save_labels(path, prediction.cpu().numpy())
