@@ -11,14 +11,14 @@ import torch
 from conftest import error_line, flags, reference_json, reference_npz, run_script
 from PIL import Image
 
-from datasets.labels import read_tag, save_labels
+from datasets.labels import save_labels
 from datasets.lists import Entry, read_list
 from datasets.options import sharded
 from networks.checkpoint import save
 from networks.deeplab import Arch, DeepLab
 from utils.core.files import save_array
 from utils.crf.dense_crf import CRFParams, dense_crf
-from utils.crf.run import CRFSettings, CRFTask, run_crf
+from utils.crf.run import CRFSettings, make_tasks, run_crf
 from utils.mining import mine
 
 
@@ -167,7 +167,9 @@ def test_a_stopped_run_goes_on_and_shards_add_up(tiny_data: Path, work: Path, tm
     assert all((parts / name).stat().st_mtime_ns == time for name, time in done.items())
     assert contents(parts) == contents(whole)
     # Other parameters make other labels: nothing of the earlier ones passes for them.
-    run_script("gen_label_crf.py", *gen_label_crf(tiny_data, work / "logits", parts, "--crf-iterations", 0))
+    other = gen_label_crf(tiny_data, work / "logits", parts, "--crf-iterations", 0)
+    assert "was made with other params" in error_line("gen_label_crf.py", *other)
+    run_script("gen_label_crf.py", *other, "--overwrite")
     assert all((parts / name).stat().st_mtime_ns > time for name, time in done.items())
 
 
@@ -181,7 +183,7 @@ def test_gen_label_goes_on(tiny_data: Path, work: Path, tmp_path: Path) -> None:
     assert lost.read_bytes() == expected and kept.stat().st_mtime_ns == time
     torch.manual_seed(1)
     save(DeepLab(4, Arch((1, 1, 1, 1), 4, True)).state_dict(), tmp_path / "tiny.pth")
-    assert "files made with other weights" in error_line("gen_label.py", *gen_label(tiny_data, tmp_path))
+    assert "was made with other weights" in error_line("gen_label.py", *gen_label(tiny_data, tmp_path))
     run_script("gen_label.py", *gen_label(tiny_data, tmp_path, "--overwrite"))
     assert lost.read_bytes() != expected
 
@@ -195,13 +197,9 @@ def test_evaluate_crf(tiny_data: Path, work: Path, tmp_path: Path) -> None:
 
 
 def test_crf_of_a_list_is_the_crf_of_each(tiny_data: Path, work: Path, tmp_path: Path) -> None:
-    task = CRFTask(
-        "val_00001",
-        tiny_data / "JPEGImages/val_00001.jpg",
-        work / "logit_val/val_00001.npy",
-        tmp_path / "x.png",
-    )
-    settings = CRFSettings(4, CRFParams(), None, align_corners=False)
+    settings, entries = CRFSettings(4, CRFParams(), None, align_corners=False), [Entry("val_00001")]
+    folders = tiny_data / "JPEGImages", work / "logit_val", tmp_path
+    (task,), _ = make_tasks(Path("list"), entries, entries, settings, *folders)
     (done,) = run_crf([task], settings, 1)
     image = np.array(Image.open(task.image))[:, :, ::-1]
     logits = torch.from_numpy(np.load(task.logits))[None]
@@ -210,14 +208,6 @@ def test_crf_of_a_list_is_the_crf_of_each(tiny_data: Path, work: Path, tmp_path:
     ].softmax(0)
     expected = dense_crf(np.ascontiguousarray(image), p, prune=None).argmax(0)
     assert np.array_equal(np.array(Image.open(done.result)), expected)
-
-
-def test_tags_are_read_back(tmp_path: Path) -> None:
-    save_labels(tmp_path / "a.png", np.zeros((4, 4), np.uint8), "made from this")
-    save_labels(tmp_path / "b.png", np.zeros((4, 4), np.uint8))
-    (tmp_path / "c.png").write_text("no picture")
-    tags = [read_tag(tmp_path / f"{name}.png") for name in "abcd"]
-    assert tags == ["made from this", None, None, None]
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -228,7 +228,8 @@ def evaluate_crf(
     """Create the label maps that do not exist yet, with a progress bar, and compare all with the true labels."""
     todo = results.unfinished(tasks)
     confusion = ConfusionMatrix(settings.num_classes, ignore_label)
-    finished = [task for task in tasks if task not in set(todo)]
+    created = {task.id for task in todo}
+    finished = [task for task in tasks if task.id not in created]
     for task in tqdm(chain(finished, run_crf(todo, settings, n_jobs)), total=len(tasks), unit="img"):
         prediction = read_label(task.result, settings.num_classes)
         truth = read_label(label_dir / f"{task.id}.png", settings.num_classes, prediction.shape, ignore_label)

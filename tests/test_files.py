@@ -1,0 +1,216 @@
+"""Nothing of the user's is overwritten: results beside other files, results of other settings, temporary files."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import error_line, flags, run_script
+from PIL import Image
+
+from datasets.labels import save_labels
+from networks.checkpoint import save
+from networks.deeplab import Arch, DeepLab
+from utils.core.errors import InputError
+from utils.core.files import (
+    LEFTOVER_SECONDS,
+    Results,
+    atomic_write,
+    read_array,
+    read_note,
+    save_array,
+    save_image,
+)
+
+A = [SimpleNamespace(id="sub/a"), SimpleNamespace(id="b")]
+
+
+def results(folder: Path, suffix: str = ".npy", kind: str = "logits", **made_from: object) -> Results:
+    return Results(folder, suffix, kind, {item.id: made_from for item in A})
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".png"])
+def test_notes_tell_what_is_finished(tmp_path: Path, suffix: str) -> None:
+    array = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    made = results(tmp_path, suffix, weights="x", scales=(1, 0.5))
+    assert made.unfinished(A, False) == A
+    if suffix == ".npy":
+        save_array(made.path("sub/a"), array, made.note("sub/a"))
+        assert np.array_equal(np.load(made.path("sub/a")), array)
+    else:
+        save_image(made.path("sub/a"), Image.fromarray(array), made.note("sub/a"))
+    assert made.unfinished(A, False) == made.unfinished(A) == A[1:] and made.unfinished(A, True) == A
+    other = results(tmp_path, suffix, weights="y", scales=(1, 0.5))
+    with pytest.raises(
+        InputError, match=r"a\.(npy|png) was made with other weights, the first of 1 .*--overwrite"
+    ):
+        other.unfinished(A[1:], False)  # although this is not the image to be processed
+    assert other.unfinished(A) == A
+    shutil.copy(made.path("sub/a"), tmp_path / f"sub/b{suffix}")
+    os.truncate(tmp_path / f"sub/b{suffix}", 20)
+    for foreign in (results(tmp_path, suffix, "maps"), results(tmp_path / "sub", suffix)):
+        for overwrite in (None, False, True):
+            with pytest.raises(InputError, match="not replaced: choose another directory") as caught:
+                foreign.unfinished(A, overwrite)
+            assert "--overwrite" not in str(caught.value)
+
+
+def test_an_input_directory_takes_no_results(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="is read by this script"):
+        Results(tmp_path / "link", ".png", "maps", {}, [tmp_path])
+
+
+def test_two_writers_of_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with atomic_write(path, "w") as first:
+        first.write("first")
+        with atomic_write(path, "w") as second:
+            second.write("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
+
+
+def test_files_of_killed_processes_go(tmp_path: Path) -> None:
+    old, new = tmp_path / ".mdba-1.tmp", tmp_path / ".mdba-2.tmp"
+    for path, age in ((old, LEFTOVER_SECONDS + 60), (new, 60)):
+        path.touch()
+        os.utime(path, (time.time() - age,) * 2)
+    with atomic_write(tmp_path / "a.txt", "w"):
+        pass
+    assert not old.exists() and new.exists()
+
+
+@pytest.mark.parametrize(
+    "header", [b"{'descr': '<f4', 'fortran_order': False, 'shape': (2", b"\x00\xff" * 30]
+)
+def test_damaged_header_of_an_array(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "a.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(InputError, match=r"a\.npy cannot be read \(.*\): create it"):
+        read_array(path, "create it")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
+    torch.manual_seed(0)
+    save(DeepLab(4, Arch((1, 1, 1, 1), 4, True)).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def data(tiny_data: Path, tmp_path: Path, weights: Path) -> Path:
+    """A copy that a test may change, with logits and saliency maps."""
+    root = Path(shutil.copytree(tiny_data, tmp_path / "data"))
+    for folder in ("logits", "saliency"):
+        (root / folder).mkdir()
+    for path in (root / "JPEGImages").iterdir():
+        save_array(root / f"logits/{path.stem}.npy", np.zeros((4, 9, 11), np.float32))
+        Image.new("L", (80, 64), 255).save(root / f"saliency/{path.stem}.png")
+        if path.stem.startswith("simple"):  # a PNG in the list of pictures
+            Image.open(path).save(path.with_suffix(".png"))
+            path.unlink()
+    shutil.copy(weights, root / "tiny.pth")
+    return root
+
+
+def options(data: Path, data_list: str, **more: object) -> list[object]:
+    return flags(num_classes=4, data_list=data / f"lists/{data_list}.txt", **more)
+
+
+WRONG: dict[str, tuple[str, Callable[[Path], list[object]]]] = {
+    "labels of stage 1": (
+        "gen_label_crf.py",
+        lambda d: options(
+            d, "train_cls", data_dir=d, logit_dir=d / "logits", pseudo_label_dir=d / "sal2gt", n_jobs=1
+        ),
+    ),
+    "predictions on the truth": (
+        "evaluate.py",
+        lambda d: [
+            *options(d, "val", data_dir=d, restore_from=d / "tiny.pth", num_workers=0),
+            *("--no-logits", "--save-predictions", d / "SegmentationClassAug"),
+        ],
+    ),
+    "predictions on other masks": (
+        "evaluate.py",
+        lambda d: [
+            *options(d, "val", data_dir=d, restore_from=d / "tiny.pth", num_workers=0),
+            *("--no-logits", "--save-predictions", d / "saliency"),
+        ],
+    ),
+    "CRF on the truth": (
+        "evaluate_crf.py",
+        lambda d: options(
+            d, "val", data_dir=d, logit_dir=d / "logits", prediction_dir=d / "SegmentationClassAug"
+        ),
+    ),
+    "mining of the truth": (
+        "gen_label_mining.py",
+        lambda d: options(d, "train_cls", pseudo_label_dir=d / "truth"),
+    ),
+    "labels on saliency maps": (
+        "gen_sal2gt.py",
+        lambda d: options(d, "train_cls", data_dir=d, saliency_dir=d / "saliency", out=d / "saliency"),
+    ),
+    "labels on other labels": (
+        "gen_sal2gt.py",
+        lambda d: options(d, "train_cls", data_dir=d, saliency_dir=d / "saliency", out=d / "sal2gt"),
+    ),
+    "logits on other logits": (
+        "gen_label.py",
+        lambda d: options(
+            d, "train_cls", data_dir=d, restore_from=d / "tiny.pth", logit_dir=d / "logits", num_workers=0
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_other_files_are_never_replaced(data: Path, case: str, tmp_path: Path) -> None:
+    script, arguments = WRONG[case]
+    words = arguments(data)
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    device = [] if script in ("gen_sal2gt.py", "gen_label_mining.py") else ["--device", "cpu"]
+    overwrite = ["--overwrite"] if script.startswith("gen_") and "mining" not in script else []
+    for more in ([], overwrite):
+        line = error_line(script, *words, *device, *more, cwd=tmp_path)
+        assert "choose" in line and "--overwrite" not in line
+    assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
+
+
+def test_ids_in_subfolders_are_guarded(data: Path, weights: Path, tmp_path: Path) -> None:
+    (data / "JPEGImages/sub").mkdir()
+    (data / "JPEGImages/val_00001.jpg").rename(data / "JPEGImages/sub/a.jpg")
+    (data / "lists/one.txt").write_text("sub/a 0\n")
+    words = options(
+        data, "one", data_dir=data, restore_from=weights, logit_dir=tmp_path / "new", num_workers=0
+    )
+    run_script("gen_label.py", *words, "--device", "cpu")
+    labels = options(
+        data, "one", data_dir=data, logit_dir=tmp_path / "new", pseudo_label_dir=tmp_path / "crf"
+    )
+    run_script("gen_label_crf.py", *labels, "--device", "cpu", "--n-jobs", 1)
+    line = error_line("gen_label.py", *words, "--device", "cpu", "--scales", "1")
+    assert "sub/a.npy was made with other scales" in line
+    line = error_line("gen_label_crf.py", *labels, "--device", "cpu", "--n-jobs", 1, "--crf-iterations", 1)
+    assert "sub/a.png was made with other params" in line
+
+
+def test_mining_elsewhere(data: Path, tmp_path: Path) -> None:
+    words = options(data, "train_cls", pseudo_label_dir=data / "truth", out=tmp_path / "mined")
+    before = {path: path.read_bytes() for path in (data / "truth").iterdir()}
+    run_script("gen_label_mining.py", *words, "--min-pixels", 10**6)
+    assert {path: path.read_bytes() for path in (data / "truth").iterdir()} == before
+    mined = {path.stem: np.array(Image.open(path)) for path in (tmp_path / "mined").iterdir()}
+    assert {id_ for id_, labels in mined.items() if (labels == 255).all()} >= {"complex_00001"}
+    assert read_note(tmp_path / "mined/simple_00001.png")["min_pixels"] == 10**6
+    run_script("gen_label_mining.py", *words)
+    save_labels(tmp_path / "mined/complex_00001.png", np.zeros((64, 80), np.uint8))
+    assert "complex_00001.png is not one of the mined labels" in error_line("gen_label_mining.py", *words)
