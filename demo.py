@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -88,11 +87,11 @@ class Demo:
         common = (*self.images, "--logit-dir", self.out / "logit_train_aug", *train_cls)
         labels, pseudo_labels = self.out / "labels", self.out / "pseudo_labels"
         self.run("gen_label.py", *common, *self.network, "--overwrite")
-        self.run("gen_label_crf.py", *common, "--pseudo-label-dir", labels / "raw", "--crf-iterations", 0)
-        self.run("gen_label_crf.py", *common, "--pseudo-label-dir", labels / "crf")
-        shutil.rmtree(pseudo_labels, ignore_errors=True)
-        shutil.copytree(labels / "crf", pseudo_labels)  # mining edits them in place
-        self.run("gen_label_mining.py", *self.classes, *train_cls, "--pseudo-label-dir", pseudo_labels)
+        common = (*common, "--overwrite", "--pseudo-label-dir")
+        self.run("gen_label_crf.py", *common, labels / "raw", "--crf-iterations", 0)
+        self.run("gen_label_crf.py", *common, labels / "crf")
+        mined = ("--pseudo-label-dir", labels / "crf", "--out", pseudo_labels)
+        self.run("gen_label_mining.py", *self.classes, *train_cls, *mined)
         saliency = {"saliency": self.data / "sal2gt"}
         steps = {"network": labels / "raw", "+CRF": labels / "crf", "+mining": pseudo_labels}
         for images, folders in (("simple_list", saliency | steps), ("complex_list", steps)):
