@@ -7,7 +7,6 @@ from conftest import assert_close
 
 from networks.deeplab import ARCHS, ASPP, build_deeplab, logit_side
 from networks.resize import resize
-from utils.training.optim import build_sgd
 
 
 def test_mini_is_small_and_trains_its_batch_norm() -> None:
@@ -28,30 +27,6 @@ def test_logits_have_the_size_that_is_expected_of_them(arch: str) -> None:
         with torch.no_grad():
             found = network(torch.randn(1, 3, height, width))
         assert found.shape == (1, 3, logit_side(height, stride), logit_side(width, stride))
-
-
-def test_mobilenet_has_torchvisions_tensors_and_dilates_its_last_blocks() -> None:
-    network = build_deeplab("mobilenet_v2", seed=0)
-    state = network.features.state_dict()
-    assert len(state) == 306 and sum(p.numel() for p in network.features.parameters()) == 1_811_712
-    assert state["1.conv.0.0.weight"].shape == (32, 1, 3, 3) and state["1.conv.1.weight"].shape == (
-        16,
-        32,
-        1,
-        1,
-    )
-    assert state["17.conv.1.0.weight"].shape == (960, 1, 3, 3) and state["17.conv.3.running_var"].shape == (
-        320,
-    )
-    spread = {k: network.features[k].conv[1][0] for k in range(2, 18)}
-    assert [k for k, conv in spread.items() if conv.stride == (2, 2)] == [2, 4, 7]
-    assert [k for k, conv in spread.items() if conv.dilation == (2, 2)] == [15, 16, 17]
-    trained = {name for name, p in network.named_parameters() if p.requires_grad}
-    assert all(
-        name.startswith("layer5.") or state[name.removeprefix("features.")].ndim == 4 for name in trained
-    )
-    (once, head) = build_sgd(network, 0.1).param_groups
-    assert (once["steps"], once["lr"], head["steps"], head["lr"]) == (1, 0.1, 1, 1.0)
 
 
 @pytest.mark.parametrize("side", [5, 13, 41])  # smaller than all dilations, than some, larger

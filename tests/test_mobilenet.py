@@ -1,0 +1,64 @@
+"""DeepLab on MobileNetV2: its layers, its training, and the scripts that read its checkpoints and logits."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import flags, run_script
+from test_scripts import eval_options, train_options
+
+from networks.deeplab import build_deeplab
+from utils.training.optim import build_sgd
+from utils.training.options import parse_args
+
+
+def test_its_tensors_are_torchvisions_and_its_last_blocks_dilated() -> None:
+    network = build_deeplab("mobilenet_v2", seed=0)
+    state = network.features.state_dict()
+    assert len(state) == 306 and sum(p.numel() for p in network.features.parameters()) == 1_811_712
+    assert state["1.conv.0.0.weight"].shape == (32, 1, 3, 3) and state["1.conv.1.weight"].shape == (
+        16,
+        32,
+        1,
+        1,
+    )
+    assert state["17.conv.1.0.weight"].shape == (960, 1, 3, 3) and state["17.conv.3.running_var"].shape == (
+        320,
+    )
+    spread = {k: network.features[k].conv[1][0] for k in range(2, 18)}
+    assert [k for k, conv in spread.items() if conv.stride == (2, 2)] == [2, 4, 7]
+    assert [k for k, conv in spread.items() if conv.dilation == (2, 2)] == [15, 16, 17]
+    trained = {name for name, p in network.named_parameters() if p.requires_grad}
+    assert all(
+        name.startswith("layer5.") or state[name.removeprefix("features.")].ndim == 4 for name in trained
+    )
+    (once, head) = build_sgd(network, 0.1).param_groups
+    assert (once["steps"], once["lr"], head["steps"], head["lr"]) == (1, 0.1, 1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "rate"),
+    [("", 2.5e-4), ("--arch mobilenet_v2", 0.002), ("--arch mobilenet_v2 --learning-rate 0.1", 0.1)],
+)
+def test_default_learning_rate(words: str, rate: float) -> None:
+    assert parse_args("", words.split()).learning_rate == rate
+
+
+def test_from_training_to_masks(tiny_data: Path, tmp_path: Path) -> None:
+    run_script("train.py", *train_options(tiny_data, tmp_path, "--arch", "mobilenet_v2"))
+    options = eval_options(tiny_data, tmp_path / "VOC_best.pth", tmp_path)
+    assert "Mean IoU" in run_script("evaluate.py", *options).stdout
+    scores = json.loads((tmp_path / "scores/scores.json").read_text())
+    validated = [json.loads(line)["Mean IoU"] for line in (tmp_path / "val.jsonl").read_text().splitlines()]
+    assert scores["Mean IoU"] == pytest.approx(max(validated), abs=1e-9)
+    logits = np.load(next((tmp_path / "logit_val").glob("*.npy")))
+    assert logits.shape == (4, 4, 5)  # of 64x80 pixels
+
+    data = flags(data_dir=tiny_data, data_list=tiny_data / "lists/val.txt", num_classes=4, device="cpu")
+    crf = flags(n_jobs=1, crf_iterations=1, logit_dir=tmp_path / "logit_val", score_dir=tmp_path / "scores")
+    run_script("evaluate_crf.py", *data, *crf, "--prediction-dir", tmp_path / "crf")
+    assert len(list((tmp_path / "crf").glob("*.png"))) == 4
+    image = tiny_data / "JPEGImages/val_00001.jpg"
+    weights = flags(restore_from=tmp_path / "VOC_best.pth", out=tmp_path / "masks", device="cpu")
+    assert "1 of 1 images segmented" in run_script("predict.py", *weights, image).stdout
