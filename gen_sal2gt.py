@@ -15,8 +15,8 @@ If interrupted, rerun the command to resume; --overwrite recreates existing labe
 """
 
 import argparse
-from collections import Counter
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -24,9 +24,9 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.checks import check_start, collect, warn
-from datasets.images import open_image, read_image
+from datasets.images import open_image, read_image, turned_unseen
 from datasets.labels import save_labels
-from datasets.lists import Entry, image_path, read_list
+from datasets.lists import Entry, image_path, read_list, unique
 from datasets.options import add_data_options
 from datasets.splits import write_split
 from utils.core import cli
@@ -39,12 +39,8 @@ BORDER = 0.9  # of the border as foreground are suspicious; objects rarely touch
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     add = add_data_options(parser, names=False).add_argument
-    add(
-        "--data-list",
-        type=Path,
-        default=Path("dataset/voc_list/train_cls.txt"),
-        help="image list with classes",
-    )
+    text = "image list with classes"
+    add("--data-list", type=Path, default=Path("dataset/voc_list/train_cls.txt"), help=text)
     add("--saliency-dir", type=Path, required=True, help="saliency maps, ID.png or ID.jpg")
     add("--skip-missing", action="store_true", help="skip images without a saliency map")
     add = parser.add_argument_group("labels").add_argument
@@ -56,17 +52,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def find_maps(folder: Path, entries: Sequence[Entry], skip_missing: bool) -> dict[str, Path | None]:
-    """The saliency map of each image, ID.png or ID.jpg.
+def find_maps(folder: Path, entries: Sequence[Entry], skip_missing: bool) -> dict[str, Path]:
+    """The saliency map of each image that has one, ID.png or ID.jpg.
 
     Raises:
-        InputError: there is none for an image, and `skip_missing` does not replace it by None.
+        InputError: an image has none, without `skip_missing`.
     """
-    maps: dict[str, Path | None] = {}
-    for entry in entries:
-        candidates = (folder / f"{entry.id}{suffix}" for suffix in (".png", ".jpg"))
-        maps[entry.id] = next((path for path in candidates if path.exists()), None)
-    missing = [id_ for id_, path in maps.items() if path is None]
+    candidates = {e.id: [folder / f"{e.id}{suffix}" for suffix in (".png", ".jpg")] for e in entries}
+    maps = {id_: path for id_, paths in candidates.items() for path in reversed(paths) if path.exists()}
+    missing = [id_ for id_ in candidates if id_ not in maps]
     if missing and not skip_missing:
         raise InputError(
             f"{folder / missing[0]}.png (or .jpg) not found, the first of {len(missing)} missing saliency maps:"
@@ -79,11 +73,15 @@ def read_saliency(path: Path) -> np.ndarray:
     """Read a saliency map as H x W uint8 or uint16, from the alpha channel if the map is there.
 
     Raises:
-        InputError: the file is damaged or in colour.
+        InputError: the file is damaged, in colour, or of more than 16 bits.
     """
     with open_image(path, if_damaged=": create it again") as image:
         if image.mode.startswith("I"):  # I or I;16, depending on the version of Pillow
-            return np.array(image).astype(np.uint16)
+            values = np.array(image)
+            if values.min() >= 0 and values.max() < 1 << 16:
+                return values.astype(np.uint16)
+        if image.mode.startswith(("I", "F")):
+            raise InputError(f"{path} has values of 32 bits: saliency maps must be 8-bit or 16-bit grey")
         pixels = np.array(image.convert("RGBA"))
     colour, alpha = pixels[..., :3], pixels[..., 3]
     saliency = colour[..., 0]
@@ -104,17 +102,13 @@ def paint(
     thresholds: tuple[float, float],
     ignore_label: int,
 ) -> np.ndarray:
-    """Threshold a saliency map to the pseudo label of an image.
+    """Threshold a saliency map to the pseudo label of an image, uint8 of `size`, (height, width).
 
     Args:
         saliency: uint8 or uint16 of any height and width; the maximum of the type means 1.
-        size: (height, width) of the image.
-        label: label of the foreground.
+        size, label: of the image.
         thresholds: background is below the first, foreground at or above the second.
-        ignore_label: label of the pixels in between.
-
-    Returns:
-        H x W uint8.
+        ignore_label: of the pixels in between.
     """
     maximum = np.iinfo(saliency.dtype).max
     resized = cv2.resize(saliency, size[::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32) / maximum
@@ -139,53 +133,53 @@ def find_problem(saliency: np.ndarray, labels: np.ndarray, label: int) -> str | 
     return None
 
 
-def make_label(
-    entry: Entry, path: Path, results: Results, args: argparse.Namespace
-) -> tuple[bool, str | None]:
-    """Write the pseudo label of an image if it has foreground.
+def find_turn(picture: Path, size: tuple[int, int], path: Path, saliency: np.ndarray) -> str | None:
+    """What is suspicious if the EXIF orientation turns a picture to `size`, (height, width); None if nothing is.
 
-    Returns:
-        Whether it was written, and what is suspicious about the map, see `find_problem`.
+    Raises:
+        InputError: the map is not turned.
     """
+    with open_image(picture) as image:
+        quarter_turn = image.size != size[::-1]
+    same_side = (saliency.shape[0] - saliency.shape[1]) * (size[0] - size[1])  # negative: only one is upright
+    if quarter_turn and same_side < 0:
+        raise InputError(f"{path} is not rotated, but {picture} is by its EXIF orientation: rotate the map")
+    if turned_unseen(picture) or (quarter_turn and same_side == 0):
+        return (
+            "image turned by its EXIF orientation, and the size of the map does not show whether it is, too"
+        )
+    return None
+
+
+def make_label(entry: Entry, path: Path, args: argparse.Namespace) -> tuple[np.ndarray, list[str]]:
+    """The pseudo label of an image, and what is suspicious about its map."""
     picture = image_path(args.data_dir / "JPEGImages", entry.id)
-    size = read_image(picture).shape[:2]
-    label, target = entry.classes[0] + 1, results.path(entry.id)
-    saliency = read_saliency(path)
-    if saliency.shape == size[::-1] != size:
-        with open_image(picture) as image:
-            if image.size == size:  # (width, height) before, (height, width) after the EXIF rotation
-                raise InputError(
-                    f"{path} is not rotated, but {picture} is by its EXIF orientation: rotate the map"
-                )
+    size, saliency, label = read_image(picture).shape[:2], read_saliency(path), entry.classes[0] + 1
+    turn = find_turn(picture, size, path, saliency)
     labels = paint(saliency, size, label, (args.background, args.foreground), args.ignore_label)
-    written = bool((labels == label).any())
-    if written:
-        save_labels(target, labels, results.note(entry.id))
-    else:
-        target.unlink(missing_ok=True)  # with --overwrite, one of other thresholds may exist
-    return written, find_problem(saliency, labels, label)
+    return labels, [text for text in (find_problem(saliency, labels, label), turn) if text is not None]
 
 
 def make_labels(
-    todo: Sequence[Entry], maps: dict[str, Path | None], results: Results, args: argparse.Namespace
-) -> Counter[str]:
-    """Write the pseudo labels, warn about suspicious maps, and count what was done."""
-    counts: Counter[str] = Counter()
-    problems: dict[str, list[str]] = {}
-    with tqdm(todo, desc="labels", unit="img") as bar:
-        for entry in bar:
-            path = maps[entry.id]
-            if path is None:
-                counts["without map"] += 1
-                continue
-            written, problem = make_label(entry, path, results, args)
-            counts["created" if written else "without foreground"] += 1
-            if problem is not None:
-                problems.setdefault(problem, []).append(path.name)
-    for problem, names in problems.items():
-        for finding in collect("warning", problem, names):
+    entries: Sequence[Entry], maps: Mapping[str, Path], results: Results, args: argparse.Namespace
+) -> int:
+    """Write the pseudo labels that have foreground, return their number, and warn about suspicious maps."""
+    created, problems = 0, defaultdict(list)
+    for entry in tqdm(entries, desc="labels", unit="img"):
+        labels, texts = make_label(entry, maps[entry.id], args)
+        if (labels == entry.classes[0] + 1).any():
+            save_labels(results.path(entry.id), labels, results.note(entry.id))
+            created += 1
+        else:
+            results.path(entry.id).unlink(
+                missing_ok=True
+            )  # with --overwrite, one of other thresholds may exist
+        for text in texts:
+            problems[text].append(maps[entry.id].name)
+    for text, names in problems.items():
+        for finding in collect("warning", text, names):
             warn(str(args.saliency_dir), finding)
-    return counts
+    return created
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -194,29 +188,28 @@ def generate(args: argparse.Namespace) -> None:
             f"--background {args.background} and --foreground {args.foreground}: the first must be at most the"
             " second, and the second at most 1"
         )
-    entries = read_list(args.data_list, args.num_classes)
+    listed = read_list(args.data_list, args.num_classes)
+    entries = unique(listed)
     single = [entry for entry in entries if len(set(entry.classes)) == 1]
     image_dir = args.data_dir / "JPEGImages"
-    check_start(args.data_list, entries, {"image": [image_path(image_dir, entry.id) for entry in single]})
-    made_from = {
-        entry.id: {
-            "saliency_dir": str(args.saliency_dir.resolve()),
-            "foreground": args.foreground,
-            "background": args.background,
-            "label": entry.classes[0] + 1,
-        }
-        for entry in single
+    check_start(args.data_list, listed, {"image": [image_path(image_dir, entry.id) for entry in single]})
+    settings = {
+        "saliency_dir": str(args.saliency_dir.resolve()),
+        "foreground": args.foreground,
+        "background": args.background,
+        "ignore_label": args.ignore_label,
     }
+    made_from = {entry.id: settings | {"label": entry.classes[0] + 1} for entry in single}
     results = Results(args.out, ".png", "saliency labels", made_from, [image_dir, args.saliency_dir])
-    todo = results.unfinished(single, args.overwrite)
-    maps = find_maps(args.saliency_dir, todo, args.skip_missing)
-    counts = make_labels(todo, maps, results, args)
-    existing = len(single) - len(todo)
-    labelled = counts["created"] + existing
+    unfinished = results.unfinished(single, args.overwrite)
+    maps = find_maps(args.saliency_dir, unfinished, args.skip_missing)
+    todo, existing = [entry for entry in unfinished if entry.id in maps], len(single) - len(unfinished)
+    created = make_labels(todo, maps, results, args)
+    labelled = created + existing
     print(
-        f"{args.out}: {labelled:,} images labelled ({existing:,} already existed),"
-        f" {counts['without foreground']:,} without foreground, {counts['without map']:,} without a map,"
-        f" {len(entries) - len(single):,} skipped (several classes)"
+        f"{args.out}: {labelled:,} images labelled ({existing:,} already existed), {len(todo) - created:,} without"
+        f" foreground, {len(unfinished) - len(todo):,} without a map, {len(entries) - len(single):,} skipped (several"
+        " classes)"
     )
     if not labelled:
         raise InputError(f"{args.out}: no image was labelled: check {args.saliency_dir} and {args.data_list}")

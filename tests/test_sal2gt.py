@@ -29,14 +29,8 @@ def root(tmp_path: Path) -> Path:
 
 def columns(top: int = 255) -> np.ndarray:
     """Two columns each at 0, just below 0.3, 0.3, just below 0.6, 0.6 and 1."""
-    values = [
-        0,
-        round(0.3 * top + 0.5) - 1,
-        round(0.3 * top + 0.5),
-        round(0.6 * top) - 1,
-        round(0.6 * top),
-        top,
-    ]
+    low, high = round(0.3 * top + 0.5), round(0.6 * top)
+    values = [0, low - 1, low, high - 1, high, top]
     return np.tile(np.repeat(values, 2), (SIZE[0], 1)).astype(np.uint8 if top == 255 else np.uint16)
 
 
@@ -45,20 +39,13 @@ def painted(*values: int) -> np.ndarray:
 
 
 def write_map(root: Path, id_: str, saliency: np.ndarray, ending: str = "png") -> None:
-    Image.fromarray(saliency).save(root / "saliency" / f"{id_}.{ending}")
+    form = "TIFF" if saliency.dtype in (np.float32, np.int32) else None  # whatever the name says
+    Image.fromarray(saliency).save(root / "saliency" / f"{id_}.{ending}", form)
 
 
 def options(root: Path, *more: object) -> list[object]:
-    return [
-        *flags(
-            data_dir=root,
-            data_list=root / "train_cls.txt",
-            num_classes=5,
-            saliency_dir=root / "saliency",
-            out=root / "sal2gt",
-        ),
-        *more,
-    ]
+    data = flags(data_dir=root, data_list=root / "train_cls.txt", num_classes=5)
+    return [*data, *flags(saliency_dir=root / "saliency", out=root / "sal2gt"), *more]
 
 
 def generate(root: Path, *more: object) -> Done:
@@ -88,41 +75,33 @@ def test_labels_counts_and_lists(root: Path) -> None:
     assert (root / "lists/complex_list.txt").read_text() == "c 0 2\nd 3\n"
 
 
-@pytest.mark.parametrize("form", ["16 bit", "three channels", "grey with alpha", "larger", "smaller"])
-def test_forms_of_maps(root: Path, form: str) -> None:
-    expected = painted(0, 0, 255, 255, 2, 2)
-    if form == "16 bit":
-        write_map(root, "a", columns(65535))
-    elif form == "three channels":
-        write_map(root, "a", np.stack([columns()] * 3, axis=2))
-    elif form == "grey with alpha":
-        Image.fromarray(columns()).convert("LA").save(root / "saliency/a.png")
-    elif form == "larger":
-        write_map(root, "a", columns().repeat(3, 0).repeat(3, 1))
-    else:
-        write_map(root, "a", np.array([[0, 255]], np.uint8))
-        # Bilinear: at pixel x of 12, (x + 0.5) / 6 - 0.5 of the way.
-        expected = np.tile([0] * 5 + [255] + [255] + [2] * 5, (SIZE[0], 1))
-    generate(root)
-    assert np.array_equal(label(root, "a"), expected)
-
-
 PHOTO = np.arange(288).astype(np.uint8).reshape(*SIZE, 3)
-ALPHA_MAPS = {
-    "white": np.dstack([np.full((*SIZE, 3), 255, np.uint8), columns()]),
-    "cut out": np.dstack([PHOTO, columns()]),
-    "cut out of a grey photo": np.dstack([PHOTO[..., 1]] * 3 + [columns()]),
-    "transparent black": np.dstack([columns()] * 3 + [np.where(columns() > 0, 255, 0).astype(np.uint8)]),
-    "cleared": np.dstack([np.where(columns() > 0, 255, 0).astype(np.uint8)] * 3 + [columns()]),
-    "both": np.dstack([columns()] * 4),
+GREY, OPAQUE = np.dstack([columns()] * 3), np.where(columns() > 0, 255, 0).astype(np.uint8)
+FORMS = {
+    "16 bit": columns(65535),
+    "three channels": GREY,
+    "larger": columns().repeat(3, 0).repeat(3, 1),
+    "grey with alpha": np.dstack([columns(), np.full(SIZE, 255, np.uint8)]),
+    "alpha: white": np.dstack([np.full((*SIZE, 3), 255, np.uint8), columns()]),
+    "alpha: cut out": np.dstack([PHOTO, columns()]),
+    "alpha: cut out of a grey photo": np.dstack([PHOTO[..., 1]] * 3 + [columns()]),
+    "alpha: transparent black": np.dstack([GREY, OPAQUE]),
+    "alpha: cleared": np.dstack([OPAQUE] * 3 + [columns()]),
+    "alpha: both": np.dstack([GREY, columns()]),
 }
 
 
-@pytest.mark.parametrize("form", ALPHA_MAPS)
-def test_maps_in_the_alpha_channel(root: Path, form: str) -> None:
-    write_map(root, "a", ALPHA_MAPS[form])
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_maps(root: Path, form: str) -> None:
+    write_map(root, "a", FORMS[form])
     generate(root)
     assert np.array_equal(label(root, "a"), painted(0, 0, 255, 255, 2, 2))
+
+
+def test_maps_are_resized_bilinearly(root: Path) -> None:
+    write_map(root, "a", np.array([[0, 255]], np.uint8))
+    generate(root)  # at pixel x of 12, (x + 0.5) / 6 - 0.5 of the way
+    assert np.array_equal(label(root, "a"), np.tile([0] * 5 + [255] * 2 + [2] * 5, (SIZE[0], 1)))
 
 
 def test_suspicious_maps_are_reported(root: Path) -> None:
@@ -160,20 +139,9 @@ def test_lists_of_other_contents_are_kept(root: Path) -> None:
     assert (root / "lists/simple_list.txt").read_text() == "a 1 \nb 2 2 \nd 3 \n"
     assert (root / "lists/simple_list.new.txt").read_text() == "a 1\nb 2 2\n"
     assert not (root / "lists/complex_list.new.txt").exists()
-    assert "complex_list.txt: 2 images, unchanged" in out
     assert "simple_list.txt has other contents: use this list, or --overwrite" in out
     generate(root, "--list-dir", root / "lists", "--overwrite")
     assert (root / "lists/simple_list.txt").read_text() == "a 1\nb 2 2\n"
-
-
-def test_a_list_without_images_is_written(root: Path) -> None:
-    (root / "one_class.txt").write_text("a 1\nb 2\n")
-    generate(root, "--data-list", root / "one_class.txt", "--list-dir", root / "lists")
-    assert (root / "lists/complex_list.txt").read_text() == ""
-
-
-def test_without_lists_the_missing_labels_are_mentioned(root: Path) -> None:
-    assert "1 one-class images have no label: --list-dir writes lists without them" in generate(root).stdout
 
 
 def test_thresholds(root: Path) -> None:
@@ -187,7 +155,8 @@ def test_a_stopped_run_goes_on(root: Path) -> None:
     (root / "sal2gt/b.png").unlink()
     (root / "saliency/a.png").unlink()  # not asked for: its label is there
     stamp = (root / "sal2gt/a.png").stat().st_mtime_ns
-    assert "2 images labelled (1 already existed)" in generate(root).stdout
+    out = generate(root).stdout
+    assert "2 images labelled (1 already existed)" in out and "1 one-class images have no label" in out
     assert labels(root) == ["a", "b"] and (root / "sal2gt/a.png").stat().st_mtime_ns == stamp
     assert "made with other foreground" in error_line("gen_sal2gt.py", *options(root, "--foreground", 0.7))
     shutil.copytree(root / "saliency", root / "others")
@@ -202,6 +171,33 @@ def test_overwrite_takes_back_what_has_no_foreground(root: Path) -> None:
     assert labels(root) == ["a", "b"]
 
 
+@pytest.mark.parametrize("out", ["saliency", "JPEGImages", "link", "masks"])
+def test_files_of_others_are_never_replaced(root: Path, out: str) -> None:
+    """--out is the folder of the maps, of the pictures, a link to one of them, or a folder of masks."""
+    (root / "link").symlink_to("saliency")
+    (root / "masks").mkdir()
+    Image.new("L", SIZE[::-1]).save(root / "masks/b.png")
+    before = {path: path.read_bytes() for path in root.rglob("*.*")}
+    for more in ([], ["--overwrite"]):
+        line = error_line("gen_sal2gt.py", *options(root, *more, "--out", root / out))
+        assert "choose another directory" in line and "--overwrite" not in line
+    assert before == {path: path.read_bytes() for path in root.rglob("*.*")}
+
+
+def test_labels_of_images_that_are_not_listed_stay(root: Path) -> None:
+    generate(root)
+    (root / "train_cls.txt").write_text("a 1\n")
+    generate(root, "--overwrite", "--foreground", 0.5)
+    assert labels(root) == ["a", "b"]
+
+
+def test_a_repeated_image_is_labelled_once(root: Path) -> None:
+    (root / "train_cls.txt").write_text("a 1\nb 2\na 2\n")
+    done = generate(root, "--list-dir", root / "lists")
+    assert "2 images labelled" in done.stdout and "listed more than once (1, first a)" in done.stderr
+    assert (root / "lists/simple_list.txt").read_text() == "a 1\nb 2\n"
+
+
 def test_missing_maps(root: Path) -> None:
     (root / "saliency/a.png").unlink()
     line = error_line("gen_sal2gt.py", *options(root))
@@ -212,15 +208,38 @@ def test_missing_maps(root: Path) -> None:
     assert (root / "lists/complex_list.txt").read_text() == "a 1\nc 0 2\nd 3\n"
 
 
+def save_turned(root: Path, id_: str, orientation: int, size: tuple[int, int] = SIZE) -> None:
+    """Replace a picture by one of (height, width) before the EXIF rotation."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", size[::-1]).save(root / f"JPEGImages/{id_}.jpg", exif=exif)
+
+
 def test_maps_that_lie_on_their_side(root: Path) -> None:
     """Of any size is of any shape, unless the picture was turned and its map was not."""
     write_map(root, "a", columns().T)
     generate(root)
     assert label(root, "a").shape == SIZE
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
-    Image.new("RGB", SIZE).save(root / "JPEGImages/a.jpg", exif=exif)
-    assert "a.png is not rotated" in error_line("gen_sal2gt.py", *options(root, "--overwrite"))
+    save_turned(root, "a", 6, SIZE[::-1])
+    for shape in (columns().T, columns().T.repeat(2, 0).repeat(2, 1)):
+        write_map(root, "a", shape)
+        assert "a.png is not rotated" in error_line("gen_sal2gt.py", *options(root, "--overwrite"))
+    write_map(root, "a", columns())
+    assert "EXIF" not in generate(root, "--overwrite").stderr
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size", "map_size"),
+    [(3, SIZE, SIZE), (2, SIZE, SIZE), (6, (9, 9), (9, 9)), (6, SIZE, (5, 5))],
+)
+def test_turned_pictures_whose_maps_do_not_show_it(
+    root: Path, orientation: int, size: tuple[int, int], map_size: tuple[int, int]
+) -> None:
+    assert "EXIF" not in generate(root).stderr
+    for id_ in "ad":
+        save_turned(root, id_, orientation, size)
+        write_map(root, id_, np.full(map_size, 255, np.uint8))
+    assert "whether it is, too (2, first a.png)" in generate(root, "--overwrite").stderr
 
 
 @pytest.mark.parametrize(
@@ -228,6 +247,8 @@ def test_maps_that_lie_on_their_side(root: Path) -> None:
     [
         (b"text", [], "a.png cannot be read as an image"),
         (np.dstack([columns(), columns(), columns().T.reshape(SIZE)]), [], "a.png is in colour"),
+        (columns().astype(np.float32), [], "a.png has values of 32 bits"),
+        (columns().astype(np.int32) << 16, [], "a.png has values of 32 bits"),
         (None, ["--background", 0.7], "--background 0.7 and --foreground 0.6"),
         (None, ["--foreground", 1.5], "--background 0.3 and --foreground 1.5"),
         (None, ["--num-classes", 4], "class 3 is out of range"),

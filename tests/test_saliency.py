@@ -91,6 +91,19 @@ def test_maps_of_another_detector_are_kept(root: Path) -> None:
     assert "made with other detector" in line
 
 
+@pytest.mark.parametrize("out", ["JPEGImages", "link", "maps"])
+def test_files_of_others_are_never_replaced(root: Path, out: str) -> None:
+    """--out is the folder of the pictures, a link to it, or one with a map that somebody has drawn."""
+    (root / "link").symlink_to("JPEGImages")
+    (root / "maps").mkdir()
+    Image.new("L", (80, 60)).save(root / "maps/e.png")
+    before = {path: path.read_bytes() for path in root.rglob("*.*")}
+    for more in ([], ["--overwrite"]):
+        line = error_line("gen_saliency.py", *options(root, *more, out=out))
+        assert "choose another directory" in line and "--overwrite" not in line
+    assert before == {path: path.read_bytes() for path in root.rglob("*.*")}
+
+
 def test_optional_packages_are_not_imported() -> None:
     code = "import gen_saliency, sys; assert not {'rembg', 'onnx', 'onnxruntime'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=DEADLINE)
@@ -140,9 +153,15 @@ def test_bad_option_is_one_line(root: Path, more: list, text: str) -> None:
     assert not (root / "out").exists()
 
 
-def test_unknown_detectors_are_refused(root: Path) -> None:
-    done = run_script("gen_saliency.py", *options(root, "--detector", "classical"), status=2)
-    assert "invalid choice: 'classical'" in done.stderr
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (["--detector", "classical"], "invalid choice: 'classical'"),
+        (["--mean", "1,2"], "invalid number or three numbers, comma-separated value: '1,2'"),
+    ],
+)
+def test_bad_values_are_refused(root: Path, more: list, text: str) -> None:
+    assert text in run_script("gen_saliency.py", *options(root, *more), status=2).stderr
 
 
 def test_bad_image_is_one_line(root: Path) -> None:

@@ -55,8 +55,11 @@ def _channels(value: str) -> tuple[float, ...]:
     """`0.5` -> (0.5, 0.5, 0.5); `0.4,0.5,0.6` -> (0.4, 0.5, 0.6)."""
     numbers = tuple(float(number) for number in value.split(","))
     if len(numbers) not in (1, 3):
-        raise argparse.ArgumentTypeError(f"{value}: one or three numbers are needed, comma-separated")
+        raise ValueError
     return numbers * 3 if len(numbers) == 1 else numbers
+
+
+_channels.__name__ = "number or three numbers, comma-separated"  # argparse prints "invalid <name> value"
 
 
 def make_detector(args: argparse.Namespace) -> Detector:
