@@ -16,16 +16,14 @@ their areas.
 JPEG, PNG, WebP, BMP, TIFF, GIF (first frame) and PPM images of any size and mode are supported. They are rotated by
 their EXIF orientation, placed on white where transparent, and reduced to 8 bits. Images with a side of more than
 --max-side pixels are downscaled for the network; the mask is scaled back up, the overlay is not. Images that cannot
-be read are reported on stderr and skipped, and the exit status is 2.
-
-By default, the network trained by `make demo` is used.
+be read are reported on stderr and skipped, and the exit status is 2. Masks of an earlier run are replaced, but no
+other files.
 """
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from math import ceil
 from pathlib import Path
 
@@ -35,20 +33,18 @@ from PIL import Image, ImageDraw, ImageFont
 from datasets.images import read_picture
 from datasets.inputs import Source, find_inputs
 from datasets.labels import palette_image
-from datasets.lists import read_class_names
 from datasets.options import CLASS_NAMES_HELP
 from datasets.voc import palette
-from step2.libs.predictor import RATES, label_map, load_network
 from utils.core import cli
-from utils.core.device import pick_device, prepare
+from utils.core.device import pick_device
 from utils.core.errors import InputError, is_out_of_memory, run_script
-from utils.core.files import save_image, save_json
-from utils.crf.run import add_crf_options, crf_settings
+from utils.core.files import Results, save_image, save_json
+from utils.crf.run import CRFSettings, add_crf_options, crf_settings
+from utils.evaluation.predictor import RATES, Predictor
 from utils.evaluation.visualize import overlay
 
 DEMO_WEIGHTS = Path("demo/snapshots/VOC_best.pth")
-DEMO_NAMES = Path("demo/data/lists/class_names.txt")
-STAGE1_SCALES = (1.0, 0.75)
+KIND = "masks"
 
 
 def rates(value: str) -> tuple[int, ...]:
@@ -60,7 +56,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     parser.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE|DIR", help="images to segment")
     add = parser.add_argument_group("network").add_argument
-    text = "trained weights of stage 1 or stage 2 (default: those of the demo)"
+    text = "trained weights of stage 1 or stage 2 (required)"
     add("--restore-from", type=Path, metavar="F", help=text)
     add("--class-names", type=Path, metavar="F", help=CLASS_NAMES_HELP)
     text = "maximum length of the longer side for the network, pixels (VOC's images have 500)"
@@ -75,16 +71,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_crf_options(parser, jobs=False)
     cli.add_device_options(parser, workers=False)
     return parser.parse_args(argv)
-
-
-def choose_weights(args: argparse.Namespace) -> tuple[Path, Path | None]:
-    """The checkpoint and the file of class names, those of the demo by default."""
-    if args.restore_from is not None:
-        return args.restore_from, args.class_names
-    if not DEMO_WEIGHTS.exists():
-        raise InputError(f"{DEMO_WEIGHTS} not found: use --restore-from, or run `make demo` first")
-    print(f"using {DEMO_WEIGHTS}, the small network of the demo, since --restore-from is not given")
-    return DEMO_WEIGHTS, args.class_names or (DEMO_NAMES if DEMO_NAMES.exists() else None)
 
 
 def count_classes(mask: Image.Image, names: Sequence[str]) -> list[dict]:
@@ -133,101 +119,100 @@ def with_legend(image: np.ndarray, entries: Sequence[tuple[str, int | None]]) ->
     return sheet
 
 
-class Predictor:
-    """A network together with the options of its use."""
+def segment(
+    predictor: Predictor,
+    source: Source,
+    image: np.ndarray,
+    size: tuple[int, int],
+    crf: CRFSettings | None,
+    out: Path,
+) -> dict:
+    """Write the mask and the overlay of an image.
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.device = args, pick_device(args.device, args.gpu)
-        self.weights, names = choose_weights(args)
-        trained = load_network(self.weights, args.atrous_rates)
-        if trained.stage == 2 and args.scales is not None:
-            raise InputError(f"--scales is for stage 1, but {self.weights} is of stage 2: omit it")
-        self.scales = (args.scales or STAGE1_SCALES) if trained.stage == 1 else (1.0,)
-        self.names = read_class_names(names, trained.num_classes)
-        self.crf = crf_settings(args, trained.num_classes, self.device) if args.crf else None
-        self.trained = trained._replace(network=prepare(trained.network, self.device, args.channels_last))
+    Args:
+        predictor: the network.
+        source: path and name of the image.
+        image: H x W x 3 uint8 BGR, with sides of at most --max-side.
+        size: (width, height) of the mask.
+        crf: settings of the CRF; None: no CRF.
+        out: directory of the results.
 
-    def about(self) -> dict:
-        """Everything the results depend on, for predictions.json."""
-        return {
-            "restore_from": str(self.weights),
-            "stage": self.trained.stage,
-            "class_names": self.names,
-            "max_side": self.args.max_side,
-            "scales": list(self.scales) if self.trained.stage == 1 else None,
-            "crf": asdict(self.crf.params) | {"prune": self.crf.prune} if self.crf else None,
-        }
+    Returns:
+        The entry of predictions.json.
 
-    def run(self, source: Source, image: np.ndarray, size: tuple[int, int]) -> dict:
-        """Write the mask and the overlay of an image.
-
-        Args:
-            source: path and name of the image.
-            image: H x W x 3 uint8 BGR, with sides of at most --max-side.
-            size: (width, height) of the mask.
-
-        Returns:
-            The entry of predictions.json.
-
-        Raises:
-            InputError: memory runs out, or the results cannot be written.
-        """
-        try:
-            labels = label_map(self.trained, image, self.device, self.scales, self.crf)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise InputError(f"{source.path} needs too much memory: try a smaller --max-side") from None
-        mask = palette_image(labels).resize(size, Image.Resampling.NEAREST)
-        classes = count_classes(mask, self.names)
-        entries = [(describe(found), found["label"]) for found in classes if found["label"] > 0]
-        sheet = with_legend(overlay(image[:, :, ::-1], labels), entries or [("no class found", None)])
-        results = {"mask": f"{source.name}.png", "overlay": f"{source.name}_overlay.jpg"}
-        for name, result in zip(results.values(), (mask, sheet)):
-            write(self.args.out / name, partial(save_image, image=result))
-        about = {"picture": str(source.path), "width": size[0], "height": size[1]}
-        return about | results | {"classes": classes}
-
-
-def write(path: Path, save: Callable[[Path], object]) -> None:
-    """Call `save` with the path of a result and turn errors of the file system into InputError."""
-    try:
-        save(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
-
-
-def predict_all(
-    predictor: Predictor, sources: Sequence[Source], done: list[dict], failed: list[dict]
-) -> None:
-    """Segment the images and print one line each.
-
-    Results go to `done` and `failed`, so that they can be reported even if an exception ends the run.
+    Raises:
+        InputError: memory runs out.
     """
-    for source in sources:
-        try:
-            image, size = read_picture(source.path, predictor.args.max_side)
-        except InputError as error:
-            failed.append({"picture": str(source.path), "error": str(error)})
-            if len(sources) > 1:  # for a single image, the final error says it
-                print(f"warning: {error}", file=sys.stderr)
-            continue
-        done.append(predictor.run(source, image, size))
-        found = ", ".join(describe(found) for found in done[-1]["classes"])
-        print(f"{source.path}: {found}", flush=True)
+    try:
+        labels = predictor(image, crf)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(f"{source.path} needs too much memory: try a smaller --max-side") from None
+    mask = palette_image(labels).resize(size, Image.Resampling.NEAREST)
+    classes = count_classes(mask, predictor.names)
+    entries = [(describe(found), found["label"]) for found in classes if found["label"] > 0]
+    sheet = with_legend(overlay(image[:, :, ::-1], labels), entries or [("no class found", None)])
+    results = {"mask": f"{source.name}.png", "overlay": f"{source.name}_overlay.jpg"}
+    save_image(out / results["mask"], mask, {"kind": KIND})
+    save_image(out / results["overlay"], sheet)
+    about = {"picture": str(source.path), "width": size[0], "height": size[1]}
+    return about | results | {"classes": classes}
+
+
+def check_out(out: Path, sources: Sequence[Source]) -> None:
+    """Check that the results replace no other files than those of an earlier run.
+
+    Raises:
+        InputError: a mask or an overlay exists that this script has not written.
+    """
+    names = [source.name for source in sources]
+    Results(out, ".png", KIND, {name: {} for name in names}).unfinished(())
+    for name in names:
+        overlay = out / f"{name}_overlay.jpg"
+        if overlay.exists() and not (out / f"{name}.png").exists():
+            raise InputError(f"{overlay} would be replaced: choose another directory for the results (--out)")
 
 
 def predict(args: argparse.Namespace) -> None:
+    if args.restore_from is None:
+        raise InputError(
+            f"give the weights of a network: --restore-from F (`make demo` writes {DEMO_WEIGHTS})"
+        )
     sources, others = find_inputs(args.pictures, args.out)
-    predictor = Predictor(args)
-    write(args.out, lambda path: path.mkdir(parents=True, exist_ok=True))
+    check_out(args.out, sources)
+    device = pick_device(args.device, args.gpu)
+    predictor = Predictor(
+        args.restore_from, device, args.class_names, args.scales, args.atrous_rates, args.channels_last
+    )
+    crf = crf_settings(args, predictor.num_classes, device) if args.crf else None
     done: list[dict] = []
     failed: list[dict] = []
     try:
-        predict_all(predictor, sources, done, failed)
-    finally:
-        report = predictor.about() | {"pictures": done, "failed": failed, "passed_over": others}
-        write(args.out / "predictions.json", lambda path: save_json(path, report))
+        for source in sources:
+            try:
+                image, size = read_picture(source.path, args.max_side)
+            except InputError as error:
+                failed.append({"picture": str(source.path), "error": str(error)})
+                if len(sources) > 1:  # for a single image, the final error says it
+                    print(f"warning: {error}", file=sys.stderr)
+                continue
+            done.append(segment(predictor, source, image, size, crf, args.out))
+            found = ", ".join(describe(found) for found in done[-1]["classes"])
+            print(f"{source.path}: {found}", flush=True)
+    finally:  # even if an exception ends the run
+        report = {
+            "restore_from": str(args.restore_from),
+            "stage": predictor.stage,
+            "class_names": predictor.names,
+            "max_side": args.max_side,
+            "scales": list(predictor.scales) if predictor.stage == 1 else None,
+            "crf": asdict(crf.params) | {"prune": crf.prune} if crf else None,
+            "pictures": done,
+            "failed": failed,
+            "passed_over": others,
+        }
+        save_json(args.out / "predictions.json", report)
     summary = f"{len(done)} of {len(sources)} images segmented, results in {args.out}"
     print(f"{summary}; {others} other files in the directories skipped")
     if failed:

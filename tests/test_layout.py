@@ -12,6 +12,7 @@ ORDER = (
     ("utils.denoising", "utils.alignment", "utils.iteration", "utils.mining", "utils.evaluation"),
     ("utils.crf", "utils.saliency", "utils.training", "utils.report"),
     ("step2",),
+    ("utils.evaluation.predictor",),  # of networks of both stages
     ("scripts",),
     ("benchmarks",),
 )

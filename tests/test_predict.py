@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import error_line, flags, run_script
+from conftest import ROOT, error_line, flags, run_script
 from PIL import Image, ImageOps
 
 from datasets import transforms as T
@@ -19,8 +19,8 @@ from networks.deeplab import Arch, DeepLab
 from step2.libs.models import from_stage1
 from step2.libs.models.deeplab import DeepLabV1, DeepLabV2
 from step2.libs.models.msc import MSC
-from step2.libs.predictor import label_map, load_network
 from utils.core.errors import InputError
+from utils.evaluation.predictor import Predictor
 
 ARCH = Arch((1, 1, 1, 1), 4, True)
 TURNED = Image.Exif()
@@ -193,14 +193,14 @@ def test_stages_agree(tmp_path: Path, weights: dict[str, Path]) -> None:
 
 
 def test_checkpoint_tells_the_network(tmp_path: Path) -> None:
-    def load(state: dict, **options: object) -> tuple:
+    def load(state: dict, **options: object) -> Predictor:
         save(state, tmp_path / "some.pth")
-        return load_network(tmp_path / "some.pth", **options)
+        return Predictor(tmp_path / "some.pth", **options)
 
     deep = MSC(DeepLabV2(7, (1, 2, 3, 1), (6, 12), 4)).state_dict()
     trained = load(deep, rates=(6, 12))
-    assert trained[1:] == (2, 7) and not trained.network.training
-    assert label_map(trained, drawing()[:, :, ::-1], torch.device("cpu"), (1,)).shape == (40, 60)
+    assert (trained.stage, trained.num_classes) == (2, 7) and not trained.network.training
+    assert trained(drawing()[:, :, ::-1]).shape == (40, 60)
     stem = {key: tensor for key, tensor in deep.items() if "aspp" not in key}
     for state in ({"weight": torch.zeros(3)}, stem, {"fc.bias": torch.zeros(())}):
         with pytest.raises(InputError, match=r"some\.pth is not a checkpoint of stage 1 or 2"):
@@ -291,9 +291,9 @@ def test_bad_input_is_one_line(tmp_path: Path, weights: dict[str, Path]) -> None
     assert mask(tmp_path, "a").shape == (40, 60)
     assert "notes.txt has 2 class names" in line(first, "a.png", "--class-names", "notes.txt")
     assert "nothing.pth not found" in line("nothing.pth", "a.png")
-    assert "notes.txt cannot be written" in line(first, "a.png", "--out", "notes.txt")
+    assert "notes.txt: File exists" in line(first, "a.png", "--out", "notes.txt")
     assert "--scales is for stage 1" in line(weights["stage2"], "a.png", "--scales", "1")
-    assert "make demo" in error_line("predict.py", "a.png", cwd=tmp_path)
+    assert "demo/snapshots/VOC_best.pth" in error_line("predict.py", "a.png", cwd=tmp_path)
     wrong = run_script("predict.py", "a.png", "--scales", "1,0.001", cwd=tmp_path, status=2)
     assert "between 0.1 and 4" in wrong.stderr
 
@@ -303,23 +303,30 @@ def test_memory_that_runs_out(
     tmp_path: Path, weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch, error: Callable
 ) -> None:
     Image.fromarray(drawing()).save(tmp_path / "a.png")
-    monkeypatch.setattr("step2.libs.predictor.label_map", lambda *_: error(10**17))
+    monkeypatch.setattr(Predictor, "__call__", lambda *_: error(10**17))
     line = error_line(
         "predict.py", "--device", "cpu", "--restore-from", weights["stage1"], "a.png", cwd=tmp_path
     )
     assert line == "error: a.png needs too much memory: try a smaller --max-side"
 
 
-def test_demo_network_is_the_default(tmp_path: Path, weights: dict[str, Path]) -> None:
+def test_other_masks_are_not_replaced(tmp_path: Path, weights: dict[str, Path]) -> None:
+    (out := tmp_path / "predictions").mkdir()
     Image.fromarray(drawing()).save(tmp_path / "a.png")
-    network, names = (tmp_path / "demo" / n for n in ("snapshots/VOC_best.pth", "data/lists/class_names.txt"))
-    for path, content in ((network, weights["stage2"].read_bytes()), (names, b"bird\ncar\ncat\n")):
-        path.parent.mkdir(parents=True)
-        path.write_bytes(content)
-    done = run_script("predict.py", "a.png", "--device", "cpu", cwd=tmp_path, process=True)
-    report = json.loads((tmp_path / "predictions/predictions.json").read_text())
-    assert "demo/snapshots/VOC_best.pth" in done.stdout
-    assert report["class_names"] == ["background", "bird", "car", "cat"]
-    for found in report["pictures"][0]["classes"]:
-        assert set(found) == {"label", "name", "pixels", "share"}
-        assert found["name"] == report["class_names"][found["label"]] and found["name"] in done.stdout
+    words = ("--restore-from", weights["stage1"], "--device", "cpu", "a.png")
+    for name in ("a.png", "a_overlay.jpg"):
+        Image.fromarray(drawing()).save(out / name)
+        before = (out / name).read_bytes()
+        assert f"predictions/{name}" in (line := error_line("predict.py", *words, cwd=tmp_path))
+        assert "choose another directory" in line and (out / name).read_bytes() == before
+        (out / name).unlink()
+    predict(weights["stage1"], "a.png", cwd=tmp_path)
+    predict(weights["stage1"], "a.png", "--scales", "1", cwd=tmp_path)  # its own it replaces
+
+
+def test_python_use(tmp_path: Path, weights: dict[str, Path]) -> None:
+    Image.fromarray(drawing()).save(tmp_path / "a.png")
+    predictor = torch.hub.load(str(ROOT), "mdba", source="local", weights=str(weights["stage1"]))
+    labels = predictor(str(tmp_path / "a.png"))
+    predict(weights["stage1"], "a.png", cwd=tmp_path)
+    assert np.array_equal(labels, mask(tmp_path, "a")) and predictor.names[0] == "background"

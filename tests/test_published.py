@@ -11,7 +11,7 @@ from networks.imagenet import FILES, read_initial
 from step2.libs.models import load_initial
 from step2.libs.models.deeplab import DeepLabV2
 from step2.libs.models.msc import MSC
-from step2.libs.predictor import load_network
+from utils.evaluation.predictor import Predictor
 
 FOLDER = Path(os.environ.get("MDBA_WEIGHTS", "none"))
 TRUNK = 520  # tensors of ResNet-101 without classifier: 104 convolutions, each with 4 of batch normalization
@@ -26,7 +26,7 @@ def find(name: str) -> Path:
 
 @pytest.mark.parametrize(("name", "stage"), [("VOC_69.5.pth", 1), ("checkpoint_72.0.pth", 2)])
 def test_trained_networks(name: str, stage: int) -> None:
-    loaded = load_network(find(name))
+    loaded = Predictor(find(name))
     assert (loaded.stage, loaded.num_classes) == (stage, 21)
 
 
