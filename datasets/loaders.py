@@ -2,13 +2,16 @@
 
 import copy
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datasets import transforms as T
@@ -19,6 +22,9 @@ from datasets.sampling import InfiniteBatchSampler, generator
 from datasets.voc import IGNORE_LABEL
 from utils.core import cli
 from utils.core.errors import InputError
+
+SHARED_MEMORY = Path("/dev/shm")
+ENOUGH = 1 << 30  # bytes; training has up to 8 batches of 4 MB for each of its worker processes there
 
 
 @dataclass(frozen=True)
@@ -183,12 +189,6 @@ class EvalDataset(ImageDataset):
         return item if label is None else (*item, label)
 
 
-def _init_worker(_: int) -> None:
-    cv2.setNumThreads(0)  # one thread per worker process
-    # Signals sent to the process group must reach the main process only, which then stops its workers.
-    os.setpgrp()
-
-
 def train_loader(
     dataset: ImageDataset,
     batch_size: int,
@@ -196,30 +196,43 @@ def train_loader(
     start: int = 0,
     pin: bool = False,
     part: tuple[int, int] = (0, 1),
-) -> DataLoader:
+) -> Iterator[list[Tensor]]:
     """Endless batches of training images; `start` and `part` as in InfiniteBatchSampler.
 
     There are at most as many worker processes as cores, here and in `eval_loader`; torch warns about more.
     """
-    seed, purpose = dataset.config.seed, dataset.purpose
-    return DataLoader(
-        dataset,
-        batch_sampler=InfiniteBatchSampler(len(dataset), batch_size, seed, purpose, start, part),
-        num_workers=min(num_workers, cli.CORES),
-        worker_init_fn=_init_worker,
-        pin_memory=pin,
-        persistent_workers=num_workers > 0,
-    )
+    config = dataset.config
+    sampler = InfiniteBatchSampler(len(dataset), batch_size, config.seed, dataset.purpose, start, part)
+    return _load(num_workers, _stack, dataset=dataset, batch_sampler=sampler, pin_memory=pin)
 
 
-def eval_loader(
-    dataset: ImageDataset, num_workers: int, pin: bool = False, batch_size: int | None = None
-) -> DataLoader:
-    """The items of a data set in order, one by one without a batch dimension added, or in batches."""
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        num_workers=min(num_workers, cli.CORES),
-        worker_init_fn=_init_worker,
-        pin_memory=pin,
-    )
+def eval_loader(dataset: ImageDataset, num_workers: int, pin: bool = False) -> Iterator[list]:
+    """The items of a data set in order, one by one without a batch dimension added."""
+    return _load(num_workers, list, dataset=dataset, batch_size=None, pin_memory=pin)
+
+
+def _init_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # one thread per worker process
+    # Signals sent to the process group must reach the main process only, which then stops its workers.
+    os.setpgrp()
+
+
+def _stack(items: Sequence[tuple]) -> list[np.ndarray]:
+    return [np.stack(values) for values in zip(*items)]
+
+
+def _load(num_workers: int, to_arrays: Callable, **options: Any) -> Iterator[list]:
+    """What a DataLoader yields.
+
+    Workers pass tensors through shared memory. Where there is little, as in a container, they pass the arrays that
+    `to_arrays` makes of their items through a pipe, which takes a few milliseconds a batch.
+    """
+    if SHARED_MEMORY.exists() and shutil.disk_usage(SHARED_MEMORY).free < ENOUGH:
+        options["collate_fn"] = to_arrays
+    workers = min(num_workers, cli.CORES)
+    loader = DataLoader(num_workers=workers, worker_init_fn=_init_worker, **options)
+    return map(_to_tensors, loader)
+
+
+def _to_tensors(values: Sequence) -> list:
+    return [torch.from_numpy(value) if isinstance(value, np.ndarray) else value for value in values]

@@ -32,7 +32,9 @@ def write_list(path: Path, entries: Sequence[Entry], overwrite: bool = False) ->
     # In a locale that lacks a character of an ID, read_list escapes its bytes.
     lines = [" ".join(map(str, (e.id, *e.classes))).encode(errors="surrogateescape") for e in entries]
     # The published lists have spaces at the ends of lines.
-    existing = [" ".join(line.split()).encode() for _, line in read_lines(path, "")] if path.exists() else []
+    existing = None
+    if path.exists():
+        existing = [" ".join(line.split()).encode() for _, line in read_lines(path, "")]
     if existing == lines:
         print(f"{path}: {len(entries):,} images, unchanged")
         return

@@ -1,11 +1,16 @@
 """Lists, transforms and seeded sampling, against cases made by hand."""
 
 import itertools
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import DEADLINE, ROOT
+from PIL import Image
 
 from datasets import transforms as T
 from datasets.checks import require_files
@@ -195,9 +200,41 @@ def test_missing_files_are_counted(tiny_data: Path) -> None:
         require_files(labels, simple.origin)
 
 
+# Limited so, torch cannot put the tensors of workers into shared memory.
+LOAD = """
+import resource, sys
+from pathlib import Path
+from datasets import loaders
+from datasets.lists import Entry
+from datasets.loaders import ComplexDataset, DataConfig, EvalDataset, eval_loader, train_loader
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+    loaders.ENOUGH = 1 << 60
+    images, config = [Entry("a")] * 3, DataConfig(Path(sys.argv[1]))
+    print(*(list(image.shape) for _, image in eval_loader(EvalDataset(images, config, labels=False), 2)))
+    batches = train_loader(ComplexDataset(images, config), 10, 2)
+    print(*{tuple(image.shape) for _ in range(10) for image in next(batches)})
+"""
+
+
+def test_workers_do_with_little_shared_memory(tmp_path: Path) -> None:
+    Image.effect_noise((700, 500), 50).save(tmp_path / "a.jpg")
+    (tmp_path / "load.py").write_text(LOAD)
+    command = [sys.executable, tmp_path / "load.py", tmp_path]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    found = subprocess.check_output(command, text=True, timeout=DEADLINE, env=environment)
+    assert found == "[1, 3, 500, 700]\n(10, 4, 321, 321)\n"
+
+
 def test_no_more_workers_than_cores(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stage 2's configuration asks for 10; torch warns about more processes than cores."""
+    seen: list[int] = []
     images = EvalDataset(entries(tiny_data, "val.txt", False), config(tiny_data), labels=False)
     monkeypatch.setattr("utils.core.cli.CORES", 2)
-    assert eval_loader(images, 10).num_workers == train_loader(images, 2, 10).num_workers == 2
-    assert eval_loader(images, 1).num_workers == 1 and eval_loader(images, 0).num_workers == 0
+    monkeypatch.setattr(
+        "datasets.loaders.DataLoader", lambda num_workers, **_: seen.append(num_workers) or []
+    )
+    for workers in (10, 1, 0):
+        assert not [*eval_loader(images, workers), *train_loader(images, 2, workers)]
+    assert seen == [2, 2, 1, 1, 0, 0]
