@@ -103,8 +103,8 @@ def shared_prefix(state: Mapping[str, Tensor]) -> str:
     return prefix
 
 
-def read_checkpoint(path: str | Path) -> object:
-    """Read a file of torch.save or safetensors to the CPU.
+def read_checkpoint(path: str | Path, if_damaged: str = "download it again") -> object:
+    """Read a file of torch.save or safetensors to the CPU; `if_damaged` is the advice that ends an error.
 
     Raises:
         InputError: the file is missing or damaged, or contains code.
@@ -124,7 +124,7 @@ def read_checkpoint(path: str | Path) -> object:
             ) from None
         reason = "no file of torch.save" if isinstance(error, pickle.UnpicklingError) else text.split("\n")[0]
         raise InputError(
-            f"{path} cannot be read as a checkpoint ({reason or type(error).__name__}): download it again"
+            f"{path} cannot be read as a checkpoint ({reason or type(error).__name__}): {if_damaged}"
         ) from None
 
 

@@ -1,14 +1,22 @@
 """DeepLab on MobileNetV2: its layers, its training, and the scripts that read its checkpoints and logits."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from conftest import flags, run_script
 from test_scripts import eval_options, train_options
 
+from datasets.images import read_image
+from datasets.lists import read_list
+from datasets.transforms import resize, subtract_mean, to_network
+from networks.checkpoint import load_matching
 from networks.deeplab import build_deeplab
+from networks.imagenet import read_initial
 from utils.training.optim import build_sgd
 from utils.training.options import parse_args
 
@@ -35,6 +43,25 @@ def test_its_tensors_are_torchvisions_and_its_last_blocks_dilated() -> None:
     )
     (once, head) = build_sgd(network, 0.1).param_groups
     assert (once["steps"], once["lr"], head["steps"], head["lr"]) == (1, 0.1, 1, 1.0)
+
+
+PHOTOS = Path(os.environ.get("MDBA_PHOTOS", "none"))
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="MDBA_PHOTOS names no folder of photographs")
+def test_trained_features_tell_photographs_apart() -> None:
+    network, path = build_deeplab("mobilenet_v2", seed=0).eval(), PHOTOS / "mobilenet_v2_imagenet.pth"
+    assert load_matching(network, read_initial(path), path) == 306
+    entries = [e for e in read_list(PHOTOS / "voc_list/simple_list.txt", 21) if e.classes[0] in (0, 2, 7)]
+    features, classes = [], torch.tensor([e.classes[0] for e in entries])
+    for entry in entries:
+        image, _ = resize(read_image(PHOTOS / f"JPEGImages/{entry.id}.jpg"), None, (160, 160))
+        with torch.no_grad():
+            x = network.features(torch.from_numpy(to_network(subtract_mean(image)))[None])
+        features.append(F.normalize(x.mean((2, 3))))
+    similarity = torch.cat(features) @ torch.cat(features).T
+    nearest = similarity.fill_diagonal_(-1).argmax(1)
+    assert (classes[nearest] == classes).float().mean() > 0.9
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,8 @@ def test_no_resume_starts_over(tiny_data: Path, tmp_path: Path) -> None:
     run_script("train.py", *again, "--no-resume")
     assert "resuming after 2 of 2" in run_script("train.py", *again).stdout
     (tmp_path / "last.pth").write_bytes((tmp_path / "last.pth").read_bytes()[:9999])
-    assert "last.pth cannot be read" in error_line("train.py", *options)
+    line = error_line("train.py", *options)
+    assert "last.pth cannot be read" in line and line.endswith("delete it, or use --no-resume")
     torch.save({"a": torch.zeros(1)}, tmp_path / "last.pth")
     assert "last.pth is not the state of a training run" in error_line("train.py", *options)
 

@@ -83,10 +83,11 @@ class TrainState:
         """
         if not self.path.exists():
             return None
-        state = read_checkpoint(self.path)
+        start_over = "delete it, or use --no-resume"
+        state = read_checkpoint(self.path, if_damaged=start_over)
         keys = {"iteration", "networks", "optimizers", "options"}
         if not isinstance(state, dict) or not keys <= set(state):
-            raise InputError(f"{self.path} is not the state of a training run: delete it, or use --no-resume")
+            raise InputError(f"{self.path} is not the state of a training run: {start_over}")
         saved = {key: value for key, value in state["options"].items() if key not in FREE_OPTIONS}
         # A flag that only one of the two versions of the code knows does not matter unless it is set.
         changed = [
