@@ -184,10 +184,12 @@ def crf_task(task: CRFTask, settings: CRFSettings) -> CRFTask:
     """Create the label map of one image: logits -> full-size probabilities -> CRF -> argmax -> palette PNG."""
     image, logits = read_image(task.image), read_logits(task.logits, settings.num_classes)
     height, width = image.shape[:2]
-    if logits.shape[1:] != (logit_side(height), logit_side(width)):
+    sizes = [(logit_side(height, stride), logit_side(width, stride)) for stride in (8, 16)]
+    if logits.shape[1:] not in sizes:
+        expected = " or ".join(f"{w}x{h}" for h, w in sizes)
         raise InputError(
             f"{task.logits} is {logits.shape[2]}x{logits.shape[1]}, which does not match {task.image}"
-            f" ({width}x{height}, expected {logit_side(width)}x{logit_side(height)}): create the logits again"
+            f" ({width}x{height}, expected {expected}): create the logits again"
         )
     labels = np.array(task.labels, np.uint8)
     try:
