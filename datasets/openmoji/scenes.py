@@ -147,33 +147,20 @@ def _disk(radius: int) -> np.ndarray:
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
 
 
-def _shrink(mask: np.ndarray, radius: int) -> np.ndarray:
-    """Erode by up to `radius` pixels, keeping at least a third of the area, so that thin objects remain."""
-    for smaller in range(radius, 0, -1):
-        eroded = cv2.erode(mask, _disk(smaller))
-        if 3 * np.count_nonzero(eroded) >= np.count_nonzero(mask):
-            return eroded
-    return mask
-
-
-def _bend(rng: np.random.Generator, mask: np.ndarray, reach: float) -> np.ndarray:
-    """Warp the mask with a smooth displacement field of up to `reach` pixels."""
-    height, width = mask.shape
-    field = reach * smooth_noise(rng, mask.shape, 6, 2)
-    down, across = np.mgrid[:height, :width].astype(np.float32)
-    bent = cv2.remap(mask, across + field[..., 0], down + field[..., 1], cv2.INTER_NEAREST)
-    return bent if bent.any() else mask
-
-
 def spoil_mask(rng: np.random.Generator, mask: np.ndarray, how: str) -> np.ndarray:
     """Move the border of an (H, W) uint8 mask of 0 and 1: `how` is grow, shrink or bend. Never empty."""
-    extent = math.sqrt(np.count_nonzero(mask))
+    area = np.count_nonzero(mask)
+    extent = math.sqrt(area)
     radius = max(1, round(rng.uniform(0.04, 0.11) * extent))
     if how == "grow":
         return cv2.dilate(mask, _disk(radius))
-    if how == "shrink":
-        return _shrink(mask, radius)
-    return _bend(rng, mask, rng.uniform(0.12, 0.28) * extent)
+    if how == "shrink":  # keeping at least a third of the area, so that thin objects remain
+        eroded = (cv2.erode(mask, _disk(smaller)) for smaller in range(radius, 0, -1))
+        return next((e for e in eroded if 3 * np.count_nonzero(e) >= area), mask)
+    field = rng.uniform(0.12, 0.28) * extent * smooth_noise(rng, mask.shape, 6, 2)  # displacements
+    down, across = np.mgrid[: mask.shape[0], : mask.shape[1]].astype(np.float32)
+    bent = cv2.remap(mask, across + field[..., 0], down + field[..., 1], cv2.INTER_NEAREST)
+    return bent if bent.any() else mask
 
 
 def paint_label(rng: np.random.Generator, mask: np.ndarray, label: int) -> np.ndarray:
