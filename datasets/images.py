@@ -1,6 +1,7 @@
 """Reads images of any common format and mode as they are meant to be seen."""
 
 import contextlib
+import errno
 import os
 import tempfile
 import warnings
@@ -71,6 +72,8 @@ def open_image(path: str | Path, if_missing: str = "", if_damaged: str = "") -> 
     except UnidentifiedImageError:
         raise InputError(f"{path} cannot be read as an image{if_damaged}") from None
     except Exception as error:  # decoders raise any exception on a damaged file
+        if isinstance(error, OSError) and error.errno == errno.EMFILE:
+            raise
         raise InputError(f"{path} cannot be read as an image ({error_reason(error)}){if_damaged}") from None
 
 

@@ -1,14 +1,17 @@
 """The dense CRF: the published numbers by every backend, the backends against each other, properties."""
 
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import assert_close, reference_npz
 
+from datasets.lists import Entry
 from utils.core.errors import InputError
 from utils.crf import dense_crf as dense_crf_module
+from utils.crf import run
 from utils.crf.dense_crf import CRFParams, dense_crf
 from utils.crf.permutohedral import make_kernel
 
@@ -179,6 +182,18 @@ def test_freezing_decided_pixels_changes_no_labels(
     full = dense_crf(image, probabilities, params, "torch")
     assert torch.equal(frozen.argmax(0), full.argmax(0))
     assert_close(frozen, full, 0, "probabilities", slack=2e-4)
+
+
+def test_memory_that_runs_out_names_what_helps(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "val_00001.npy", np.zeros((4, 9, 11), np.float32))
+    monkeypatch.setattr(run, "dense_crf", lambda *_, **__: torch.empty(1 << 58))
+    entries, settings = [Entry("val_00001")], run.CRFSettings(4, CRFParams(), None)
+    folders = tiny_data / "JPEGImages", tmp_path, tmp_path / "crf"
+    tasks, _ = run.make_tasks(Path("list"), entries, entries, settings, *folders)
+    with pytest.raises(InputError, match=r"val_00001\.jpg: out of memory in the CRF: .*--n-jobs"):
+        list(run.run_crf(tasks, settings, 1))
 
 
 IMAGE = make_image("smooth", 6, 8)

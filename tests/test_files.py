@@ -1,6 +1,7 @@
 """Nothing of the user's is overwritten: results beside other files, results of other settings, temporary files."""
 
 import os
+import resource
 import shutil
 import time
 from collections.abc import Callable
@@ -13,10 +14,12 @@ import torch
 from conftest import error_line, flags, run_script
 from PIL import Image
 
+from datasets.images import read_image
 from datasets.labels import save_labels
 from networks.checkpoint import save
 from networks.deeplab import Arch, DeepLab
 from utils.core.errors import InputError
+from utils.core.errors import run_script as run_main
 from utils.core.files import (
     LEFTOVER_SECONDS,
     Results,
@@ -214,3 +217,14 @@ def test_mining_elsewhere(data: Path, tmp_path: Path) -> None:
     run_script("gen_label_mining.py", *words)
     save_labels(tmp_path / "mined/complex_00001.png", np.zeros((64, 80), np.uint8))
     assert "complex_00001.png is not one of the mined labels" in error_line("gen_label_mining.py", *words)
+
+
+def test_too_many_open_files(tiny_data: Path, capsys: pytest.CaptureFixture) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        with pytest.raises(SystemExit):
+            run_main(lambda: read_image(tiny_data / "JPEGImages/val_00001.jpg"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert "raise it (ulimit -n)" in capsys.readouterr().err

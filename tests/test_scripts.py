@@ -15,6 +15,7 @@ import evaluate
 from networks.checkpoint import save
 from networks.deeplab import Arch, DeepLab, build_deeplab
 from utils.core.errors import InputError
+from utils.evaluation.metrics import ConfusionMatrix, report_scores
 from utils.training.options import build_method, parse_args
 
 
@@ -127,6 +128,20 @@ def test_train_then_evaluate(tiny_data: Path, tmp_path: Path, monkeypatch: pytes
     assert (evaluated / "logit_val/other.npy").exists() and "--overwrite" not in line
     with Image.open(evaluated / "png/val_00001.png") as picture:
         assert picture.mode == "P" and picture.size == (80, 64)
+
+
+@pytest.mark.parametrize(
+    ("truth", "prediction", "remark"),
+    [(0, 1, "the true labels contain background alone"), (1, 0, "the prediction contains background alone")],
+)
+def test_scores_of_background_alone_are_remarked(
+    tmp_path: Path, capsys: pytest.CaptureFixture, truth: int, prediction: int, remark: str
+) -> None:
+    confusion = ConfusionMatrix(2)
+    confusion.update(torch.tensor([truth, 255]), torch.tensor([prediction, 1]))
+    report_scores(confusion, ["background", "cat"], tmp_path / "scores.json", {}, torch.device("cpu"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: ") and remark in line
 
 
 def test_train_without_the_method(tiny_data: Path, tmp_path: Path) -> None:

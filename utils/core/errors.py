@@ -21,7 +21,7 @@ LESS = (
     "training needs less with a smaller --batch-size and a larger --iter-size (stage 2: SOLVER.BATCH_SIZE.TRAIN,"
     " SOLVER.ITER_SIZE)"
 )
-DEVICE_FULL, HOST_FULL = "out of memory", "allocate"
+DEVICE_FULL, HOST_FULL, MANY_FILES = "out of memory", "allocate", "Too many open files"
 # Faults of the machine, recognized by words in the messages of torch, numpy and the data loaders, and their hints.
 FAULTS = {
     "DataLoader worker (pid": KILLED,
@@ -30,6 +30,7 @@ FAULTS = {
     "gloo/transport": "another process of this run has failed; see its message",
     "NCCL": "another process of this run, or NCCL itself, has failed",
     HOST_FULL: f"out of memory: {LESS}, and with fewer data loading processes",
+    MANY_FILES: "the limit of open files is too low: raise it (ulimit -n), or use fewer processes (--num-workers)",
 }
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RERUN = "finished files are kept; rerun the command to resume"
@@ -82,6 +83,8 @@ def _report_errors(main: Callable[[], object]) -> None:
         print("stopped", file=sys.stderr)
         raise SystemExit(130) from None
     except OSError as error:
+        if MANY_FILES in str(error):
+            _exit(f"{FAULTS[MANY_FILES]}; {RERUN}", 1)
         if error.filename:
             space = f": free some space; {RERUN}" if error.errno in NO_SPACE else ""
             _exit(f"{error.filename}: {error.strerror or error}{space}", 2)

@@ -1,5 +1,6 @@
 """Segmentation scores, computed from a confusion matrix."""
 
+import sys
 from collections.abc import Container
 from pathlib import Path
 
@@ -120,6 +121,11 @@ def report_scores(
     scores = confusion.gather().scores()
     if not is_main():
         return
+    if not confusion.matrix()[1:].any():
+        hint = "in masks of 0 and 255, 255 is the ignore label, not an object"
+        print(f"warning: the true labels contain background alone: {hint}", file=sys.stderr)
+    if not confusion.matrix()[:, 1:].any():
+        print("warning: the prediction contains background alone", file=sys.stderr)
     counts = {"labels": names, COUNTS: confusion.matrix().tolist()}
     save_json(path.with_name(path.name.replace("scores", "confusion", 1)), counts)
     save_provenance(path.with_name(f"{path.stem}_run.json"), options, device)

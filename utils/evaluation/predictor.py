@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets import transforms as T
-from datasets.images import read_image
+from datasets.images import read_picture
 from datasets.lists import read_class_names
 from networks.checkpoint import load_strict, read_state
 from networks.deeplab import DeepLab, arch_from_state
@@ -74,7 +74,7 @@ class Predictor:
             H x W uint8 labels, 0 is the background.
         """
         if not isinstance(image, np.ndarray):
-            image = read_image(image)
+            image, _ = read_picture(image)
         height, width = image.shape[:2]
         if self.stage == 1:
             array = T.to_network(T.subtract_mean(image))
