@@ -20,6 +20,7 @@ from utils.core.errors import run_script
 from utils.evaluation.metrics import score_table
 from utils.training.log import TrainLog
 from utils.training.options import build_method, parse_args
+from utils.training.resume import lock_folder
 from utils.training.setup import build_data, build_networks, endless_batches
 from utils.training.stage1 import MDBATrainer, Probe
 from utils.training.validation import Validation
@@ -28,7 +29,7 @@ from utils.training.validation import Validation
 def train(args: argparse.Namespace, probe: Probe | None = None) -> None:
     """Train; `probe` is called with i, G and the constants of the method before each validation."""
     device = pick_device(args.device, args.gpu)
-    with distributed.process_group(device):
+    with distributed.process_group(device), lock_folder(args.snapshot_dir):
         set_up_device(device, args.amp, args.deterministic, args.sync_bn)
         names = read_class_names(args.class_names, args.num_classes)
         images, val = build_data(args, names)

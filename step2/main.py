@@ -37,6 +37,7 @@ from utils.crf.run import add_crf_running_options, crf_settings, evaluate_crf, m
 from utils.evaluation.metrics import report_scores
 from utils.evaluation.scoring import result_files, score_images
 from utils.training.log import TrainLog, add_log_options
+from utils.training.resume import lock_folder
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -65,7 +66,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def train(args: argparse.Namespace, config: Config) -> None:
     """Train on the pseudo labels."""
     device, solver, paths = pick_device(args.device, args.gpu), config.SOLVER, Paths(config)
-    with distributed.process_group(device):
+    with distributed.process_group(device), lock_folder(paths.models):
         set_up_device(device, args.amp, args.deterministic)
         images = training_images(args, config, paths)
         trainer = build_trainer(config, args, device)
@@ -74,16 +75,7 @@ def train(args: argparse.Namespace, config: Config) -> None:
         first = trainer.begin(not args.no_resume, options, device, outputs, [start])
         batches = endless_batches(images, config, device, first * solver.ITER_SIZE)
         iterations, number = range(first, solver.ITER_MAX), solver.BATCH_SIZE.TRAIN * solver.ITER_SIZE
-        log = TrainLog(
-            paths.models,
-            iterations,
-            device,
-            number,
-            args.logdir,
-            key="iteration",
-            first_number=trainer.first_number,
-            names=["log.jsonl"],
-        )
+        log = TrainLog(paths.models, iterations, device, number, args.logdir, "iteration", 1, ["log.jsonl"])
         with log:
             trainer.fit(batches, log, args)
         if distributed.is_main():

@@ -10,7 +10,9 @@ from conftest import flags, run_script
 from PIL import ExifTags, Image
 from test_faults import train_options
 
-from utils.training.thresholds import floor_to_tenth, measure_iou_thresholds
+from datasets.lists import Entry
+from datasets.loaders import DataConfig, SimpleDataset
+from utils.training import validation
 
 
 def check_options(root: Path) -> list[object]:
@@ -160,7 +162,7 @@ def test_images_are_counted_by_list_and_class(own_data: Path) -> None:
     ]
 
 
-def test_thresholds_are_the_classes_means_floored() -> None:
+def test_thresholds_are_the_classes_means_floored(monkeypatch: pytest.MonkeyPatch) -> None:
     class HalfForeground(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -180,9 +182,19 @@ def test_thresholds_are_the_classes_means_floored() -> None:
     image = torch.zeros(1, 3, 100, 10)
     loader = [("a", image, label(50)), ("b", image, label(39)), ("c", image, label(20))]  # IoU 1, 0.78, 0.4
     network = HalfForeground().train()
-    measured = measure_iou_thresholds(network, loader, {"a": 0, "b": 0, "c": 2}, 4, 255)
+    monkeypatch.setattr(validation, "eval_loader", lambda *_, **__: loader)
+    entries = [Entry("a", (0,)), Entry("b", (0,)), Entry("c", (2,))]
+    simple = SimpleDataset(entries, DataConfig(Path(), num_classes=4))
+    looks = validation.Validation(None, simple, [], (1.0,), 0, torch.device("cpu"))
+    measured = looks.iou_thresholds(network)
     assert measured == pytest.approx([0.8, 0.0, 0.3]) and network.training  # of 0.89, none, 0.4
 
 
 def test_flooring_survives_rounding() -> None:
-    assert [floor_to_tenth(x) for x in (0.69, 0.7, 0.1 + 0.2, 0.999, 1.0)] == [0.6, 0.7, 0.3, 0.9, 1.0]
+    assert [validation.floor_to_tenth(x) for x in (0.69, 0.7, 0.1 + 0.2, 0.999, 1.0)] == [
+        0.6,
+        0.7,
+        0.3,
+        0.9,
+        1.0,
+    ]

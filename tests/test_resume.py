@@ -16,6 +16,7 @@ from conftest import DEADLINE, ROOT, data_options, error_line, flags, run_script
 
 from networks.checkpoint import read_checkpoint, read_state
 from utils.training.log import open_log
+from utils.training.resume import lock_folder
 
 STEPS = 40
 
@@ -198,3 +199,12 @@ def test_log_lines_of_lost_iterations_go(tmp_path: Path) -> None:
     with open_log(path, "i", 3) as log:
         log.write('{"i": 3}\n')
     assert path.read_text() == '{"i": 0}\n{"i": 1}\n{"i": 2}\n{"i": 3}\n'
+
+
+def test_two_runs_do_not_share_a_folder(tiny_data: Path, tmp_path: Path) -> None:
+    options = train_options(tiny_data, tmp_path, "--num-steps", 2, "--denoise-from", 1, "--no-val")
+    with lock_folder(tmp_path):
+        line = error_line("train.py", *options)
+        assert f"{tmp_path} is used by another run, process {os.getpid()} on" in line
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    run_script("train.py", *options)

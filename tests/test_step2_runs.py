@@ -121,6 +121,7 @@ def test_train_test_crf(run_options: list[object], tmp_path: Path) -> None:
         "checkpoint_final.pth",
         "last.pth",
         "log.jsonl",
+        ".lock",
         "run.json",
     }
     assert "bird" in run_script("step2/main.py", "test", *run_options, cwd=cwd).stdout

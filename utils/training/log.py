@@ -7,8 +7,9 @@ import os
 import resource
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -41,44 +42,27 @@ def add_log_options(group: argparse._ActionsContainer) -> None:
     add("--logdir", type=Path, help="directory for TensorBoard; needs the package tensorboard")
 
 
+@dataclass
 class TrainLog:
     """The log of a run, a context; written by the main process."""
 
-    def __init__(
-        self,
-        folder: Path,
-        iterations: range,
-        device: torch.device,
-        images: int,
-        logdir: Path | None = None,
-        key: str = "i",
-        first_number: int = 0,
-        names: Sequence[str] = ("log.jsonl", "val.jsonl"),
-    ) -> None:
-        """Args:
-        folder: gets the files.
-        iterations: those that will be run; ends with the last of the run.
-        device: whose peak memory is shown.
-        images: images per iteration, over all loaders and processes.
-        logdir: directory for TensorBoard; None: without it.
-        key: name of the iteration in a JSON line.
-        first_number: of the first iteration.
-        names: of the files.
-        """
-        self.folder, self.names, self.iterations = folder, names, iterations
-        self.device, self.images = device, images
-        self.key, self.first = key, iterations.start + first_number
-        self.board = None
-        if logdir is not None and distributed.is_main():
-            self.board = open_board(logdir, self.first)
-        self.watches = [Watch("loss_D", 0.01, D_WINS), Watch("passed", 0.001, NONE_PASSES)]
-        self.said_collapsed = False
+    folder: Path  # gets the files
+    iterations: range  # that will be run; ends with the last of the run
+    device: torch.device  # whose peak memory is shown
+    images: int  # per iteration, over all loaders and processes
+    logdir: Path | None = None  # for TensorBoard
+    key: str = "i"  # name of the iteration in a line
+    first_number: int = 0  # of the first iteration
+    names: Sequence[str] = ("log.jsonl", "val.jsonl")
 
     def __enter__(self) -> "TrainLog":
-        total, done = self.iterations.stop, self.iterations.start
-        main = distributed.is_main()
-        self.files = {name: open_log(self.folder / name, self.key, self.first) for name in self.names}
+        done, total = self.iterations.start, self.iterations.stop
+        first, main = done + self.first_number, distributed.is_main()
+        self.board = open_board(self.logdir, first) if self.logdir is not None and main else None
+        self.files = {name: open_log(self.folder / name, self.key, first) for name in self.names}
         self.bar = tqdm(self.iterations, initial=done, total=total, unit="it", disable=not main)
+        self.watches = [Watch("loss_D", 0.01, D_WINS), Watch("passed", 0.001, NONE_PASSES)]
+        self.said_collapsed = False
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
@@ -135,14 +119,16 @@ class TrainLog:
             raise
 
 
+@dataclass
 class Watch:
     """Warns once when a figure stays below a limit for LINES log lines."""
 
-    LINES = 20
-
-    def __init__(self, name: str, below: float, text: str) -> None:
-        self.name, self.below, self.text = name, below, text
-        self.lines, self.said = 0, False
+    LINES: ClassVar[int] = 20
+    name: str
+    below: float
+    text: str
+    lines: int = 0
+    said: bool = False
 
     def __call__(self, figures: Mapping[str, float]) -> str | None:
         """The warning, if it is due."""

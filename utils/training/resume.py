@@ -1,9 +1,12 @@
-"""Interruptible training: the state of a run in one file, and stopping on signals."""
+"""Interruptible training: the state of a run in one file, a lock on its folder, and stopping on signals."""
 
+import contextlib
 import math
+import os
+import platform
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,6 +17,11 @@ from torch import nn
 from networks.checkpoint import read_checkpoint, save
 from utils.core.distributed import any_process, barrier, is_main, world_size
 from utils.core.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 # Options that may change when a run resumes, since the weights do not depend on them.
 FREE_OPTIONS = frozenset(
@@ -109,6 +117,31 @@ class TrainState:
 def _plain(value: object) -> object:
     """An option as it is saved and compared: paths and tuples as text."""
     return value if isinstance(value, bool | int | float | str) or value is None else str(value)
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keep other runs from writing to a folder; the lock ends with this process, however that ends.
+
+    Raises:
+        InputError: another process holds the lock.
+    """
+    if fcntl is None or not is_main():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise InputError(
+                f"{folder} is used by another run, {file.read()}: wait for it, stop it, or choose another folder"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
 
 
 class StopSignal:
