@@ -61,7 +61,7 @@ def test_trained_features_tell_photographs_apart() -> None:
         features.append(F.normalize(x.mean((2, 3))))
     similarity = torch.cat(features) @ torch.cat(features).T
     nearest = similarity.fill_diagonal_(-1).argmax(1)
-    assert (classes[nearest] == classes).float().mean() > 0.9
+    assert (classes[nearest] == classes).float().mean() > 0.85  # random weights: 0.66
 
 
 @pytest.mark.parametrize(
