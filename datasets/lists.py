@@ -90,7 +90,7 @@ def unique(entries: Iterable[Entry]) -> list[Entry]:
 
 def image_path(image_dir: Path, id_: str) -> Path:
     """The path of an image: ID with the first suffix for which a file exists, ID.jpg if there is none."""
-    paths = (image_dir / f"{id_}{suffix}" for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES)))
+    paths = (image_dir / f"{id_}{suffix}" for lower in SUFFIXES for suffix in (lower, lower.upper()))
     return next((path for path in paths if path.exists()), image_dir / f"{id_}{SUFFIXES[0]}")
 
 

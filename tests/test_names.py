@@ -13,6 +13,7 @@ from conftest import DEADLINE, ROOT, error_line, flags
 from PIL import Image
 
 from datasets.checks import require_files
+from datasets.inputs import find_inputs
 from datasets.lists import Entry, read_class_names, read_list
 from datasets.loaders import DataConfig, EvalDataset
 from networks.checkpoint import save
@@ -58,6 +59,16 @@ def test_an_image_with_a_space_is_missed_by_name(tmp_path: Path) -> None:
     expected = r"IMG\.jpg not found, .* listed images: 'IMG 3\.jpg' exists, but an ID has no spaces: rename"
     with pytest.raises(InputError, match=expected):
         require_files(images.files(), images.origin)
+
+
+def test_folders_behind_symbolic_links_are_searched_once(tmp_path: Path) -> None:
+    for name in ("photos/a.jpg", "elsewhere/b.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    (tmp_path / "photos/more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "photos")
+    sources, _ = find_inputs([tmp_path / "photos"], tmp_path / "out")
+    assert [source.name for source in sources] == ["a", "more/b"]
 
 
 # Runs scripts one after another in a process of its own, whose locale a test chooses.
