@@ -13,7 +13,7 @@ from pathlib import Path
 from utils.core import cli
 from utils.core.errors import InputError, run_script
 from utils.core.files import atomic_write, save_image
-from utils.report.images import gallery_sheet
+from utils.report.images import gallery_sheet, read_gallery
 from utils.report.page import render
 from utils.report.run import Run
 
@@ -30,12 +30,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def report(args: argparse.Namespace) -> None:
     run = Run(args.run)
     out = args.out or args.run / "report.html"
-    page = render(run)
+    gallery = read_gallery(run)
+    page = render(run, gallery)
     with atomic_write(out) as file:
         file.write(page.encode(errors="surrogateescape"))  # file names in an ASCII locale
     print(f"report: {out} ({out.stat().st_size / 1e6:.1f} MB)")
     if args.gallery is not None:
-        picture = gallery_sheet(run)
+        picture = gallery_sheet(gallery, run.names)
         if picture is None:
             raise InputError(f"{args.gallery} is not written: the run has no label maps to show")
         save_image(args.gallery, picture)

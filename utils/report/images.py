@@ -21,6 +21,7 @@ from utils.evaluation.visualize import contact_sheet
 from utils.report.run import Run
 
 RANKED = 1500  # images of a kind, evenly spaced in their list; all of VOC's validation images
+SHOWN = 8  # of them, the best and the worst
 SIDE = 240  # pixels of the longer side of a picture in the page
 
 
@@ -39,6 +40,9 @@ class Kind(NamedTuple):
     ids: list[str]
     truth: Path | None
     columns: dict[str, Path]
+
+
+Gallery = list[tuple[Kind, dict[str, list[tuple[str, list[Cell]]]]]]  # kind, group, ID
 
 
 def kinds(run: Run) -> list[Kind]:
@@ -79,9 +83,9 @@ def mean_iou(run: Run, truth: np.ndarray, labels: np.ndarray) -> float:
     return confusion.scores()["Mean IoU"]
 
 
-def choose(run: Run, kind: Kind, best: int, worst: int) -> dict[str, list[str]]:
+def choose(run: Run, kind: Kind) -> dict[str, list[str]]:
     """IDs by group; without the truth, a selection in the order of the list."""
-    number = min(len(kind.ids), RANKED if kind.truth else best + worst)
+    number = min(len(kind.ids), RANKED if kind.truth else 2 * SHOWN)
     ids = [kind.ids[len(kind.ids) * n // number] for n in range(number)]
     if kind.truth is None:
         return {"A selection": ids}
@@ -91,7 +95,7 @@ def choose(run: Run, kind: Kind, best: int, worst: int) -> dict[str, list[str]]:
             truth = run.read_labels(kind.truth, id_)
             scored.append((-mean_iou(run, truth, run.read_labels(ranking, id_, truth.shape)), id_))
     ids = [id_ for _, id_ in sorted(scored)]
-    return {"Best": ids[:best], "Worst first": ids[best:][: -worst - 1 : -1]}
+    return {"Best": ids[:SHOWN], "Worst first": ids[SHOWN:][: -SHOWN - 1 : -1]}
 
 
 def cells(run: Run, kind: Kind, id_: str) -> list[Cell]:
@@ -120,13 +124,26 @@ def data_uri(picture: np.ndarray) -> str:
     return f"data:image/{'png' if labels else 'jpeg'};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def gallery_sheet(run: Run, side: int = 112) -> Image.Image | None:
-    """The best and the worst simple training images beside validation images; None if there are no label maps."""
+def read_gallery(run: Run) -> Gallery:
+    """The best and the worst images of each kind."""
+    return [
+        (
+            kind,
+            {
+                group: [(id_, cells(run, kind, id_)) for id_ in ids]
+                for group, ids in choose(run, kind).items()
+            },
+        )
+        for kind in kinds(run)
+    ]
+
+
+def gallery_sheet(gallery: Gallery, names: list[str], side: int = 112) -> Image.Image | None:
+    """A few simple training images beside validation images; None if there are no label maps."""
     halves = []
-    for kind in sorted(kinds(run), key=lambda kind: kind.name):
+    for kind, groups in sorted(gallery, key=lambda item: item[0].name):
         if kind.name != "complex":
-            ids = [id_ for group in choose(run, kind, 4, 3).values() for id_ in group]
-            rows = [cells(run, kind, id_) for id_ in ids]
+            rows = [row for group, count in zip(groups.values(), (4, 3)) for _, row in group[:count]]
             first = {"image": f"{kind.name} image"}
             halves.append([{first.get(c.title, c.title): c.picture for c in row} for row in rows])
     if not any(halves):
@@ -137,6 +154,6 @@ def gallery_sheet(run: Run, side: int = 112) -> Image.Image | None:
         [row.get(title, blank) for row, titles in zip(rows, columns) for title in titles]
         for rows in zip_longest(*halves, fillvalue={})
     ]
-    legend = [*((name, label) for label, name in enumerate(run.names) if label), ("ignored", 255)]
+    legend = [*((name, label) for label, name in enumerate(names) if label), ("ignored", 255)]
     sheet = contact_sheet(grid, [title for titles in columns for title in titles], side, legend)
     return sheet.quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)

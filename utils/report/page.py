@@ -5,7 +5,7 @@ from pathlib import Path
 from datasets.voc import palette
 from utils.core.errors import InputError
 from utils.evaluation.metrics import COUNTS
-from utils.report.images import cells, choose, data_uri, kinds
+from utils.report.images import Gallery, data_uri
 from utils.report.run import Run
 
 FOLDER = Path(__file__).parent
@@ -41,7 +41,7 @@ def denoising_start(options: dict) -> int | None:
     return options["num_steps"] // 12 if start is None else start
 
 
-def render(run: Run) -> str:
+def render(run: Run, gallery: Gallery) -> str:
     """The page. InputError if jinja2 or matplotlib is missing."""
     try:
         import jinja2
@@ -52,13 +52,6 @@ def render(run: Run) -> str:
         curves = draw_all(run, start)
     except ModuleNotFoundError as error:
         raise InputError(f"the report needs {error.name}: pip install jinja2 matplotlib") from None
-    gallery = [
-        (
-            kind,
-            {g: [(id_, cells(run, kind, id_)) for id_ in ids] for g, ids in choose(run, kind, 8, 8).items()},
-        )
-        for kind in kinds(run)
-    ]
     loader = jinja2.FileSystemLoader(FOLDER)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": percent, "duration": duration, "data_uri": data_uri}
