@@ -306,7 +306,7 @@ def test_a_truncated_val_image_is_found_at_the_start(own_data: Path, tmp_path: P
     image = own_data / "JPEGImages/val_00003.jpg"
     image.write_bytes(image.read_bytes()[:-99])
     line = error_line("train.py", *train_options(own_data, tmp_path / "out"))
-    assert "val_00003.jpg: image cannot be read; replace it" in line
+    assert "val_00003.jpg cannot be read as an image" in line and "replace it" in line
     assert not (tmp_path / "out/log.jsonl").exists()
 
 
