@@ -15,8 +15,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from utils.core.errors import InputError
 from utils.core.files import error_reason, not_found
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".jpe", ".jfif")
-SUFFIXES += (".gif", ".ppm", ".pgm")
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
+SUFFIXES = (*JPEG_SUFFIXES, ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 # No other formats: Pillow passes some to external programs (EPS to Ghostscript).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 MIN_SIDE = 2  # of a listed image: at a scale of 0.5 or 0.75, nothing would remain of a single pixel
