@@ -4,7 +4,8 @@
     torchrun --nproc-per-node 2 evaluate.py --restore-from ./model/VOC_69.5.pth        on two GPUs
 
 Writes scores.json, confusion.json (the confusion matrix) and, for the CRF, the low-resolution logits (ID.npy,
-float32, classes first).
+float32, classes first). With --no-labels, writes logits and predictions (--save-predictions) only, of images that
+have no true labels; if interrupted, rerun the command to resume.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from utils.core import cli, distributed
 from utils.core.device import pick_device, prepare
 from utils.core.errors import run_script
 from utils.evaluation.metrics import report_scores
-from utils.evaluation.scoring import result_files, score_images
+from utils.evaluation.scoring import report_files, result_files, score_images
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -27,6 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = add_data_options(parser, num_classes=None).add_argument
     add("--data-list", type=Path, default=Path("dataset/voc_list/val.txt"), help="list of the images")
     add("--label-dir", type=Path, help=LABEL_DIR_HELP)
+    add("--no-labels", action="store_true", help="the images have no true labels: compute no scores")
     add = parser.add_argument_group("weights and results").add_argument
     add("--restore-from", type=Path, default=Path("snapshots/VOC_best.pth"), help="trained weights")
     add("--scales", type=cli.scales, default=(1.0, 0.75), help="scales of the input, comma-separated")
@@ -50,13 +52,16 @@ def evaluate(args: argparse.Namespace) -> None:
             args.data_dir / "JPEGImages", label_dir, num_classes=num_classes, ignore_label=args.ignore_label
         )
         listed = read_list(args.data_list, num_classes, labelled=False)
-        images = EvalDataset(listed, config)
+        images = EvalDataset(listed, config, labels=not args.no_labels)
         check_start(args.data_list, listed, images.files())
         made_from = {"weights": weights_checksum(network), "scales": list(args.scales)}
         logit_dir = None if args.no_logits else args.logit_dir
         files = result_files(images, made_from, logit_dir, args.save_predictions)
         confusion = score_images(network, images, args.num_workers, device, args.scales, files=files)
-        report_scores(confusion, names, args.score_dir / "scores.json", vars(args), device)
+        if args.no_labels:
+            report_files(files)
+        else:
+            report_scores(confusion, names, args.score_dir / "scores.json", vars(args), device)
 
 
 if __name__ == "__main__":

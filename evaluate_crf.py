@@ -2,9 +2,10 @@
 
     python evaluate_crf.py
 
-Writes the label maps (palette PNGs) and scores_crf.json. If interrupted, rerun the command to resume; label maps made
-from other logits or with other parameters are created again. --shard I/N processes and scores one of N parts of the
-list; when all parts are done, run the script without it to score the whole list.
+Writes the label maps (palette PNGs) and scores_crf.json; with --no-labels, for images without true labels, the label
+maps alone. If interrupted, rerun the command to resume; label maps made from other logits or with other parameters
+are created again. --shard I/N processes and scores one of N parts of the list; when all parts are done, run the
+script without it to score the whole list.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from datasets.options import LABEL_DIR_HELP, add_data_options, add_list_options,
 from utils.core import cli
 from utils.core.device import pick_device
 from utils.core.errors import run_script
-from utils.crf.run import add_crf_options, crf_settings, evaluate_crf, make_tasks
+from utils.crf.run import add_crf_options, create_label_maps, crf_settings, evaluate_label_maps, make_tasks
 from utils.evaluation.metrics import report_scores
 
 
@@ -24,6 +25,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group = add_data_options(parser)
     add_list_options(group, Path("dataset/voc_list/val.txt"))
     group.add_argument("--label-dir", type=Path, help=LABEL_DIR_HELP)
+    text = "the images have no true labels: compute no scores"
+    group.add_argument("--no-labels", action="store_true", help=text)
     add = parser.add_argument_group("results").add_argument
     add("--logit-dir", type=Path, default=Path("logit_val"), help="directory of the logits")
     add("--prediction-dir", type=Path, default=Path("crf_val"), help="directory of the label maps")
@@ -48,9 +51,12 @@ def evaluate(args: argparse.Namespace) -> None:
         args.data_dir / "JPEGImages",
         args.logit_dir,
         args.prediction_dir,
-        label_dir,
+        None if args.no_labels else label_dir,
     )
-    confusion = evaluate_crf(tasks, results, settings, args.n_jobs, label_dir, args.ignore_label)
+    create_label_maps(tasks, results, settings, args.n_jobs)
+    if args.no_labels:
+        return
+    confusion = evaluate_label_maps(tasks, settings, label_dir, args.ignore_label)
     part = "" if args.shard is None else f"_{args.shard[0]}_of_{args.shard[1]}"
     report_scores(confusion, names, args.score_dir / f"scores_crf{part}.json", vars(args), device)
 

@@ -9,14 +9,12 @@ Writes palette PNGs to --pseudo-label-dir. No ground truth is needed. If interru
 import argparse
 from pathlib import Path
 
-from tqdm import tqdm
-
 from datasets.lists import read_list
 from datasets.options import add_data_options, add_list_options, sharded
 from utils.core import cli
 from utils.core.device import pick_device
 from utils.core.errors import run_script
-from utils.crf.run import add_crf_options, crf_settings, make_tasks, run_crf
+from utils.crf.run import add_crf_options, create_label_maps, crf_settings, make_tasks
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -48,11 +46,7 @@ def generate(args: argparse.Namespace) -> None:
         args.pseudo_label_dir,
         image_labels=args.use_image_labels,
     )
-    todo = results.unfinished(tasks, args.overwrite)
-    done = len(tasks) - len(todo)
-    for _ in tqdm(run_crf(todo, settings, args.n_jobs), initial=done, total=len(tasks), unit="img"):
-        pass
-    print(f"pseudo labels of {len(tasks)} images: {args.pseudo_label_dir}")
+    create_label_maps(tasks, results, settings, args.n_jobs, args.overwrite)
 
 
 if __name__ == "__main__":

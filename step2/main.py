@@ -4,9 +4,9 @@
     python main.py test  --config-path configs/voc12.yaml --model-path data/models/checkpoint_72.0.pth
     python main.py crf   --config-path configs/voc12.yaml
 
-`test` saves and scores the multi-scale logits; `crf` refines them with the dense CRF and scores the result. If
-training is interrupted, rerun the command to resume. Values of the configuration can be overridden on the command
-line: SOLVER.ITER_MAX=100.
+`test` saves and scores the multi-scale logits; `crf` refines them with the dense CRF and scores the result. With
+--no-labels, for images without true labels, they compute no scores. If training is interrupted, rerun the command to
+resume. Values of the configuration can be overridden on the command line: SOLVER.ITER_MAX=100.
 """
 
 import argparse
@@ -33,9 +33,15 @@ from utils.core import cli, distributed
 from utils.core.device import add_speed_options, pick_device, prepare, send, set_up_device
 from utils.core.errors import run_script
 from utils.crf.dense_crf import CRFParams
-from utils.crf.run import add_crf_running_options, crf_settings, evaluate_crf, make_tasks
+from utils.crf.run import (
+    add_crf_running_options,
+    create_label_maps,
+    crf_settings,
+    evaluate_label_maps,
+    make_tasks,
+)
 from utils.evaluation.metrics import report_scores
-from utils.evaluation.scoring import result_files, score_images
+from utils.evaluation.scoring import report_files, result_files, score_images
 from utils.training.log import TrainLog, add_log_options
 from utils.training.resume import lock_folder
 
@@ -54,6 +60,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_resume_options(group)
     add_log_options(group)
     add_speed_options(group, batch_statistics=False)
+    group = parser.add_argument_group("test and crf only")
+    text = "the images of DATASET.SPLIT.VAL have no true labels: compute no scores"
+    group.add_argument("--no-labels", action="store_true", help=text)
+    text = "write the predictions as palette PNGs to DIR (crf: default in EXP.OUTPUT_DIR)"
+    group.add_argument("--save-predictions", type=Path, metavar="DIR", help=text)
     add_crf_running_options(parser.add_argument_group("crf only"))
     group = cli.add_device_options(parser, workers=False)
     group.add_argument("--cpu", action="store_true", help="short for --device cpu")
@@ -113,13 +124,13 @@ def test(args: argparse.Namespace, config: Config) -> None:
     device, paths = pick_device(args.device, args.gpu), Paths(config)
     with distributed.process_group(device):
         listed = read_split(config, config.DATASET.SPLIT.VAL)
-        images = EvalDatasetBGR(listed, data_config(config, paths.truth))
+        images = EvalDatasetBGR(listed, data_config(config, paths.truth), labels=not args.no_labels)
         check_start(split_path(config.DATASET.SPLIT.VAL), listed, images.files())
         model = build(config)
         load_trained(model, args.model_path or paths.models / "checkpoint_final.pth")
         prepare(model, device, args.channels_last).eval()
         made_from = {"weights": weights_checksum(model), "scales": [1, *SCALES]}
-        files = result_files(images, made_from, paths.logits, None)
+        files = result_files(images, made_from, paths.logits, args.save_predictions)
         confusion = score_images(
             model,
             images,
@@ -129,6 +140,9 @@ def test(args: argparse.Namespace, config: Config) -> None:
             align_corners=False,
             files=files,
         )
+        if args.no_labels:
+            report_files(files)
+            return
         report_scores(
             confusion, class_names(config), paths.scores / "scores.json", options_of(args, config), device
         )
@@ -147,10 +161,13 @@ def crf(args: argparse.Namespace, config: Config) -> None:
         settings,
         Path(config.DATASET.ROOT) / "JPEGImages",
         paths.logits,
-        paths.crf,
-        paths.truth,
+        args.save_predictions or paths.crf,
+        None if args.no_labels else paths.truth,
     )
-    confusion = evaluate_crf(tasks, results, settings, args.n_jobs, paths.truth, config.DATASET.IGNORE_LABEL)
+    create_label_maps(tasks, results, settings, args.n_jobs)
+    if args.no_labels:
+        return
+    confusion = evaluate_label_maps(tasks, settings, paths.truth, config.DATASET.IGNORE_LABEL)
     report_scores(
         confusion, class_names(config), paths.scores / "scores_crf.json", options_of(args, config), device
     )

@@ -32,7 +32,8 @@ def split(page: Path) -> tuple[str, list[str]]:
 
 
 def is_generated(path: Path) -> bool:
-    name = str(path.resolve().relative_to(ROOT))
+    path = path.resolve()
+    name = str(path.relative_to(ROOT)) if ROOT in path.parents else ""
     return any(
         fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(name, f"{pattern}/*") for pattern in GENERATED
     )

@@ -315,3 +315,20 @@ def test_quality_of_labels(tiny_data: Path, tmp_path: Path) -> None:
     assert rows["truth"]["Mean IoU"] == 1 and rows["truth"]["error"] == 0
     assert rows["nothing"] == {"Mean IoU": None, "labelled": 0, "error": None}
     assert done.stdout.splitlines()[-1].split() == ["nothing", "-", "0.00", "-"]
+
+
+def test_predictions_of_another_method(tiny_data: Path, tmp_path: Path) -> None:
+    """Label maps, and class scores of the size of the images, get the same score."""
+    theirs, rng = tmp_path / "theirs", np.random.default_rng(0)
+    theirs.mkdir()
+    for path in (tiny_data / "SegmentationClassAug").iterdir():
+        scores = rng.normal(size=(4, 64, 80)).astype(np.float16)
+        np.save(theirs / f"{path.stem}.npy", scores)
+        Image.fromarray(scores.argmax(0).astype(np.uint8)).save(theirs / path.name)
+    listed = flags(num_classes=4, data_list=tiny_data / "lists/val.txt")
+    table = flags(truth_dir=tiny_data / "SegmentationClassAug", score_path=tmp_path / "table.json")
+    run_script("evaluate_labels.py", *listed, *table, f"theirs={theirs}")
+    folders = flags(data_dir=tiny_data, logit_dir=theirs, prediction_dir=theirs / "crf", score_dir=theirs)
+    run_script("evaluate_crf.py", *listed, *folders, "--device", "cpu", *flags(crf_iterations=0, n_jobs=1))
+    miou = json.loads((tmp_path / "table.json").read_text())["theirs"]["Mean IoU"]
+    assert json.loads((theirs / "scores_crf.json").read_text())["Mean IoU"] == pytest.approx(miou)

@@ -7,7 +7,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -185,6 +184,7 @@ def crf_task(task: CRFTask, settings: CRFSettings) -> CRFTask:
     image, logits = read_image(task.image), read_logits(task.logits, settings.num_classes)
     height, width = image.shape[:2]
     sizes = [(logit_side(height, stride), logit_side(width, stride)) for stride in (8, 16)]
+    sizes.append((height, width))  # those of other programs
     if logits.shape[1:] not in sizes:
         expected = " or ".join(f"{w}x{h}" for h, w in sizes)
         raise InputError(
@@ -219,20 +219,27 @@ def read_logits(path: Path, num_classes: int) -> np.ndarray:
     return logits.astype(np.float32)
 
 
-def evaluate_crf(
+def create_label_maps(
     tasks: Sequence[CRFTask],
     results: Results,
     settings: CRFSettings,
     n_jobs: int,
-    label_dir: Path,
-    ignore_label: int,
+    overwrite: bool | None = None,
+) -> None:
+    """Create the label maps that do not exist yet, with a progress bar; `overwrite` as in `Results.unfinished`."""
+    todo = results.unfinished(tasks, overwrite)
+    done = len(tasks) - len(todo)
+    for _ in tqdm(run_crf(todo, settings, n_jobs), initial=done, total=len(tasks), unit="img"):
+        pass
+    print(f"{results.kind} of {len(tasks)} images: {results.folder}")
+
+
+def evaluate_label_maps(
+    tasks: Sequence[CRFTask], settings: CRFSettings, label_dir: Path, ignore_label: int
 ) -> ConfusionMatrix:
-    """Create the label maps that do not exist yet, with a progress bar, and compare all with the true labels."""
-    todo = results.unfinished(tasks)
+    """Compare all label maps with the true labels."""
     confusion = ConfusionMatrix(settings.num_classes, ignore_label)
-    created = {task.id for task in todo}
-    finished = [task for task in tasks if task.id not in created]
-    for task in tqdm(chain(finished, run_crf(todo, settings, n_jobs)), total=len(tasks), unit="img"):
+    for task in tqdm(tasks, desc="scores", leave=False, unit="img"):
         prediction = read_label(task.result, settings.num_classes)
         truth = read_label(label_dir / f"{task.id}.png", settings.num_classes, prediction.shape, ignore_label)
         confusion.update(torch.from_numpy(truth), torch.from_numpy(prediction))

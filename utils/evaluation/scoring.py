@@ -10,6 +10,7 @@ from tqdm import tqdm
 from datasets.labels import save_labels
 from datasets.loaders import EvalDataset, eval_loader
 from utils.core import distributed
+from utils.core.errors import InputError
 from utils.core.files import Note, Results
 from utils.evaluation.inference import infer, save_logits
 from utils.evaluation.metrics import ConfusionMatrix
@@ -20,16 +21,22 @@ def result_files(
 ) -> list[Results]:
     """The logits and the predictions of the images, as far as they are wanted; those of other weights are replaced.
 
+    Without true labels, images whose results are finished are then left out of `images`.
+
     Raises:
-        InputError: they would be written over other files, or into a directory that is read.
+        InputError: they would be written over other files, or into a directory that is read; or the images have no
+            labels, and no results are wanted.
     """
     inputs = [folder for folder in (images.config.image_dir, images.config.label_dir) if folder]
     kinds = ((logit_dir, ".npy", "logits"), (prediction_dir, ".png", "predictions"))
     made = dict.fromkeys((entry.id for entry in images.entries), made_from)
     files = [Results(folder, suffix, kind, made, inputs) for folder, suffix, kind in kinds if folder]
-    for results in files:
-        results.unfinished(())
+    unfinished = {entry.id for results in files for entry in results.unfinished(images.entries)}
     distributed.barrier()  # before another process begins to write
+    if not images.needs_label:
+        if not files:
+            raise InputError("without labels and results there is nothing to do: use --save-predictions DIR")
+        images.entries = [entry for entry in images.entries if entry.id in unfinished]
     return files
 
 
@@ -43,11 +50,11 @@ def score_images(
     files: Sequence[Results] = (),
     desc: str | None = None,
 ) -> ConfusionMatrix:
-    """Predict this process's part of the images and compare it with their labels.
+    """Predict this process's part of the images, write the results and compare with the labels, if there are any.
 
     Args:
         network: in eval mode, on `device`.
-        images: all images, with labels.
+        images: all images.
         num_workers: worker processes of the data loader.
         device: device of the network.
         scales, align_corners: as in `infer`.
@@ -65,10 +72,18 @@ def score_images(
     for id_, logits, prediction, label in tqdm(
         results, total=len(part), desc=desc, leave=desc is None, unit="img", disable=quiet
     ):
-        confusion.update(label, prediction)
+        if label is not None:
+            confusion.update(label, prediction)
         for result in files:
             if result.suffix == ".npy":
                 save_logits(result.path(id_), logits, result.note(id_))
             else:
                 save_labels(result.path(id_), prediction.cpu().numpy(), result.note(id_))
     return confusion
+
+
+def report_files(files: Sequence[Results]) -> None:
+    """Wait for all processes, and print where the results are."""
+    distributed.barrier()
+    for results in files if distributed.is_main() else ():
+        print(f"{results.kind} of {len(results.made_from)} images: {results.folder}")

@@ -49,7 +49,7 @@ class PseudoLabelDataset(ImageDataset):
 
 
 class EvalDatasetBGR(EvalDataset):
-    """Whole images for inference: ID, 1 x 3 x H x W float32, H x W uint8."""
+    """Whole images for inference: ID, 1 x 3 x H x W float32 and, with `labels`, H x W uint8."""
 
     config: Stage2Config
 
