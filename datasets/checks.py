@@ -95,44 +95,36 @@ def check_lists(lists: Mapping[str, Sequence[Entry]], names: Sequence[str]) -> I
         lists: any of train_cls, simple_list, complex_list and val, by name.
         names: names of all labels, background first.
     """
-    ids = {name: [entry.id for entry in entries] for name, entries in lists.items()}
-    for name, listed in ids.items():
-        yield from _duplicates(name, listed)
-    several = [entry.id for entry in lists.get("simple_list", ()) if len(set(entry.classes)) > 1]
+    by_id = {name: {entry.id: set(entry.classes) for entry in entries} for name, entries in lists.items()}
+    for name, entries in lists.items():
+        yield from _duplicates(name, [entry.id for entry in entries])
+    simple, val = by_id.get("simple_list", {}), by_id.get("val", {})
+    several = [id_ for id_, classes in simple.items() if len(classes) > 1]
     yield from collect("error", "simple_list: has several classes", several)
-    val = set(ids.get("val", ()))
-    for name in ("train_cls", "simple_list", "complex_list"):
-        both = [id_ for id_ in ids.get(name, ()) if id_ in val]
-        yield from collect("warning", f"{name}: also in val, which makes the scores worthless", both)
-    both = sorted(set(ids.get("simple_list", ())) & set(ids.get("complex_list", ())))
+    both = [id_ for id_ in simple if id_ in by_id.get("complex_list", {})]
     yield from collect("warning", "in simple_list and complex_list", both)
-    yield from _check_classes(lists)
-    for name in ("train_cls", "simple_list"):
-        if name in lists:
-            found = {c for entry in lists[name] for c in entry.classes}
-            missing = [label for c, label in enumerate(names[1:]) if c not in found]
+    for name in ("train_cls", "simple_list", "complex_list"):
+        if name not in by_id:
+            continue
+        found, expected = by_id[name], by_id.get("train_cls", by_id[name])
+        both = [id_ for id_ in found if id_ in val]
+        yield from collect("warning", f"{name}: also in val, which makes the scores worthless", both)
+        absent = [id_ for id_ in found if id_ not in expected]
+        yield from collect("warning", f"{name}: not in train_cls", absent)
+        other = [
+            f"{id_}: {_show(classes)}, in train_cls {_show(expected[id_])}"
+            for id_, classes in found.items()
+            if expected.get(id_, classes) != classes
+        ]
+        yield from collect("warning", f"{name}: other classes than in train_cls", other)
+        if name != "complex_list":
+            seen = set().union(*found.values())
+            missing = [label for c, label in enumerate(names[1:]) if c not in seen]
             yield from collect("warning", f"{name}: class without an image", missing)
 
 
-def _check_classes(lists: Mapping[str, Sequence[Entry]]) -> Iterator[Finding]:
-    """Compare simple_list and complex_list with train_cls, which should list the same images and classes."""
-    if "train_cls" not in lists:
-        return
-    expected = {entry.id: set(entry.classes) for entry in lists["train_cls"]}
-    for name in ("simple_list", "complex_list"):
-        entries = lists.get(name, ())
-        absent = [entry.id for entry in entries if entry.id not in expected]
-        yield from collect("warning", f"{name}: not in train_cls", absent)
-        other = [
-            f"{entry.id}: {_show(entry.classes)}, in train_cls {_show(expected[entry.id])}"
-            for entry in entries
-            if entry.id in expected and set(entry.classes) != expected[entry.id]
-        ]
-        yield from collect("warning", f"{name}: other classes than in train_cls", other)
-
-
-def _show(numbers: Sequence[int] | set[int]) -> str:
-    return " ".join(map(str, sorted(set(numbers))))
+def _show(numbers: set[int]) -> str:
+    return " ".join(map(str, sorted(numbers)))
 
 
 def check_images(entries: Iterable[Entry], image_dir: Path) -> Iterator[Finding]:

@@ -1,120 +1,77 @@
-"""Own pictures, saliency maps and labels, by the commands of the README to a trained network."""
+"""Own pictures, saliency maps and labels, by the commands of the documents to a trained network."""
 
 import json
 from pathlib import Path
 
 import numpy as np
-from conftest import ROOT, run_script
+from conftest import ROOT, flags, run_script
 from PIL import Image
+
+FORMATS = ("webp", "png", "bmp", "tif")
 
 
 def make_own(data: Path, own: Path) -> None:
-    """Three classes of the drawn data set as a user has them: PNG pictures, grey maps, a list, names."""
+    """Three classes of the drawn data set as a user has them: any formats, grey maps, a list with suffixes, names."""
     for folder in ("JPEGImages", "saliency", "lists"):
         (own / folder).mkdir(parents=True)
-    for path in sorted((data / "JPEGImages").glob("[sc]*.jpg")):
-        with Image.open(path) as picture:
-            picture.save(own / f"JPEGImages/{path.stem}.png")
+    lines = []
+    for k, line in enumerate((data / "lists/train_cls.txt").read_text().splitlines()):
+        id_, *classes = line.split()
+        name = f"{id_}.{FORMATS[k % len(FORMATS)]}"
+        with Image.open(data / f"JPEGImages/{id_}.jpg") as picture:
+            picture.save(own / f"JPEGImages/{name}")
+        lines.append(" ".join((name, *classes)))
     for path in (data / "sal2gt").iterdir():
         with Image.open(path) as label:
             values = np.array(label)
         grey = np.where(values == 255, 120, np.where(values > 0, 250, 5)).astype(np.uint8)
         Image.fromarray(grey).resize((40, 32)).save(own / f"saliency/{path.name}")
-    (own / "lists/train_cls.txt").write_text((data / "lists/train_cls.txt").read_text())
+    (own / "lists/train_cls.txt").write_text("\n".join(lines))
     (own / "classes.txt").write_text((data / "lists/class_names.txt").read_text())
 
 
 def test_from_pictures_to_a_trained_network(tiny_data: Path, tmp_path: Path) -> None:
     own, snapshots = tmp_path / "own", tmp_path / "own/snapshots"
     make_own(tiny_data, own)
-    common = ["--data-dir", own, "--num-classes", 4]
-    run_script(
-        "gen_sal2gt.py",
-        *common,
-        "--data-list",
-        own / "lists/train_cls.txt",
-        "--saliency-dir",
-        own / "saliency",
-        "--out",
-        own / "sal2gt",
-        "--list-dir",
-        own / "lists",
-    )
-    lists = ["--list-dir", own / "lists", "--pseudo-label-dir", own / "sal2gt"]
-    run_script("check_data.py", *common, *lists, "--no-val")
-    done = run_script(
-        "train.py",
-        *common,
-        *lists,
-        "--class-names",
-        own / "classes.txt",
-        "--iou-thresholds",
-        "auto",
-        "--no-val",
-        "--snapshot-dir",
-        snapshots,
-        "--arch",
-        "mini",
-        "--restore-from",
-        "none",
-        "--num-steps",
-        4,
-        "--batch-size",
-        2,
-        "--denoise-from",
-        2,
-        "--input-size",
-        "48,56",
-        "--num-workers",
-        0,
-        "--device",
-        "cpu",
-    )
+    train_cls, labels, names = own / "lists/train_cls.txt", own / "pseudo_labels", own / "classes.txt"
+    data, classes, listed = flags(data_dir=own), flags(num_classes=4), flags(data_list=train_cls)
+    made = flags(saliency_dir=own / "saliency", out=own / "sal2gt", list_dir=own / "lists")
+    run_script("gen_sal2gt.py", *data, *classes, *listed, *made)
+    lists = flags(list_dir=own / "lists", pseudo_label_dir=own / "sal2gt")
+    run_script("check_data.py", *data, *classes, *lists, "--no-val")
+    method = flags(class_names=names, iou_thresholds="auto", num_steps=4, batch_size=2, denoise_from=2)
+    network = flags(arch="mini", restore_from="none", input_size="48,56", num_workers=0, device="cpu")
+    saved = flags(snapshot_dir=snapshots)
+    done = run_script("train.py", *data, *classes, *lists, *method, *network, *saved, "--no-val")
     assert "measured IoU thresholds: 0." in done.stdout and "no validation" in done.stdout
-    run_script(
-        "predict.py",
-        "--restore-from",
-        snapshots / "VOC_best.pth",
-        "--class-names",
-        own / "classes.txt",
-        "--device",
-        "cpu",
-        "--out",
-        tmp_path / "predictions",
-        own / "JPEGImages",
-    )
+    weights, run = flags(restore_from=snapshots / "VOC_best.pth"), flags(device="cpu")
+    predicted = flags(class_names=names, out=tmp_path / "predictions")
+    run_script("predict.py", *weights, *run, *predicted, own / "JPEGImages")
     with Image.open(tmp_path / "predictions/simple_00001.png") as mask:
         assert mask.mode == "P" and mask.size == (80, 64)
-    assert json.loads((tmp_path / "predictions/predictions.json").read_text())
+    assert len(json.loads((tmp_path / "predictions/predictions.json").read_text())["pictures"]) == 20
 
-    train_cls, labels = own / "lists/train_cls.txt", own / "pseudo_labels"
-    images = ["--data-dir", own, "--data-list", train_cls, "--logit-dir", own / "logits"]
-    run_script("gen_label.py", "--restore-from", snapshots / "VOC_best.pth", *images, "--num-workers", 0)
-    run_script("gen_label_crf.py", "--num-classes", 4, *images, "--pseudo-label-dir", labels, "--n-jobs", 1)
-    run_script(
-        "gen_label_mining.py", "--num-classes", 4, "--data-list", train_cls, "--pseudo-label-dir", labels
-    )
-    run_script(
-        "step2/main.py",
-        "train",
-        "--config-path",
-        "configs/voc12.yaml",
-        "--cpu",
-        "EXP.ID=own",
-        f"EXP.OUTPUT_DIR={own / 'step2'}",
-        f"DATASET.ROOT={own}",
-        f"DATASET.PSEUDO_LABELS={labels}",
-        f"DATASET.LABELS={own / 'classes.txt'}",
-        "DATASET.N_CLASSES=4",
-        f"DATASET.SPLIT.TRAIN={train_cls}",
-        f"DATASET.SPLIT.VAL={own / 'lists/val.txt'}",
-        f"MODEL.INIT_MODEL={snapshots / 'VOC_best.pth'}",
-        "MODEL.NAME=DeepLabV2_Mini_MSC",
-        "MODEL.N_BLOCKS=[1, 1, 2, 1]",
-        "IMAGE.SIZE.TRAIN=49",
-        "SOLVER.ITER_MAX=2",
-        "SOLVER.BATCH_SIZE.TRAIN=2",
-        "DATALOADER.NUM_WORKERS=0",
-        cwd=ROOT / "step2",
-    )
+    logits, written = flags(logit_dir=own / "logits"), flags(pseudo_label_dir=labels)
+    run_script("gen_label.py", *data, *listed, *weights, *logits, *run, *flags(num_workers=0))
+    run_script("gen_label_crf.py", *data, *classes, *listed, *logits, *written, *run, *flags(n_jobs=1))
+    run_script("gen_label_mining.py", *classes, *listed, *written)
+    config = {
+        "EXP.ID": "own",
+        "EXP.OUTPUT_DIR": own / "step2",
+        "DATASET.ROOT": own,
+        "DATASET.PSEUDO_LABELS": labels,
+        "DATASET.LABELS": names,
+        "DATASET.N_CLASSES": 4,
+        "DATASET.SPLIT.TRAIN": train_cls,
+        "DATASET.SPLIT.VAL": own / "lists/val.txt",
+        "MODEL.INIT_MODEL": snapshots / "VOC_best.pth",
+        "MODEL.NAME": "DeepLabV2_Mini_MSC",
+        "MODEL.N_BLOCKS": [1, 1, 2, 1],
+        "IMAGE.SIZE.TRAIN": 49,
+        "SOLVER.ITER_MAX": 2,
+        "SOLVER.BATCH_SIZE.TRAIN": 2,
+        "DATALOADER.NUM_WORKERS": 0,
+    }
+    words = ["--config-path", "configs/voc12.yaml", "--cpu", *(f"{k}={v}" for k, v in config.items())]
+    run_script("step2/main.py", "train", *words, cwd=ROOT / "step2")
     assert (own / "step2/models/own/deeplabv2_mini_msc/train_cls/checkpoint_final.pth").exists()
