@@ -18,6 +18,7 @@ from utils.core import distributed
 from utils.core.device import pick_device, set_up_device
 from utils.core.errors import run_script
 from utils.evaluation.metrics import score_table
+from utils.training.follow_up import next_commands
 from utils.training.log import TrainLog
 from utils.training.options import build_method, parse_args
 from utils.training.resume import lock_folder
@@ -56,6 +57,7 @@ def report(trainer: MDBATrainer, names: list[str]) -> None:
         print(score_table(trainer.scores, names, trainer.occurring))
         iteration = "" if trainer.best_iteration is None else f", iteration {trainer.best_iteration}"
         print(f"best val mIoU {100 * (trainer.best or 0):.2f} %{iteration}: {best}")
+    print("next:", *next_commands(trainer.args), sep="\n    ")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -98,7 +99,18 @@ def test_train_then_evaluate(tiny_data: Path, tmp_path: Path, monkeypatch: pytes
         "last.pth",
         "run.json",
         "sheets",
+        ".lock",
     }
+    # The commands that the run names work as they are.
+    _, _, following = done.stdout.partition("next:")
+    commands = [shlex.split(line) for line in following.splitlines() if line.strip()]
+    scripts = [script for _, script, *_ in commands]
+    assert scripts == ["evaluate.py", "evaluate_crf.py", "predict.py", "report.py"]
+    photograph = next((tiny_data / "JPEGImages").iterdir())
+    for _, script, *words in commands[:3]:
+        run_script(script, *(photograph if word == "photo.jpg" else word for word in words))
+    assert {"scores.json", "scores_crf.json"} <= {path.name for path in (out / "scores").iterdir()}
+    assert (out / "predictions/predictions.json").exists()
 
     # The same run with worker processes, started as on macOS and by Python 3.14, gives the same losses and scores.
     again, sitecustomize = tmp_path / "again", tmp_path / "python/sitecustomize.py"
