@@ -75,7 +75,7 @@ def build_data(
     # Training images are read from the first iterations on, these by the first validation only.
     if val is not None:
         for finding in check_images(val.entries, images):
-            raise InputError(f"{finding.text}: {finding.first}")
+            raise InputError(finding.first)
     for finding in check_turned([*train["simple"].entries, *(val.entries if val else ())], images):
         warn(str(images), finding)
     return train, val
