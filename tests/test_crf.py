@@ -101,30 +101,6 @@ def test_marginals_sum_to_one_and_repeat_exactly(backend: str, prune: float | No
 
 
 @each_backend
-def test_certain_labels_of_a_constant_image_stay(backend: str) -> None:
-    labels = torch.arange(40).expand(30, 40) // 20
-    probabilities = torch.nn.functional.one_hot(labels, 3).permute(2, 0, 1).float()
-    # Without weights the result is the unary alone, clipped; with them the halves do not mix in the middle.
-    off = CRFParams(gaussian_weight=0, bilateral_weight=0)
-    image = np.full((30, 40, 3), 77, np.uint8)
-    assert (dense_crf(image, probabilities, off, backend) - probabilities).abs().max() < 1e-4
-    assert torch.equal(dense_crf(image, probabilities, backend=backend).argmax(0), labels)
-
-
-@each_backend
-def test_edges_of_the_image_draw_the_labels(backend: str) -> None:
-    truth = np.zeros((60, 80), np.int64)
-    truth[15:45, 20:60] = 1
-    image = np.where(truth[..., None] == 1, np.uint8([40, 80, 200]), np.uint8([120, 110, 90]))
-    blurred = np.full((2, 60, 80), 0.3, np.float32)
-    blurred[1, 11:49, 16:64], blurred[0, 11:49, 16:64] = 0.55, 0.45  # too wide, and unsure
-    blurred[0] = 1 - blurred[1]
-    labels = dense_crf(image, blurred, backend=backend).argmax(0).numpy()
-    assert (blurred.argmax(0) == truth).mean() < 0.9
-    assert (labels == truth).mean() > 0.99
-
-
-@each_backend
 def test_result_is_where_and_what_it_should_be(backend: str) -> None:
     image, probabilities = make_image("scene", 20, 30), make_probabilities(4, 4, 20, 30)
     tensor = torch.from_numpy(probabilities).double().requires_grad_()
@@ -218,12 +194,9 @@ def test_bad_input_is_named_in_one_line(change: dict, message: str) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("change", [{"gaussian_sxy": 0}, {"bilateral_srgb": -3}, {"iterations": -1}])
-def test_bad_parameters(change: dict) -> None:
-    with pytest.raises(InputError, match="above 0"):
-        CRFParams(**change)
-
-
-def test_a_kernel_beyond_the_lattice_is_refused() -> None:
+def test_parameters_refused() -> None:
+    for change in ({"gaussian_sxy": 0}, {"bilateral_srgb": -3}, {"iterations": -1}):
+        with pytest.raises(InputError, match="above 0"):
+            CRFParams(**change)
     with pytest.raises(InputError, match="too narrow"):
         dense_crf(IMAGE, PROBABILITIES, CRFParams(bilateral_srgb=1e-3), backend="torch")

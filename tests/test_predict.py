@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, error_line, flags, run_script
-from PIL import Image, ImageOps
+from PIL import Image
 
 from datasets import transforms as T
 from datasets.images import read_picture
@@ -132,18 +132,6 @@ def test_what_a_person_sees_is_read(odd: Path) -> None:
             assert np.abs(read(name) - expected).max() <= most, name
     clear = np.array(Image.open(odd / "palette_clear.png")) == 3
     assert clear.any() and (read("palette_clear.png")[clear] == 255).all()
-
-
-def test_orientations_agree_with_pillow(tmp_path: Path) -> None:
-    for orientation in range(10):
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        Image.fromarray(drawing()).save(tmp_path / "a.png", exif=exif)
-        expected = ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))
-        image, size = read_picture(tmp_path / "a.png", 1000)
-        assert size == expected.size and np.array_equal(image[:, :, ::-1], np.array(expected))
-    Image.fromarray(drawing()).save(tmp_path / "a.jpg", exif=b"Exif\0\0XX\0\0nonsense")
-    assert read_picture(tmp_path / "a.jpg", 1000)[1] == (60, 40)
 
 
 def test_large_picture_stays_small_in_the_network(

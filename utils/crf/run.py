@@ -181,21 +181,20 @@ def _one_thread() -> None:
 
 def crf_task(task: CRFTask, settings: CRFSettings) -> CRFTask:
     """Create the label map of one image: logits -> full-size probabilities -> CRF -> argmax -> palette PNG."""
-    image, logits = read_image(task.image), read_logits(task.logits, settings.num_classes)
+    image, logits = read_image(task.image), read_array(task.logits, LOGITS_HINT)
     height, width = image.shape[:2]
     sizes = [(logit_side(height, stride), logit_side(width, stride)) for stride in (8, 16)]
-    sizes.append((height, width))  # those of other programs
-    if logits.shape[1:] not in sizes:
-        expected = " or ".join(f"{w}x{h}" for h, w in sizes)
+    shapes = [(settings.num_classes, *size) for size in (*sizes, (height, width))]
+    if logits.shape not in shapes or not np.issubdtype(logits.dtype, np.floating):
         raise InputError(
-            f"{task.logits} is {logits.shape[2]}x{logits.shape[1]}, which does not match {task.image}"
-            f" ({width}x{height}, expected {expected}): create the logits again"
+            f"{task.logits} contains {logits.dtype} {logits.shape}, but logits for {task.image} have the shape"
+            f" {' or '.join(map(str, shapes))}: see --num-classes, or create the logits again"
         )
     labels = np.array(task.labels, np.uint8)
     try:
-        low = torch.from_numpy(logits[labels])[None].to(settings.device)
-        probabilities = full_size(low, (height, width), settings.align_corners)[0].softmax(0)
-        marginals = dense_crf(image, probabilities, settings.params, settings.backend, prune=settings.prune)
+        chosen = torch.from_numpy(logits[labels].astype(np.float32))[None].to(settings.device)
+        probabilities = full_size(chosen, (height, width), settings.align_corners)[0].softmax(0)
+        marginals = dense_crf(image, probabilities, settings.params, settings.backend, settings.prune)
         best = marginals.argmax(0).cpu().numpy()
     except InputError as error:
         raise InputError(f"{task.logits}: {error}") from None
@@ -207,16 +206,6 @@ def crf_task(task: CRFTask, settings: CRFSettings) -> CRFTask:
         ) from None
     save_labels(task.result, labels[best], task.note)
     return task
-
-
-def read_logits(path: Path, num_classes: int) -> np.ndarray:
-    """Read num_classes x h x w logits as float32; InputError if the file has other contents."""
-    logits = read_array(path, LOGITS_HINT)
-    if logits.ndim != 3 or len(logits) != num_classes or not np.issubdtype(logits.dtype, np.floating):
-        raise InputError(
-            f"{path} contains {logits.dtype} {logits.shape}, not logits of {num_classes} classes (see --num-classes)"
-        )
-    return logits.astype(np.float32)
 
 
 def create_label_maps(
