@@ -116,25 +116,21 @@ def denoising(
     pixels that label or truth ignore do not count.
     """
     G = load_deeplab(weights, args.num_classes).to(device)
-    entries = read_list(args.list_dir / "simple_list.txt", args.num_classes)
-    images = EvalDataset(entries, DataConfig(args.data_dir / "JPEGImages", args.pseudo_label_dir))
+    listed = read_list(args.list_dir / "simple_list.txt", args.num_classes)
+    images = EvalDataset(listed, DataConfig(args.data_dir / "JPEGImages", args.pseudo_label_dir))
     T = method.T(args.num_steps - 1)
     ious, pixels = [], []
-    for k, entry in enumerate(images.entries):
-        _, image, label = images[k]
+    for entry, (_, image, label) in zip(images.entries, (images[k] for k in range(len(images)))):
         logits = full_size(G(torch.from_numpy(image).to(device)), label.shape).cpu()
-        truth, labels = (
-            read_label(args.data_dir / f"truth/{entry.id}.png", args.num_classes),
-            torch.from_numpy(label),
-        )
-        predicted = logits.argmax(1)[0].numpy()
+        truth = read_label(args.data_dir / f"truth/{entry.id}.png", args.num_classes)
+        labels, predicted = torch.from_numpy(label)[None], logits.argmax(1)[0].numpy()
         ious.append(
-            (foreground_iou(logits, labels[None]), labelled_iou(label, truth), labelled_iou(predicted, truth))
+            [foreground_iou(logits, labels), labelled_iou(label, truth), labelled_iou(predicted, truth)]
         )
         known = torch.from_numpy((label != IGNORE_LABEL) & (truth != IGNORE_LABEL))
-        loss = F.cross_entropy(logits, labels[None].long(), ignore_index=IGNORE_LABEL, reduction="none")[0]
-        dropped = torch.zeros_like(known) if T is None else noisy_pixels(loss, labels, T, method.exempt)
-        pixels.append((dropped[known], (labels != torch.from_numpy(truth))[known]))
+        loss = F.cross_entropy(logits, labels.long(), ignore_index=IGNORE_LABEL, reduction="none")
+        dropped = torch.zeros_like(labels) > 0 if T is None else noisy_pixels(loss, labels, T, method.exempt)
+        pixels.append((dropped[0, known], torch.from_numpy(label != truth)[known]))
     iou, label_iou, network_iou = torch.tensor(ious).T
     thresholds = method.iou_thresholds[[entry.classes[0] for entry in images.entries]]
     keep = online_noise_filter(iou, thresholds) if method.onf else torch.ones_like(iou, dtype=torch.bool)
