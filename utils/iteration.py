@@ -128,7 +128,8 @@ class Iteration:
             f.loss_cls = F.multilabel_soft_margin_loss(scores, present)
             backward(f.loss_cls)
 
-        # 3. Simple images:  ONF drops images, S2C mixes those it keeps, PND drops pixels.
+        # 3. Simple images.  ONF: keep those with IoU(F_p, F_l) > T_class.  S2C: x, y = CutMix(x, y).
+        #    PND:  L_seg = mean over labelled pixels of l * [l <= T(i)], l the cross-entropy of a pixel.
         x, y, classes = batches.simple
         if mix is None or onf or D is not None:
             with torch.set_grad_enabled(mix is None):
