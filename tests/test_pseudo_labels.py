@@ -173,6 +173,13 @@ def test_a_stopped_run_goes_on_and_shards_add_up(tiny_data: Path, work: Path, tm
     assert all((parts / name).stat().st_mtime_ns > time for name, time in done.items())
 
 
+def test_logits_of_two_networks_do_not_mix(tiny_data: Path, work: Path, tmp_path: Path) -> None:
+    logits = Path(shutil.copytree(work / "logits", tmp_path / "logits"))
+    save_array(logits / "complex_00003.npy", np.zeros((4, 9, 11), np.float32), {"weights": "others"})
+    line = error_line("gen_label_crf.py", *gen_label_crf(tiny_data, logits, tmp_path / "out"))
+    assert "complex_00003.npy were not made in the same way" in line
+
+
 def test_gen_label_goes_on(tiny_data: Path, work: Path, tmp_path: Path) -> None:
     for name in ("tiny.pth", "logits"):
         (shutil.copytree if name == "logits" else shutil.copy)(work / name, tmp_path / name)

@@ -6,7 +6,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Protocol, TypeVar
 
@@ -106,6 +106,20 @@ def read_note(path: Path) -> Note | None:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
     return note if isinstance(note, dict) else None
+
+
+def check_same_origin(paths: Sequence[Path]) -> None:
+    """Check that the files that have notes have the same one.
+
+    Raises:
+        InputError: two differ, such as logits of two networks.
+    """
+    noted = [(path, note) for path in paths if (note := read_note(path)) is not None]
+    for path, note in noted:
+        if note != noted[0][1]:
+            raise InputError(
+                f"{noted[0][0]} and {path} were not made in the same way: create one of them again"
+            )
 
 
 def not_found(path: str | os.PathLike) -> str:

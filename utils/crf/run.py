@@ -22,7 +22,7 @@ from datasets.lists import Entry, image_path
 from networks.deeplab import logit_side
 from utils.core import cli
 from utils.core.errors import InputError, is_out_of_memory
-from utils.core.files import Note, Results, read_array
+from utils.core.files import Note, Results, check_same_origin, read_array
 from utils.crf.dense_crf import BACKENDS, PRUNE, CRFParams, dense_crf
 from utils.evaluation.inference import full_size
 from utils.evaluation.metrics import ConfusionMatrix
@@ -124,7 +124,8 @@ def make_tasks(
         One task per image, and their label maps, some of which may exist.
 
     Raises:
-        InputError: a file is missing, or the label maps would be written into a directory that is read.
+        InputError: a file is missing, logits are of different networks, or the label maps would be written into a
+            directory that is read.
     """
     common = asdict(settings)
     del common["backend"], common["device"]
@@ -133,6 +134,7 @@ def make_tasks(
     truth = [label_dir / f"{entry.id}.png" for entry in entries] if label_dir else []
     check_start(data_list, listed, {"image": list(images.values()), "label": truth})
     require_files({"logit file": list(logits.values())}, f": {LOGITS_HINT}")
+    check_same_origin(list(logits.values()))
     labels: dict[str, tuple[int, ...]] = {}
     made_from: dict[str, Note] = {}
     for id_, classes in entries:
