@@ -24,24 +24,22 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from math import ceil
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from datasets.images import read_picture
 from datasets.inputs import Source, find_inputs
 from datasets.labels import palette_image
 from datasets.options import CLASS_NAMES_HELP
-from datasets.voc import palette
 from utils.core import cli
 from utils.core.device import pick_device
 from utils.core.errors import InputError, is_out_of_memory, run_script
 from utils.core.files import Results, save_image, save_json
 from utils.crf.run import CRFSettings, add_crf_options, crf_settings
 from utils.evaluation.predictor import RATES, Predictor
-from utils.evaluation.visualize import overlay
+from utils.evaluation.visualize import overlay, with_legend
 
 DEMO_WEIGHTS = Path("demo/snapshots/VOC_best.pth")
 KIND = "masks"
@@ -88,35 +86,6 @@ def describe(found: dict) -> str:
     """Format one result of `count_classes`: `bird 28.8 %`."""
     share = 100 * found["share"]
     return f"{found['name']} {'< 0.1' if share < 0.05 else f'{share:.1f}'} %"
-
-
-def with_legend(image: np.ndarray, entries: Sequence[tuple[str, int | None]]) -> Image.Image:
-    """Add a legend below an image, which is not scaled; a narrow image is extended with white.
-
-    Args:
-        image: H x W x 3 uint8 RGB.
-        entries: texts and the labels whose colours they explain (None: no colour).
-    """
-    height, width = image.shape[:2]
-    size = max(13, width // 45)
-    font, gap, box = ImageFont.load_default(size), size // 2, size
-    lengths = [ceil(font.getlength(text)) + (0 if label is None else box + gap) for text, label in entries]
-    full = max(width, max(lengths) + 2 * gap)
-    places, x, y = [], gap, height + gap
-    for length in lengths:
-        if x > gap and x + length + gap > full:
-            x, y = gap, y + size + gap
-        places.append((x, y))
-        x += length + 3 * gap
-    sheet = Image.new("RGB", (full, y + size + gap), "white")
-    sheet.paste(Image.fromarray(image), (0, 0))
-    draw = ImageDraw.Draw(sheet)
-    for (text, label), (x, y) in zip(entries, places):
-        if label is not None:
-            draw.rectangle((x, y, x + box - 1, y + box - 1), tuple(palette()[label].tolist()))
-            x += box + gap
-        draw.text((x, y + size // 2), text, "black", font, anchor="lm")
-    return sheet
 
 
 def segment(

@@ -1,6 +1,7 @@
-"""Overlays of label maps on images, and contact sheets of both."""
+"""Overlays of label maps on images, with legends, and contact sheets of both."""
 
 from collections.abc import Sequence
+from math import ceil
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -13,6 +14,35 @@ def overlay(image: np.ndarray, labels: np.ndarray, opacity: float = 0.6) -> np.n
     colours = palette()[labels].astype(np.float32)
     painted = image * (1 - opacity) + colours * opacity
     return np.where(labels[..., None] > 0, painted, image).astype(np.uint8)
+
+
+def with_legend(image: np.ndarray, entries: Sequence[tuple[str, int | None]]) -> Image.Image:
+    """Add a legend below an image, which is not scaled; a narrow image is extended with white.
+
+    Args:
+        image: H x W x 3 uint8 RGB.
+        entries: texts and the labels whose colours they explain (None: no colour).
+    """
+    height, width = image.shape[:2]
+    size = max(13, width // 45)
+    font, gap, box = ImageFont.load_default(size), size // 2, size
+    lengths = [ceil(font.getlength(text)) + (0 if label is None else box + gap) for text, label in entries]
+    full = max(width, max(lengths) + 2 * gap)
+    places, x, y = [], gap, height + gap
+    for length in lengths:
+        if x > gap and x + length + gap > full:
+            x, y = gap, y + size + gap
+        places.append((x, y))
+        x += length + 3 * gap
+    sheet = Image.new("RGB", (full, y + size + gap), "white")
+    sheet.paste(Image.fromarray(image), (0, 0))
+    draw = ImageDraw.Draw(sheet)
+    for (text, label), (x, y) in zip(entries, places):
+        if label is not None:
+            draw.rectangle((x, y, x + box - 1, y + box - 1), tuple(palette()[label].tolist()))
+            x += box + gap
+        draw.text((x, y + size // 2), text, "black", font, anchor="lm")
+    return sheet
 
 
 def contact_sheet(
