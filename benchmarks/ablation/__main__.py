@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     planned = plan(args.setting, args.rows, args.seeds, tuple(args.noise), args.options)
     runs = in_order(planned)
-    elsewhere = [] if args.report_only else [run for run in runs if not finish(run, args)]
+    left = [] if args.report_only else [run for run in runs if not finish(run, args)]
     paths = {row: [args.out / run.key / "result.json" for run in same] for row, same in planned.items()}
     found = {row: [json.loads(p.read_text()) for p in same if p.exists()] for row, same in paths.items()}
     finished = {row: results for row, results in found.items() if results}
@@ -95,8 +95,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\n{text}\ntables: {args.out / 'ablation.md'}")
     elif args.report_only:
         raise InputError(f"{args.out} has no finished run of these rows: run without --report-only")
+    elsewhere = [run.name for run in left if not (args.out / run.key / "result.json").exists()]
     if elsewhere:
-        print(f"in progress in other processes: {', '.join(run.name for run in elsewhere)}")
+        print(f"in progress in other processes: {', '.join(elsewhere)}")
 
 
 if __name__ == "__main__":
