@@ -65,13 +65,13 @@ class Demo:
         self.run("-m", "datasets.openmoji", "--root", self.data, *options)
 
     def train(self) -> None:
-        """Train stage 1. Denoising starts late, as the network is not pre-trained."""
+        """Train stage 1; `evaluate` scores the result. Denoising starts late, as the network is not pre-trained."""
         steps, seed = self.args.num_steps, self.args.seed
         schedule = ("--num-steps", steps, "--learning-rate", 0.005, "--denoise-from", steps * 2 // 5)
         thresholds = ("--high-T", 3, "--low-T", 1.5, "--iou-thresholds", 0.3)
         places = ("--list-dir", self.data / "lists", "--pseudo-label-dir", self.data / "sal2gt")
         network = ("--arch", "mini", "--restore-from", "none", "--input-size", 97, "--batch-size", 8)
-        run = ("--save-pred-every", 200, "--random-seed", seed, "--snapshot-dir", self.out / "snapshots")
+        run = ("--no-val", "--random-seed", seed, "--snapshot-dir", self.out / "snapshots")
         options = (*places, *network, "--random-mirror", *schedule, *thresholds, *run, "--num-workers", 0)
         self.run("train.py", *self.images, *self.names, *options)
 
