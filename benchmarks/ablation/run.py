@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import shutil
 import statistics
 import time
 from collections.abc import Sequence
@@ -160,8 +159,7 @@ def pseudo_labels(
     for name, iterations in (("network", 0), ("crf", 10)):
         made = [f"--pseudo-label-dir={folder}/{name}", f"--crf-iterations={iterations}", f"--n-jobs={jobs}"]
         script("gen_label_crf", *common, train, logits, *made)
-    shutil.copytree(folder / "crf", folder / "mined", dirs_exist_ok=True)
-    script("gen_label_mining", classes, train, f"--pseudo-label-dir={folder}/mined")
+    script("gen_label_mining", classes, train, f"--pseudo-label-dir={folder}/crf", f"--out={folder}/mined")
     for kind, extra in (("simple", {"saliency": args.data_dir / "sal2gt"}), ("complex", {})):
         folders = extra | {name: folder / name for name in ("network", "crf", "mined")}
         paths = [f"--truth-dir={args.data_dir}/truth", f"--score-path={folder}/scores/{kind}.json"]
