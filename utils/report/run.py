@@ -96,7 +96,8 @@ class Run:
 
     def _newest(self, pattern: str) -> Path | None:
         """The output of stage 2 that was written last, among all configurations."""
-        return max(self.root.glob(f"step2/data/{pattern}"), key=lambda p: p.stat().st_mtime, default=None)
+        paths = [path for folder in ("step2/data", "step2") for path in self.root.glob(f"{folder}/{pattern}")]
+        return max(paths, key=lambda path: path.stat().st_mtime, default=None)
 
     def _class_names(self) -> list[str]:
         """Names of all labels: from the scores, the training, or VOC's."""
