@@ -104,6 +104,10 @@ def read_picture(
         width, height = image.size
         factor = min(1, max_side / max(width, height)) if max_side else 1
         fitted = max(1, round(width * factor)), max(1, round(height * factor))
+        if image.format == "JPEG" and image.size == fitted and _orientation(image) not in TURNS:
+            decoded = _decode_jpeg(path)
+            if decoded is not None:
+                return decoded, image.size
         image.draft(None, fitted)  # a large JPEG is decoded at a half, a quarter or an eighth
         image.load()
         turn = TURNS.get(_orientation(image))  # none in a TIFF, which Pillow turns itself
@@ -116,10 +120,20 @@ def read_picture(
             image = image.convert("RGB")
         if turn is not None:
             image = image.transpose(turn)
-        # Faster than reversing the channels of an array.
-        pixels = np.frombuffer(bytearray(image.tobytes("raw", "BGR")), np.uint8)
     swapped = turn in (_T.TRANSPOSE, _T.ROTATE_270, _T.TRANSVERSE, _T.ROTATE_90)
-    return pixels.reshape(image.height, image.width, 3), (height, width) if swapped else (width, height)
+    return cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR), (height, width) if swapped else (width, height)
+
+
+def _decode_jpeg(path: str | Path) -> np.ndarray | None:
+    """H x W x 3 uint8 BGR, decoded by OpenCV as for the published results, a quarter faster than by Pillow.
+
+    None if OpenCV cannot decode the file, or if its last bytes are not those of a JPEG: OpenCV fills what is missing
+    with grey, and only Pillow can tell.
+    """
+    content = np.fromfile(path, np.uint8)
+    if content[-2:].tobytes() != b"\xff\xd9":
+        return None
+    return cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
 def _orientation(image: Image.Image) -> int:

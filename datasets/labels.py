@@ -69,8 +69,7 @@ def has_voc_palette(image: Image.Image) -> bool:
     """Whether an image has a palette, in which the values have VOC's colours."""
     if image.mode != "P":
         return False
-    found = np.array(image.getpalette(), np.uint8).reshape(-1, 3)
-    return np.array_equal(found, palette()[: len(found)])
+    return palette().tobytes().startswith(bytes(image.getpalette() or ()))
 
 
 def _codes(colours: np.ndarray) -> np.ndarray:
@@ -124,7 +123,7 @@ def validate_labels(
     if size is not None and labels.shape != tuple(size):
         found, expected = ("x".join(map(str, shape[::-1])) for shape in (labels.shape, size))
         raise InputError(f"{path} is {found}, but its image is {expected} pixels (width x height)")
-    wrong = (labels < 0) | (labels >= num_classes) & (labels != ignore_label)
+    wrong = (labels >= num_classes) & (labels != ignore_label) | (labels < 0)
     if wrong.any():
         raise InputError(
             f"{path} contains the label {labels[wrong][0]}: only 0..{num_classes - 1} and {ignore_label} are allowed"

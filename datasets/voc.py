@@ -1,5 +1,7 @@
 """PASCAL VOC 2012: class names, colour map and ignore label."""
 
+import functools
+
 import numpy as np
 
 IGNORE_LABEL = 255
@@ -12,8 +14,9 @@ _NAMES = (
 VOC_CLASSES = tuple(_NAMES.split())
 
 
+@functools.cache
 def palette() -> np.ndarray:
-    """VOC's colour map as a 256 x 3 uint8 RGB array.
+    """VOC's colour map as a 256 x 3 uint8 RGB array, which cannot be written to.
 
     Of each group of three bits in the label, the lowest goes to R, the next to G and the third to B. The first
     group gives the most significant bits of the colour.
@@ -23,4 +26,5 @@ def palette() -> np.ndarray:
     for group in range(8):
         for channel in range(3):
             colours[:, channel] |= ((labels >> (3 * group + channel) & 1) << (7 - group)).astype(np.uint8)
+    colours.flags.writeable = False
     return colours

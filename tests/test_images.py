@@ -67,8 +67,7 @@ def test_turns_that_a_size_does_not_show(tmp_path: Path) -> None:
     assert not turned_unseen(tmp_path / "a.jpg") and read_image(tmp_path / "a.jpg").shape == PIXELS.shape
 
 
-def test_damaged_jpegs(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    """The decoders' own lines on stderr would name no file."""
+def test_damaged_jpegs(tmp_path: Path) -> None:
     save(path := tmp_path / "a.jpg", quality=100)
     whole = path.read_bytes()
     assert jpeg_warning(path) == ""
@@ -76,7 +75,6 @@ def test_damaged_jpegs(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     assert read_image(path).shape == PIXELS.shape
     path.write_bytes(whole[:900] + bytes(200) + whole[1100:])
     assert read_image(path).shape == PIXELS.shape and "Corrupt JPEG data" in jpeg_warning(path)
-    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
