@@ -8,6 +8,7 @@ Needs the packages jinja2 and matplotlib.
 """
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
 from utils.core import cli
@@ -28,6 +29,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def report(args: argparse.Namespace) -> None:
+    for package in ("jinja2", "matplotlib"):
+        if find_spec(package) is None:
+            raise InputError(f"the report needs {package}: pip install jinja2 matplotlib")
     run = Run(args.run)
     out = args.out or args.run / "report.html"
     gallery = read_gallery(run)

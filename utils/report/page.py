@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from datasets.voc import palette
-from utils.core.errors import InputError
 from utils.evaluation.metrics import COUNTS
+from utils.report.curves import draw_all
 from utils.report.images import Gallery, data_uri
 from utils.report.run import Run
 
@@ -42,22 +42,16 @@ def denoising_start(options: dict) -> int | None:
 
 
 def render(run: Run, gallery: Gallery) -> str:
-    """The page. InputError if jinja2 or matplotlib is missing."""
-    try:
-        import jinja2
+    """The page. Needs jinja2 and matplotlib."""
+    import jinja2
 
-        from utils.report.curves import draw_all
-
-        start = denoising_start(run.options)
-        curves = draw_all(run, start)
-    except ModuleNotFoundError as error:
-        raise InputError(f"the report needs {error.name}: pip install jinja2 matplotlib") from None
+    start = denoising_start(run.options)
     loader = jinja2.FileSystemLoader(FOLDER)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": percent, "duration": duration, "data_uri": data_uri}
     return environment.get_template("page.html.j2").render(
         run=run,
-        curves=curves,
+        curves=draw_all(run, start),
         gallery=gallery,
         palette=palette().tolist(),
         scores=score_table(run),
