@@ -28,9 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group = add_data_options(parser, images=False, names=False)
     add_list_options(group, Path("dataset/voc_list/train_aug.txt"), shards=False)
     group.add_argument("--truth-dir", type=Path, required=True, help="true labels, ID.png")
-    group.add_argument(
-        "folders", nargs="+", type=named_folder, metavar="NAME=DIR", help="pseudo labels, ID.png"
-    )
+    group.add_argument("folders", nargs="+", type=named_folder, metavar="NAME=DIR", help="pseudo labels, ID.png")
     parser.add_argument("--score-path", type=Path, help="also write the table as JSON")
     return parser.parse_args(argv)
 

@@ -145,9 +145,7 @@ def find_turn(picture: Path, size: tuple[int, int], path: Path, saliency: np.nda
     if quarter_turn and same_side < 0:
         raise InputError(f"{path} is not rotated, but {picture} is by its EXIF orientation: rotate the map")
     if turned_unseen(picture) or (quarter_turn and same_side == 0):
-        return (
-            "image turned by its EXIF orientation, and the size of the map does not show whether it is, too"
-        )
+        return "image turned by its EXIF orientation, and the size of the map does not show whether it is, too"
     return None
 
 
@@ -171,9 +169,7 @@ def make_labels(
             save_labels(results.path(entry.id), labels, results.note(entry.id))
             created += 1
         else:
-            results.path(entry.id).unlink(
-                missing_ok=True
-            )  # with --overwrite, one of other thresholds may exist
+            results.path(entry.id).unlink(missing_ok=True)  # with --overwrite, one of other thresholds may exist
         for text in texts:
             problems[text].append(maps[entry.id].name)
     for text, names in problems.items():
@@ -214,13 +210,9 @@ def generate(args: argparse.Namespace) -> None:
     if not labelled:
         raise InputError(f"{args.out}: no image was labelled: check {args.saliency_dir} and {args.data_list}")
     if args.list_dir is not None:
-        write_split(
-            args.list_dir, entries, args.out, args.num_classes, args.ignore_label, overwrite=args.overwrite
-        )
+        write_split(args.list_dir, entries, args.out, args.num_classes, args.ignore_label, overwrite=args.overwrite)
     elif labelled < len(single):
-        print(
-            f"{len(single) - labelled:,} one-class images have no label: --list-dir writes lists without them"
-        )
+        print(f"{len(single) - labelled:,} one-class images have no label: --list-dir writes lists without them")
 
 
 if __name__ == "__main__":

@@ -76,10 +76,7 @@ def count_classes(mask: Image.Image, names: Sequence[str]) -> list[dict]:
     pixels = mask.histogram()
     labels = sorted((n for n in range(len(names)) if pixels[n]), key=lambda n: (-pixels[n], n))
     total = mask.width * mask.height
-    return [
-        {"label": n, "name": names[n], "pixels": pixels[n], "share": round(pixels[n] / total, 6)}
-        for n in labels
-    ]
+    return [{"label": n, "name": names[n], "pixels": pixels[n], "share": round(pixels[n] / total, 6)} for n in labels]
 
 
 def describe(found: dict) -> str:
@@ -145,9 +142,7 @@ def check_out(out: Path, sources: Sequence[Source]) -> None:
 
 def predict(args: argparse.Namespace) -> None:
     if args.restore_from is None:
-        raise InputError(
-            f"give the weights of a network: --restore-from F (`make demo` writes {DEMO_WEIGHTS})"
-        )
+        raise InputError(f"give the weights of a network: --restore-from F (`make demo` writes {DEMO_WEIGHTS})")
     sources, others = find_inputs(args.pictures, args.out)
     check_out(args.out, sources)
     device = pick_device(args.device, args.gpu)

@@ -88,9 +88,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def make_mask(source: Path, target: Path, image: Path) -> None:
     """Create one mask from VOC's .png or SBD's .mat, which must have the size of its image."""
-    _, (width, height) = read_picture(
-        image, 64, archives.UNPACK_VOC
-    )  # decoded at an eighth, for the size alone
+    _, (width, height) = read_picture(image, 64, archives.UNPACK_VOC)  # decoded at an eighth, for the size alone
     if source.suffix == ".mat":
         labels = validate_labels(archives.sbd_mask(source), source, archives.NUM_CLASSES, (height, width))
         save_labels(target, labels)
@@ -109,9 +107,7 @@ def make_masks(sources: dict[str, Path], devkit: Path, out: Path) -> None:
     """Create the masks that are missing in `out` from the source file of each image."""
     todo = {id_: path for id_, path in sources.items() if not (out / f"{id_}.png").exists()}
     of_sbd = [path for path in todo.values() if path.suffix == ".mat"]
-    require_files(
-        {"VOC mask": [path for path in todo.values() if path.suffix != ".mat"]}, archives.UNPACK_VOC
-    )
+    require_files({"VOC mask": [path for path in todo.values() if path.suffix != ".mat"]}, archives.UNPACK_VOC)
     require_files({"SBD mask": of_sbd}, f": unpack {archives.SBD_ARCHIVE} again")
     if of_sbd:
         archives.load_scipy()  # fail before the first mask is created
@@ -164,9 +160,7 @@ def prepare(args: argparse.Namespace) -> None:
         write_list(args.list_dir / f"{name}.txt", listed, args.overwrite)
     counts = {name: len(listed) for name, listed in lists.items()}
     if visible(args.sal2gt, ".png"):
-        parts = write_split(
-            args.list_dir, entries, args.sal2gt, archives.NUM_CLASSES, overwrite=args.overwrite
-        )
+        parts = write_split(args.list_dir, entries, args.sal2gt, archives.NUM_CLASSES, overwrite=args.overwrite)
         counts |= zip(("simple", "complex"), map(len, parts))
     else:
         print(

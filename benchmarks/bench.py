@@ -227,11 +227,7 @@ def main(argv: list[str] | None = None) -> dict[str, Rows]:
     """Returns the rows of the tables."""
     args = parse_args(argv)
     device = pick_device(args.device, None)
-    name = (
-        f"CPU, {torch.get_num_threads()} thread(s)"
-        if device.type == "cpu"
-        else torch.cuda.get_device_name(device)
-    )
+    name = f"CPU, {torch.get_num_threads()} thread(s)" if device.type == "cpu" else torch.cuda.get_device_name(device)
     print(f"{name}, torch {torch.__version__}, {args.arch}, crop {args.crop}")
     found = {}
     with tempfile.TemporaryDirectory() as folder:

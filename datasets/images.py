@@ -44,9 +44,7 @@ def open_image(path: str | Path, if_missing: str = "", if_damaged: str = "") -> 
         InputError: the file does not exist, cannot be decoded, or exceeds Pillow's limit for decompression bombs.
     """
     if not os.path.isfile(path):  # reading a pipe would block
-        raise InputError(
-            f"{path} is no regular file" if os.path.exists(path) else f"{not_found(path)}{if_missing}"
-        )
+        raise InputError(f"{path} is no regular file" if os.path.exists(path) else f"{not_found(path)}{if_missing}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about size and minor damage: whatever can be shown is used

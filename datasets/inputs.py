@@ -53,9 +53,7 @@ def find_inputs(given: Sequence[Path], out: Path) -> tuple[list[Source], int]:
     for source in sources:
         for result in (out / f"{source.name}.png", out / f"{source.name}_overlay.jpg"):
             if os.path.abspath(result) in found:
-                raise InputError(
-                    f"--out {out}: {result} is one of the input images: choose another directory"
-                )
+                raise InputError(f"--out {out}: {result} is one of the input images: choose another directory")
     return sources, len(others)
 
 

@@ -7,9 +7,7 @@ from datasets.lists import Entry, unique
 from datasets.voc import IGNORE_LABEL
 from utils.core import cli
 
-CLASS_NAMES_HELP = (
-    "file with one class name per line, background omitted (default for 21 classes: VOC's names)"
-)
+CLASS_NAMES_HELP = "file with one class name per line, background omitted (default for 21 classes: VOC's names)"
 LABEL_DIR_HELP = "true labels, ID.png (default: SegmentationClassAug in --data-dir)"
 
 

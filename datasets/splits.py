@@ -40,9 +40,7 @@ def write_list(path: Path, entries: Sequence[Entry], overwrite: bool = False) ->
         return
     action = "written"
     if existing and not overwrite:
-        action = (
-            f"written, because {path} has other contents: use this list, or --overwrite to replace that one"
-        )
+        action = f"written, because {path} has other contents: use this list, or --overwrite to replace that one"
         path = path.with_suffix(".new.txt")
     with atomic_write(path) as file:
         file.writelines(line + b"\n" for line in lines)

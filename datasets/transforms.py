@@ -62,9 +62,7 @@ def pad(
     return image, label
 
 
-def random_crop(
-    image: np.ndarray, label: np.ndarray | None, size: tuple[int, int], rng: np.random.Generator
-) -> Pair:
+def random_crop(image: np.ndarray, label: np.ndarray | None, size: tuple[int, int], rng: np.random.Generator) -> Pair:
     """Crop to a random window of (H, W); a side shorter than that is kept whole."""
     top, left = (int(rng.integers(max(n - s, 0) + 1)) for s, n in zip(size, image.shape[:2]))
     window = slice(top, top + size[0]), slice(left, left + size[1])

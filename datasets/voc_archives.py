@@ -99,9 +99,7 @@ def image_classes(path: Path) -> tuple[int, ...]:
     if not names:
         raise InputError(f"{path} has no object: a training image needs at least one class")
     if unknown := sorted(names - set(VOC_CLASSES)):
-        raise InputError(
-            f"{path} has an object of class {unknown[0]!r}, which is not one of VOC's 20 classes"
-        )
+        raise InputError(f"{path} has an object of class {unknown[0]!r}, which is not one of VOC's 20 classes")
     return tuple(sorted(VOC_CLASSES.index(name) for name in names))
 
 

@@ -145,9 +145,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor] | None:
     tensors = {}
     for name, entry in header.items():
         dtype, (begin, end) = DTYPES[entry["dtype"]], entry["data_offsets"]
-        values = torch.frombuffer(
-            data, dtype=dtype, count=(end - begin) // dtype.itemsize, offset=start + begin
-        )
+        values = torch.frombuffer(data, dtype=dtype, count=(end - begin) // dtype.itemsize, offset=start + begin)
         tensors[name] = values.reshape(entry["shape"]).clone()
     return tensors
 
@@ -219,9 +217,7 @@ def load_deeplab(path: str | Path, num_classes: int | None = None) -> DeepLab:
         )
     classes, arch = found
     if num_classes is not None and classes != num_classes:
-        raise InputError(
-            f"{path} has {classes} classes (background included), but --num-classes is {num_classes}"
-        )
+        raise InputError(f"{path} has {classes} classes (background included), but --num-classes is {num_classes}")
     network = DeepLab(classes, arch)
     load_strict(network, state, path)
     return network.eval()

@@ -45,9 +45,7 @@ def imagenet_state(arch: str) -> dict[str, Tensor]:
         )
     url, cached = f"{BASE_URL}/{FILES[arch]}", Path(torch.hub.get_dir(), "checkpoints", FILES[arch])
     try:
-        state = torch.hub.load_state_dict_from_url(
-            url, map_location="cpu", check_hash=True, weights_only=True
-        )
+        state = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
     except Exception as error:  # urllib and torch.load raise many kinds
         reason = error_reason(error)
         problem = (
@@ -65,9 +63,7 @@ def read_initial(path: str | Path) -> dict[str, Tensor]:
     if not any(key in state and len(state[key]) == 1000 for key in CLASSIFIERS):
         return state
     if is_main():
-        print(
-            f"{path}: a classifier of torchvision's, whose normalization of images is folded into its weights"
-        )
+        print(f"{path}: a classifier of torchvision's, whose normalization of images is folded into its weights")
     return from_torchvision(state)
 
 

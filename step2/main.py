@@ -143,9 +143,7 @@ def test(args: argparse.Namespace, config: Config) -> None:
         if args.no_labels:
             report_files(files)
             return
-        report_scores(
-            confusion, class_names(config), paths.scores / "scores.json", options_of(args, config), device
-        )
+        report_scores(confusion, class_names(config), paths.scores / "scores.json", options_of(args, config), device)
 
 
 def crf(args: argparse.Namespace, config: Config) -> None:
@@ -168,9 +166,7 @@ def crf(args: argparse.Namespace, config: Config) -> None:
     if args.no_labels:
         return
     confusion = evaluate_label_maps(tasks, settings, paths.truth, config.DATASET.IGNORE_LABEL)
-    report_scores(
-        confusion, class_names(config), paths.scores / "scores_crf.json", options_of(args, config), device
-    )
+    report_scores(confusion, class_names(config), paths.scores / "scores_crf.json", options_of(args, config), device)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -128,9 +128,7 @@ def closest(records: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = ", ".join(ENVIRONMENTS)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"environments (default: all): {names}")
     parser.add_argument("--numerical", action="store_true", help="only the tests that compare numbers")
@@ -144,10 +142,7 @@ def main() -> None:
         print(f"\n=== {name}: {ENVIRONMENTS[name]}", flush=True)
         results[name] = run(ENVIRONMENTS[name], tests, args.jobs)
     row = "{:<16} {:>7}  {:<36} {:<24} {}"
-    print(
-        "\n"
-        + row.format("environment", "seconds", "result", "of reference tolerance", "of two ways' tolerance")
-    )
+    print("\n" + row.format("environment", "seconds", "result", "of reference tolerance", "of two ways' tolerance"))
     for name, result in results.items():
         share = result.reference.partition(" ")[0]
         print(row.format(name, f"{result.seconds:.0f}", result.counts, share, result.two_ways))

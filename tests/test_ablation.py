@@ -135,9 +135,7 @@ def test_an_interrupted_run_is_resumed_and_other_processes_leave_it(
         ablation.main(args)
     assert "in progress in other processes: plain" in capsys.readouterr().out and not results(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "benchmarks.ablation.run.scores_by_kind", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
+        patch.setattr("benchmarks.ablation.run.scores_by_kind", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             ablation.main(args)
     ablation.main(args)

@@ -237,9 +237,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("weights", ["VOC_best.pth", "checkpoint_final.pth"])
 def test_the_state_of_a_run_is_no_weights(tmp_path: Path, weights: str) -> None:
-    save(
-        {"iteration": 4, "networks": [], "optimizers": [], "options": {}, "values": {}}, tmp_path / "last.pth"
-    )
+    save({"iteration": 4, "networks": [], "optimizers": [], "options": {}, "values": {}}, tmp_path / "last.pth")
     (tmp_path / weights).touch()
     with pytest.raises(InputError, match=rf"last\.pth is the saved state .* use .*/{weights}"):
         read_state(tmp_path / "last.pth")

@@ -31,9 +31,7 @@ def own_data(tiny_data: Path, tmp_path: Path) -> Path:
 
 
 def test_good_data_has_no_errors(tiny_data: Path) -> None:
-    assert (
-        run_script("check_data.py", *check_options(tiny_data)).stdout.splitlines()[-1] == "no problems found"
-    )
+    assert run_script("check_data.py", *check_options(tiny_data)).stdout.splitlines()[-1] == "no problems found"
 
 
 @pytest.mark.parametrize(("name", "option"), [("complex_list", "--no-c2s"), ("train_cls", "--no-cls")])
@@ -118,9 +116,7 @@ WARNINGS = {
     "in simple_list and complex_list": lambda r: append(r, "complex_list", "simple_00001 0"),
     "simple_list: other classes than in train_cls": recolour,
     "complex_list: not in train_cls": lambda r: remove(r, "train_cls", "complex_00003"),
-    "simple_list: class without an image": lambda r: (r / "lists/simple_list.txt").write_text(
-        "simple_00001 0\n"
-    ),
+    "simple_list: class without an image": lambda r: (r / "lists/simple_list.txt").write_text("simple_00001 0\n"),
 }
 
 

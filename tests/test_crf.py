@@ -19,9 +19,7 @@ PYDENSECRF = pytest.param(
     "pydensecrf",
     marks=pytest.mark.skipif(importlib.util.find_spec("pydensecrf") is None, reason="no pydensecrf"),
 )
-OTHER = CRFParams(
-    3, gaussian_weight=2, gaussian_sxy=3, bilateral_weight=5, bilateral_sxy=30, bilateral_srgb=10
-)
+OTHER = CRFParams(3, gaussian_weight=2, gaussian_sxy=3, bilateral_weight=5, bilateral_sxy=30, bilateral_srgb=10)
 
 each_backend = pytest.mark.parametrize("backend", ["torch", PYDENSECRF])
 

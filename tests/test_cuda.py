@@ -40,9 +40,7 @@ def setting(tested: torch.device, device: torch.device | str, iou_threshold: flo
     return Setting(arch, crop=65, batch_size=3, iou_threshold=iou_threshold, device=str(device))
 
 
-def run(
-    mode: str, case: str, s: Setting, dtype: torch.dtype = torch.float32
-) -> tuple[dict, list[torch.Tensor]]:
+def run(mode: str, case: str, s: Setting, dtype: torch.dtype = torch.float32) -> tuple[dict, list[torch.Tensor]]:
     """The figures and the gradients of an iteration."""
     trainer = Trainer(mode, s)
 

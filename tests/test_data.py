@@ -105,9 +105,7 @@ def test_transforms_by_hand() -> None:
     flips = [T.random_mirror(image, label, generator(0, "t", k))[1][0, 0] for k in range(40)]
     assert 0 < flips.count(255) < 40
     assert T.to_network(image)[:, 0, 0].tolist() == [2, 1, 0]  # RGB, channels first
-    assert {T.random_scale_factor(generator(0, "t", k)) for k in range(300)} == {
-        0.5 + n / 10 for n in range(12)
-    }
+    assert {T.random_scale_factor(generator(0, "t", k)) for k in range(300)} == {0.5 + n / 10 for n in range(12)}
 
 
 def test_input_is_converted_as_by_numpy() -> None:
@@ -167,9 +165,7 @@ def test_same_batches_with_0_1_and_2_workers(tiny_data: Path) -> None:
 def test_loaders_give_what_the_iteration_wants(tiny_data: Path) -> None:
     c = config(tiny_data)
     (complex_,) = next(iter(train_loader(ComplexDataset(entries(tiny_data, "complex_list.txt"), c), 3, 0)))
-    images, labels, classes = next(
-        iter(train_loader(GTDataset(entries(tiny_data, "simple_list.txt"), c), 3, 0))
-    )
+    images, labels, classes = next(iter(train_loader(GTDataset(entries(tiny_data, "simple_list.txt"), c), 3, 0)))
     cls_images, cls = next(iter(train_loader(ClsDataset(entries(tiny_data, "train_cls.txt"), c), 3, 0)))
     assert complex_.shape == images.shape == cls_images.shape == (3, 4, 48, 56)
     assert complex_.dtype == cls_images.dtype == torch.uint8
@@ -190,9 +186,7 @@ def test_whole_images_in_order_with_workers(tiny_data: Path) -> None:
 def test_missing_files_are_counted(tiny_data: Path) -> None:
     lost = [Entry("lost", (0,)), Entry("gone", (1,)), *entries(tiny_data, "simple_list.txt")]
     simple = SimpleDataset(lost, config(tiny_data))
-    with pytest.raises(
-        InputError, match=r"lost\.jpg not found, the first of 2 missing among 14 listed images$"
-    ):
+    with pytest.raises(InputError, match=r"lost\.jpg not found, the first of 2 missing among 14 listed images$"):
         require_files(simple.files(), simple.origin)
     labels = {"label": simple.files()["label"]}
     expected = r"lost\.png not found, the first of 2 missing among 14 listed labels: create the pseudo labels"
@@ -232,9 +226,7 @@ def test_no_more_workers_than_cores(tiny_data: Path, monkeypatch: pytest.MonkeyP
     seen: list[int] = []
     images = EvalDataset(entries(tiny_data, "val.txt", False), config(tiny_data), labels=False)
     monkeypatch.setattr("utils.core.cli.CORES", 2)
-    monkeypatch.setattr(
-        "datasets.loaders.DataLoader", lambda num_workers, **_: seen.append(num_workers) or []
-    )
+    monkeypatch.setattr("datasets.loaders.DataLoader", lambda num_workers, **_: seen.append(num_workers) or [])
     for workers in (10, 1, 0):
         assert not [*eval_loader(images, workers), *train_loader(images, 2, workers)]
     assert seen == [2, 2, 1, 1, 0, 0]

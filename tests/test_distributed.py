@@ -58,9 +58,7 @@ def assert_same_log(ours: Path, theirs: Path, key: str) -> None:
 
 def train_options(data: Path, out: Path, *more: object) -> list[object]:
     options = "--arch mini --restore-from none --batch-size 4 --input-size 40 --num-steps 6 --denoise-from 2"
-    options += (
-        " --iou-thresholds 0,1,1 --save-pred-every 100 --log-every 1 --iter-size 2 --random-mirror --no-s2c"
-    )
+    options += " --iou-thresholds 0,1,1 --save-pred-every 100 --log-every 1 --iter-size 2 --random-mirror --no-s2c"
     options += " --freeze-bn --learning-rate 0.00005 --high-T 1.7 --low-T 1.6"
     folders = ["--list-dir", data / "lists", "--pseudo-label-dir", data / "sal2gt", "--snapshot-dir", out]
     return [*data_options(data), *folders, *options.split(), *more]

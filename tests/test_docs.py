@@ -34,9 +34,7 @@ def split(page: Path) -> tuple[str, list[str]]:
 def is_generated(path: Path) -> bool:
     path = path.resolve()
     name = str(path.relative_to(ROOT)) if ROOT in path.parents else ""
-    return any(
-        fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(name, f"{pattern}/*") for pattern in GENERATED
-    )
+    return any(fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(name, f"{pattern}/*") for pattern in GENERATED)
 
 
 def anchors(page: Path) -> list[str]:
@@ -87,9 +85,7 @@ def test_options() -> None:
     unknown = []
     for page in PAGES:
         for code in split(page)[1]:
-            named = [
-                (module or script, rest) for module, script, rest in COMMAND.findall(code) if "--" in rest
-            ]
+            named = [(module or script, rest) for module, script, rest in COMMAND.findall(code) if "--" in rest]
             cases = [(options_of(name), rest) for name, rest in named]
             cases += [(all_options, code)] if code.startswith("--") else []
             unknown += [

@@ -32,9 +32,7 @@ def train_options(data: Path, out: Path, *more: object) -> list[object]:
     return [*data_options(data), *folders, *options.split(), "--log-every", 1, "--no-val", *more]
 
 
-def start(
-    options: list[object], *before: object, limits: Callable[[], None] | None = None
-) -> subprocess.Popen:
+def start(options: list[object], *before: object, limits: Callable[[], None] | None = None) -> subprocess.Popen:
     """train.py with these options; `before` is a script with its arguments that runs it."""
     command = [sys.executable, *map(str, before), "train.py" if before else str(ROOT / "train.py")]
     return subprocess.Popen(
@@ -82,11 +80,7 @@ def test_a_killed_worker(tiny_data: Path, tmp_path: Path) -> None:
     options = train_options(tiny_data, tmp_path, "--num-workers", 1, "--num-steps", 5000)
     process = start(options, ROOT / "tests/at_first_save.py", "KILL_WORKER")
     line = the_error(process.communicate(timeout=DEADLINE)[1])
-    assert (
-        process.returncode == 1
-        and "a data loading process was killed" in line
-        and "rerun the command" in line
-    )
+    assert process.returncode == 1 and "a data loading process was killed" in line and "rerun the command" in line
     assert read_checkpoint(tmp_path / "last.pth")["iteration"] >= 2
 
 
@@ -110,8 +104,7 @@ def test_a_full_disk(tiny_data: Path, tmp_path: Path) -> None:
     line = the_error(process.communicate(timeout=DEADLINE)[1])
     assert process.returncode == 2
     assert (
-        "last.pth: File too large: free some space" in line
-        or "VOC_best.pth: File too large: free some space" in line
+        "last.pth: File too large: free some space" in line or "VOC_best.pth: File too large: free some space" in line
     )
     # What was there is kept, but the same command without --no-resume must not go on from it.
     assert (tmp_path / "last.old.pth").read_bytes() == before and not (tmp_path / "last.pth").exists()

@@ -49,9 +49,7 @@ def test_notes_tell_what_is_finished(tmp_path: Path, suffix: str) -> None:
         save_image(made.path("sub/a"), Image.fromarray(array), made.note("sub/a"))
     assert made.unfinished(A, False) == made.unfinished(A) == A[1:] and made.unfinished(A, True) == A
     other = results(tmp_path, suffix, weights="y", scales=(1, 0.5))
-    with pytest.raises(
-        InputError, match=r"a\.(npy|png) was made with other weights, the first of 1 .*--overwrite"
-    ):
+    with pytest.raises(InputError, match=r"a\.(npy|png) was made with other weights, the first of 1 .*--overwrite"):
         other.unfinished(A[1:], False)  # although this is not the image to be processed
     assert other.unfinished(A) == A
     shutil.copy(made.path("sub/a"), tmp_path / f"sub/b{suffix}")
@@ -89,9 +87,7 @@ def test_files_of_killed_processes_go(tmp_path: Path) -> None:
     assert not old.exists() and new.exists()
 
 
-@pytest.mark.parametrize(
-    "header", [b"{'descr': '<f4', 'fortran_order': False, 'shape': (2", b"\x00\xff" * 30]
-)
+@pytest.mark.parametrize("header", [b"{'descr': '<f4', 'fortran_order': False, 'shape': (2", b"\x00\xff" * 30])
 def test_damaged_header_of_an_array(tmp_path: Path, header: bytes) -> None:
     path = tmp_path / "a.npy"
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
@@ -150,9 +146,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], list[object]]]] = {
     ),
     "CRF on the truth": (
         "evaluate_crf.py",
-        lambda d: options(
-            d, "val", data_dir=d, logit_dir=d / "logits", prediction_dir=d / "SegmentationClassAug"
-        ),
+        lambda d: options(d, "val", data_dir=d, logit_dir=d / "logits", prediction_dir=d / "SegmentationClassAug"),
     ),
     "mining of the truth": (
         "gen_label_mining.py",
@@ -192,13 +186,9 @@ def test_ids_in_subfolders_are_guarded(data: Path, weights: Path, tmp_path: Path
     (data / "JPEGImages/sub").mkdir()
     (data / "JPEGImages/val_00001.jpg").rename(data / "JPEGImages/sub/a.jpg")
     (data / "lists/one.txt").write_text("sub/a 0\n")
-    words = options(
-        data, "one", data_dir=data, restore_from=weights, logit_dir=tmp_path / "new", num_workers=0
-    )
+    words = options(data, "one", data_dir=data, restore_from=weights, logit_dir=tmp_path / "new", num_workers=0)
     run_script("gen_label.py", *words, "--device", "cpu")
-    labels = options(
-        data, "one", data_dir=data, logit_dir=tmp_path / "new", pseudo_label_dir=tmp_path / "crf"
-    )
+    labels = options(data, "one", data_dir=data, logit_dir=tmp_path / "new", pseudo_label_dir=tmp_path / "crf")
     run_script("gen_label_crf.py", *labels, "--device", "cpu", "--n-jobs", 1)
     line = error_line("gen_label.py", *words, "--device", "cpu", "--scales", "1")
     assert "sub/a.npy was made with other scales" in line

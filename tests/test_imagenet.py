@@ -93,9 +93,7 @@ def test_a_damaged_file_in_the_cache_is_named(
 
 
 def test_the_small_network_has_no_such_weights() -> None:
-    with pytest.raises(
-        InputError, match="no ImageNet weights of mini: use --arch resnet50, resnet101, mobilenet_v2"
-    ):
+    with pytest.raises(InputError, match="no ImageNet weights of mini: use --arch resnet50, resnet101, mobilenet_v2"):
         imagenet_state("mini")
 
 

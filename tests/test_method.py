@@ -78,9 +78,7 @@ def test_pnd_divides_by_all_labelled_pixels_and_spares_the_exempt() -> None:
     loss, dropped = segmentation_loss(logits, labels, threshold=1.0)
     assert loss.item() < 1e-3 and dropped.item() == pytest.approx(2 / 3)
     loss, dropped = segmentation_loss(logits, labels, threshold=1.0, exempt=torch.tensor([2]))
-    assert loss.item() == pytest.approx(uniform.item() / 3, rel=1e-3) and dropped.item() == pytest.approx(
-        1 / 3
-    )
+    assert loss.item() == pytest.approx(uniform.item() / 3, rel=1e-3) and dropped.item() == pytest.approx(1 / 3)
 
 
 def test_cutmix_pastes_image_and_label_alike() -> None:
@@ -228,9 +226,7 @@ def test_optimiser_groups() -> None:
     G = build_deeplab("resnet101")
     published = {(g["lr_factor"], g["steps"]): len(g["params"]) for g in build_sgd(G, 1e-3).param_groups}
     assert published == {(1, 1): 1, (1, 3): 99, (1, 4): 4, (10, 1): 8}
-    single = {
-        (g["lr_factor"], g["steps"]): len(g["params"]) for g in build_sgd(G, 1, repeated=False).param_groups
-    }
+    single = {(g["lr_factor"], g["steps"]): len(g["params"]) for g in build_sgd(G, 1, repeated=False).param_groups}
     assert single == {(1, 1): 104, (10, 1): 8}
 
 

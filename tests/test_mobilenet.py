@@ -31,16 +31,12 @@ def test_its_tensors_are_torchvisions_and_its_last_blocks_dilated() -> None:
         1,
         1,
     )
-    assert state["17.conv.1.0.weight"].shape == (960, 1, 3, 3) and state["17.conv.3.running_var"].shape == (
-        320,
-    )
+    assert state["17.conv.1.0.weight"].shape == (960, 1, 3, 3) and state["17.conv.3.running_var"].shape == (320,)
     spread = {k: network.features[k].conv[1][0] for k in range(2, 18)}
     assert [k for k, conv in spread.items() if conv.stride == (2, 2)] == [2, 4, 7]
     assert [k for k, conv in spread.items() if conv.dilation == (2, 2)] == [15, 16, 17]
     trained = {name for name, p in network.named_parameters() if p.requires_grad}
-    assert all(
-        name.startswith("layer5.") or state[name.removeprefix("features.")].ndim == 4 for name in trained
-    )
+    assert all(name.startswith("layer5.") or state[name.removeprefix("features.")].ndim == 4 for name in trained)
     (once, head) = build_sgd(network, 0.1).param_groups
     assert (once["steps"], once["lr"], head["steps"], head["lr"]) == (1, 0.1, 1, 1.0)
 

@@ -101,9 +101,7 @@ def test_names_beyond_ascii_in_an_ascii_locale(named_data: Path, tmp_path: Path)
         ["predict.py", *run, *data[4:], "--out", out, named_data / "JPEGImages/café_val_00001.jpg"],
         ["report.py", *flags(run=out)],
     ]
-    words = json.dumps(
-        [[str(ROOT / script), *map(str, rest)] for script, *rest in commands], ensure_ascii=False
-    )
+    words = json.dumps([[str(ROOT / script), *map(str, rest)] for script, *rest in commands], ensure_ascii=False)
     ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run(
         [sys.executable, "-c", RUN, words],

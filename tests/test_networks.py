@@ -63,6 +63,4 @@ def test_published_keys() -> None:
     state = build_deeplab().state_dict()
     assert len(state) == 632
     assert sum(p.numel() for p in build_deeplab().parameters()) == 44_048_532
-    assert {"layer3.22.bn3.running_var", "layer4.0.downsample.1.bias", "layer5.conv2d_list.3.bias"} <= set(
-        state
-    )
+    assert {"layer3.22.bn3.running_var", "layer4.0.downsample.1.bias", "layer5.conv2d_list.3.bias"} <= set(state)

@@ -137,9 +137,7 @@ def test_command_line(options: list[str], says: str | None, tmp_path: Path) -> N
     (tmp_path / "file").write_text("not a folder")
     command = [sys.executable, "-m", "datasets.openmoji", "--root", "set", *options]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    run = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=DEADLINE
-    )
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=DEADLINE)
     if says is not None:
         assert run.returncode == 2 and says in run.stderr.splitlines()[-1] and "Traceback" not in run.stderr
         assert not (tmp_path / "set").exists()

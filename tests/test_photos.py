@@ -87,9 +87,7 @@ def mean_iou(folder: Path, listed: list[str]) -> float:
             truth = np.array(mask)
         with_truth.append(np.stack((truth, read_mask(folder, id_)))[:, truth != 255])
     truth, found = np.concatenate(with_truth, axis=1)
-    ious = [
-        ((truth == c) & (found == c)).sum() / ((truth == c) | (found == c)).sum() for c in np.unique(truth)
-    ]
+    ious = [((truth == c) & (found == c)).sum() / ((truth == c) | (found == c)).sum() for c in np.unique(truth)]
     return float(np.mean(ious))
 
 

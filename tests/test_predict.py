@@ -164,8 +164,7 @@ def test_labels_agree_with_evaluation(tmp_path: Path, tiny_data: Path, weights: 
     paths = list((tmp_path / "theirs").iterdir())
     predict(weights["stage1"], *(tiny_data / f"JPEGImages/{path.stem}.jpg" for path in paths), cwd=tmp_path)
     ours, theirs = (
-        np.stack(found)
-        for found in zip(*((mask(tmp_path, path.stem), np.array(Image.open(path))) for path in paths))
+        np.stack(found) for found in zip(*((mask(tmp_path, path.stem), np.array(Image.open(path))) for path in paths))
     )
     assert len(np.unique(theirs)) > 1 and (ours == theirs).mean() > 0.99
 
@@ -257,9 +256,7 @@ def test_broken_pictures(tmp_path: Path, weights: dict[str, Path], monkeypatch: 
     assert [line.split()[:2] for line in warnings] == [["warning:", name] for name in broken]
     assert [entry["picture"] for entry in report["failed"]] == broken and report["passed_over"] == 1
     assert error == "error: 4 of 5 images failed, see the warnings above"  # which are not repeated
-    assert "more than 800000 pixels" in warnings[2] and [e["mask"] for e in report["pictures"]] == [
-        "good.png"
-    ]
+    assert "more than 800000 pixels" in warnings[2] and [e["mask"] for e in report["pictures"]] == ["good.png"]
     assert mask(tmp_path, "good").shape == (40, 60)
 
 
@@ -292,9 +289,7 @@ def test_memory_that_runs_out(
 ) -> None:
     Image.fromarray(drawing()).save(tmp_path / "a.png")
     monkeypatch.setattr(Predictor, "__call__", lambda *_: error(10**17))
-    line = error_line(
-        "predict.py", "--device", "cpu", "--restore-from", weights["stage1"], "a.png", cwd=tmp_path
-    )
+    line = error_line("predict.py", "--device", "cpu", "--restore-from", weights["stage1"], "a.png", cwd=tmp_path)
     assert line == "error: a.png needs too much memory: try a smaller --max-side"
 
 

@@ -26,9 +26,7 @@ def sbd(root: Path) -> Path:
 
 
 @pytest.mark.parametrize(("module", "words"), [("torchvision", ["--download"]), ("scipy", ["--sbd", "."])])
-def test_optional_packages(
-    root: Path, monkeypatch: pytest.MonkeyPatch, module: str, words: list[str]
-) -> None:
+def test_optional_packages(root: Path, monkeypatch: pytest.MonkeyPatch, module: str, words: list[str]) -> None:
     (root / "cls").mkdir()
     (root / "cls/2008_000001.mat").write_bytes(b"")
     for name in (module, "torchvision.datasets", "scipy.io"):

@@ -202,17 +202,13 @@ def test_crf_of_a_list_is_the_crf_of_each(tiny_data: Path, work: Path, tmp_path:
     (done,) = run_crf([task], settings, 1)
     image = np.array(Image.open(task.image))[:, :, ::-1]
     logits = torch.from_numpy(np.load(task.logits))[None]
-    p = torch.nn.functional.interpolate(logits, image.shape[:2], mode="bilinear", align_corners=False)[
-        0
-    ].softmax(0)
+    p = torch.nn.functional.interpolate(logits, image.shape[:2], mode="bilinear", align_corners=False)[0].softmax(0)
     expected = dense_crf(np.ascontiguousarray(image), p, prune=None).argmax(0)
     assert np.array_equal(np.array(Image.open(done.result)), expected)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_bad_logits_are_named_and_finished_work_stays(
-    tiny_data: Path, work: Path, tmp_path: Path, jobs: int
-) -> None:
+def test_bad_logits_are_named_and_finished_work_stays(tiny_data: Path, work: Path, tmp_path: Path, jobs: int) -> None:
     logits, out = Path(shutil.copytree(work / "logits", tmp_path / "logits")), tmp_path / "out"
     options = gen_label_crf(tiny_data, logits, out, "--n-jobs", jobs)
     last = logits / "complex_00008.npy"

@@ -184,9 +184,7 @@ return [...document.body.querySelectorAll('*')].filter(e => wide(e) || (e.matche
 """
 
 
-@pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="no chromium with a chromedriver (Debian: chromium-driver)"
-)
+@pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium with a chromedriver (Debian: chromium-driver)")
 def test_in_a_browser(run: Path, tmp_path: Path) -> None:
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     report(run)

@@ -22,9 +22,7 @@ STEPS = 40
 
 
 def train_options(data: Path, out: Path, *more: object) -> list[object]:
-    options = (
-        "--arch mini --restore-from none --batch-size 2 --input-size 40 --denoise-from 12 --save-every 3"
-    )
+    options = "--arch mini --restore-from none --batch-size 2 --input-size 40 --denoise-from 12 --save-every 3"
     options += " --iou-thresholds auto --save-pred-every 15 --log-every 1 --iter-size 2 --random-mirror"
     folders = flags(list_dir=data / "lists", pseudo_label_dir=data / "sal2gt", snapshot_dir=out)
     return [*data_options(data), *folders, "--num-steps", STEPS, *options.split(), "--random-scale", *more]
@@ -56,9 +54,7 @@ def start(script: str, options: list[object], action: str | None = None) -> subp
     Args:
         action: what at_first_save.py does to it after its first saved state.
     """
-    command = (
-        [str(ROOT / script)] if action is None else [str(ROOT / "tests/at_first_save.py"), action, script]
-    )
+    command = [str(ROOT / script)] if action is None else [str(ROOT / "tests/at_first_save.py"), action, script]
     return subprocess.Popen(
         [sys.executable, *command, *map(str, options)],
         stdout=subprocess.DEVNULL,
@@ -134,24 +130,18 @@ def test_twenty_kills_at_random_moments(uninterrupted: Path, tiny_data: Path, tm
 
 
 def test_changed_options_are_named_and_refused(uninterrupted: Path, tiny_data: Path, tmp_path: Path) -> None:
-    line = error_line(
-        "train.py", *train_options(tiny_data, uninterrupted, "--learning-rate", 0.5, "--no-pnd")
-    )
+    line = error_line("train.py", *train_options(tiny_data, uninterrupted, "--learning-rate", 0.5, "--no-pnd"))
     assert "learning_rate (was 0.00025, is 0.5)" in line and "no_pnd (was False, is True)" in line
     assert "batch_size" not in line
     done = run_script(
         "train.py",
-        *train_options(
-            tiny_data, uninterrupted, "--num-workers", 1, "--log-every", 2, "--save-pred-every", 7
-        ),
+        *train_options(tiny_data, uninterrupted, "--num-workers", 1, "--log-every", 2, "--save-pred-every", 7),
     )
     assert "resuming after 40 of 40" in done.stdout and "val mIoU" in done.stdout
 
 
 def test_no_resume_starts_over(tiny_data: Path, tmp_path: Path) -> None:
-    options = train_options(
-        tiny_data, tmp_path, "--num-steps", 2, "--denoise-from", 1, "--iou-thresholds", 0.3
-    )
+    options = train_options(tiny_data, tmp_path, "--num-steps", 2, "--denoise-from", 1, "--iou-thresholds", 0.3)
     run_script("train.py", *options)
     before = read_state(tmp_path / "VOC_best.pth")
     assert "resuming" not in run_script("train.py", *options, "--no-resume").stdout

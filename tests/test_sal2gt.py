@@ -67,10 +67,7 @@ def test_labels_counts_and_lists(root: Path) -> None:
     assert np.array_equal(label(root, "a"), painted(0, 0, 255, 255, 2, 2))
     assert (label(root, "b") == 3).all()
     assert "no pixel reaches --foreground, no label written (1, first d.png)" in stderr
-    assert (
-        "2 images labelled (0 already existed), 1 without foreground, 0 without a map, 1 skipped (several"
-        in out
-    )
+    assert "2 images labelled (0 already existed), 1 without foreground, 0 without a map, 1 skipped (several" in out
     assert (root / "lists/simple_list.txt").read_text() == "a 1\nb 2 2\n"
     assert (root / "lists/complex_list.txt").read_text() == "c 0 2\nd 3\n"
 

@@ -47,9 +47,7 @@ def expected(root: Path, id_: str) -> np.ndarray:
 @pytest.mark.parametrize("output", ["probability", "logits", "minmax"])
 def test_an_onnx_file(root: Path, output: str) -> None:
     model = make_model(root, last="Sigmoid" if output == "probability" else "Identity")
-    generate(
-        root, "--model", model, "--mean", MEAN, "--scale", f"{SCALE},{SCALE},{SCALE}", "--output", output
-    )
+    generate(root, "--model", model, "--mean", MEAN, "--scale", f"{SCALE},{SCALE},{SCALE}", "--output", output)
     values = expected(root, "b")
     if output == "minmax":
         values = (values - values.min()) / np.ptp(values)

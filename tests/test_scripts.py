@@ -123,9 +123,7 @@ def test_train_then_evaluate(tiny_data: Path, tmp_path: Path, monkeypatch: pytes
         assert (again / name).read_text() == (out / name).read_text()
 
     evaluated = tmp_path / "evaluated"
-    options = eval_options(
-        tiny_data, out / "VOC_best.pth", evaluated, "--save-predictions", evaluated / "png"
-    )
+    options = eval_options(tiny_data, out / "VOC_best.pth", evaluated, "--save-predictions", evaluated / "png")
     run_script("evaluate.py", *options)
     scores = json.loads((evaluated / "scores/scores.json").read_text())
     assert scores["Mean IoU"] == pytest.approx(max(line["Mean IoU"] for line in val))
@@ -177,9 +175,7 @@ def test_published_defaults() -> None:
     assert args.restore_from == "model/resnet101COCO-41f33a49.pth" and args.restore_from_D is None
     method = build_method(args, torch.device("cpu"))
     assert (method.denoise_from, method.denoise_until) == (1000, 11000)
-    assert (
-        method.exempt.tolist() == [11] and method.iou_thresholds[10] == 0 and len(method.iou_thresholds) == 20
-    )
+    assert method.exempt.tolist() == [11] and method.iou_thresholds[10] == 0 and len(method.iou_thresholds) == 20
     other = build_method(parse_args("", ["--num-classes", "5", "--num-steps", "240"]), torch.device("cpu"))
     assert (other.denoise_from, other.denoise_until) == (20, 220)
     assert other.exempt.tolist() == [] and other.iou_thresholds.tolist() == [0.5] * 4

@@ -71,9 +71,7 @@ def test_bad_configurations(tmp_path: Path, text: str, reason: str) -> None:
     assert reason in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "override", ["SOLVER.NO=1", "NO.LR=1", "SOLVER.LR", "SOLVER.LR.X=1", "MODEL.N_BLOCKS=[1"]
-)
+@pytest.mark.parametrize("override", ["SOLVER.NO=1", "NO.LR=1", "SOLVER.LR", "SOLVER.LR.X=1", "MODEL.N_BLOCKS=[1"])
 def test_bad_overrides(override: str) -> None:
     load_config(CONFIG, ["SOLVER.LR=1", "MODEL.N_BLOCKS=[1, 1, 1, 1]"])
     with pytest.raises(InputError, match=re.escape(override.partition("=")[0])):

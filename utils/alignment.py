@@ -22,9 +22,7 @@ class CutMix(NamedTuple):
     permutation: tuple[int, ...]
 
 
-def draw_cutmix(
-    rng: np.random.Generator, batch: int, size: tuple[int, int], probability: float
-) -> CutMix | None:
+def draw_cutmix(rng: np.random.Generator, batch: int, size: tuple[int, int], probability: float) -> CutMix | None:
     """With the given probability a draw for `batch` images of `size` (axis 2, axis 3), else None."""
     if rng.random() >= probability:
         return None

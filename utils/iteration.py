@@ -92,16 +92,12 @@ class Iteration:
     Each term is backpropagated as soon as it is known, so that one graph is held in memory at a time.
     """
 
-    def __init__(
-        self, G: nn.Module, D: nn.Module | None, method: Method, precision: Precision | None = None
-    ) -> None:
+    def __init__(self, G: nn.Module, D: nn.Module | None, method: Method, precision: Precision | None = None) -> None:
         """Args: G, D: the networks; D is None without C2S."""
         self.G, self.D, self.method = G, D, method
         self.precision = precision or Precision()
 
-    def __call__(
-        self, i: int, batches: Batches, mix: CutMix | None = None, loss_scale: float = 1.0
-    ) -> Figures:
+    def __call__(self, i: int, batches: Batches, mix: CutMix | None = None, loss_scale: float = 1.0) -> Figures:
         """Run iteration i.
 
         Args:
@@ -178,9 +174,7 @@ class Iteration:
         D.requires_grad_(True)
         return loss
 
-    def filter_images(
-        self, p: Tensor, labels: Tensor, classes: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def filter_images(self, p: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """ONF.
 
         Returns:

@@ -82,6 +82,4 @@ def log_table(finished: Finished) -> str:
 def report(finished: Finished) -> str:
     """All tables."""
     sections = [section_table(finished, section) for section in SECTIONS]
-    return "\n".join(
-        filter(None, [score_table(finished), gain_table(finished), *sections, log_table(finished)])
-    )
+    return "\n".join(filter(None, [score_table(finished), gain_table(finished), *sections, log_table(finished)]))

@@ -106,9 +106,7 @@ def filter_quality(dropped: Tensor, bad: Tensor) -> Shares:
 
 
 @torch.no_grad()
-def denoising(
-    args: argparse.Namespace, weights: Path, method: Method, device: torch.device
-) -> dict[str, Shares]:
+def denoising(args: argparse.Namespace, weights: Path, method: Method, device: torch.device) -> dict[str, Shares]:
     """What ONF and PND drop with the final network and thresholds, against the true masks, on whole simple images.
 
     PND is measured on the images that ONF keeps, as in training. IoUs are of the foregrounds, means over the images;
@@ -123,9 +121,7 @@ def denoising(
         logits = full_size(G(torch.from_numpy(image).to(device)), label.shape).cpu()
         truth = read_label(args.data_dir / f"truth/{entry.id}.png", args.num_classes)
         labels, predicted = torch.from_numpy(label)[None], logits.argmax(1)[0].numpy()
-        ious.append(
-            [foreground_iou(logits, labels), labelled_iou(label, truth), labelled_iou(predicted, truth)]
-        )
+        ious.append([foreground_iou(logits, labels), labelled_iou(label, truth), labelled_iou(predicted, truth)])
         known = torch.from_numpy((label != IGNORE_LABEL) & (truth != IGNORE_LABEL))
         loss = F.cross_entropy(logits, labels.long(), ignore_index=IGNORE_LABEL, reduction="none")
         dropped = torch.zeros_like(labels) > 0 if T is None else noisy_pixels(loss, labels, T, method.exempt)

@@ -73,7 +73,5 @@ def glyph_levels(character: str) -> tuple[np.ndarray, ...]:
     levels = [cv2.copyMakeBorder(np.rint(cropped).astype(np.uint8), 4, 4, 4, 4, cv2.BORDER_CONSTANT)]
     while min(levels[-1].shape[:2]) >= 16:
         height, width = levels[-1].shape[:2]
-        levels.append(
-            cv2.resize(levels[-1], ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
-        )
+        levels.append(cv2.resize(levels[-1], ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA))
     return tuple(levels)

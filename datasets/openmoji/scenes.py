@@ -76,9 +76,7 @@ def random_colour(rng: np.random.Generator) -> np.ndarray:
     return (rng.uniform(0.7, 1.1) * mixed).astype(np.float32)
 
 
-def random_item(
-    rng: np.random.Generator, label: int, glyphs: str, share: tuple[float, float], side: int
-) -> Item:
+def random_item(rng: np.random.Generator, label: int, glyphs: str, share: tuple[float, float], side: int) -> Item:
     """A random glyph of `glyphs` with a random transform; its longer side is in the range `share` times `side`."""
     levels = glyph_levels(glyphs[rng.integers(len(glyphs))])
     limit = 25 if rng.random() < 0.85 else 60
@@ -87,9 +85,7 @@ def random_item(
     return Item(label, levels, size, angle, bool(rng.random() < 0.5), random_colour(rng))
 
 
-def warp_item(
-    rng: np.random.Generator, item: Item, size: tuple[int, int], shrink: float
-) -> tuple[np.ndarray, float]:
+def warp_item(rng: np.random.Generator, item: Item, size: tuple[int, int], shrink: float) -> tuple[np.ndarray, float]:
     """Draw an item at a random position: (H, W, 4) uint8 layer, and its total area in pixels, visible or not."""
     length = item.size * shrink
     # The smallest level that is not enlarged, since shrinking a larger one would alias.

@@ -125,9 +125,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         _apply_override(values, override)
     values = _validated(values, SCHEMA, "", path)
     if len(values["MODEL"]["N_BLOCKS"]) != 4:
-        raise InputError(
-            f"{path}: MODEL.N_BLOCKS must have four values, one per stage, such as [3, 4, 23, 3]"
-        )
+        raise InputError(f"{path}: MODEL.N_BLOCKS must have four values, one per stage, such as [3, 4, 23, 3]")
     if not all(0.1 <= factor <= 4 for factor in values["DATASET"]["SCALES"]):
         raise InputError(f"{path}: all DATASET.SCALES must be between 0.1 and 4")
     return Config(values)
@@ -136,9 +134,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 def _apply_override(values: Any, override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals:
-        raise InputError(
-            f"{override!r} is not an override: use SECTION.KEY=value, such as SOLVER.ITER_MAX=100"
-        )
+        raise InputError(f"{override!r} is not an override: use SECTION.KEY=value, such as SOLVER.ITER_MAX=100")
     *sections, last = key.split(".")
     for section in sections:
         values = values.get(section) if isinstance(values, dict) else None

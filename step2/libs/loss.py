@@ -21,8 +21,7 @@ def msc_loss(logits: list[Tensor], labels: Tensor, ignore_label: int) -> tuple[T
         The sum, and the cross-entropy of each of the logits.
     """
     parts = [
-        segmentation_loss(out, resize_labels(labels, out.shape[2:]), ignore_label=ignore_label)[0]
-        for out in logits
+        segmentation_loss(out, resize_labels(labels, out.shape[2:]), ignore_label=ignore_label)[0] for out in logits
     ]
     return torch.stack(parts).sum(), parts
 

@@ -117,9 +117,7 @@ def check_same_origin(paths: Sequence[Path]) -> None:
     noted = [(path, note) for path in paths if (note := read_note(path)) is not None]
     for path, note in noted:
         if note != noted[0][1]:
-            raise InputError(
-                f"{noted[0][0]} and {path} were not made in the same way: create one of them again"
-            )
+            raise InputError(f"{noted[0][0]} and {path} were not made in the same way: create one of them again")
 
 
 def not_found(path: str | os.PathLike) -> str:

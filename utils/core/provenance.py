@@ -59,9 +59,7 @@ def git_revision() -> str | None:
     """The commit of the code, with the suffix `-dirty` if files have changed; None outside a git repository."""
     try:
         command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--match="]
-        return subprocess.check_output(
-            command, cwd=ROOT, stderr=subprocess.DEVNULL, text=True, timeout=10
-        ).strip()
+        return subprocess.check_output(command, cwd=ROOT, stderr=subprocess.DEVNULL, text=True, timeout=10).strip()
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -85,9 +85,7 @@ def dense_crf(
     rest = unlikely.sum(0, keepdim=True)[: len(unlikely)]  # nothing if all are likely
     senders = prior[likely]
     marginals = torch.empty_like(prior)
-    result = infer(
-        np.require(image, requirements=("C", "W")), torch.cat([senders, rest]), params, len(senders)
-    )
+    result = infer(np.require(image, requirements=("C", "W")), torch.cat([senders, rest]), params, len(senders))
     marginals[likely] = result[: len(senders)]
     marginals[~likely] = unlikely / rest * result[len(senders) :]
     return marginals.to(probabilities.device)
@@ -95,9 +93,7 @@ def dense_crf(
 
 def _check(image: np.ndarray, probabilities: torch.Tensor, backend: str) -> None:
     if backend == "pydensecrf" and importlib.util.find_spec("pydensecrf") is None:
-        raise InputError(
-            "CRF: pydensecrf is not installed: `pip install pydensecrf2`, or use the backend torch"
-        )
+        raise InputError("CRF: pydensecrf is not installed: `pip install pydensecrf2`, or use the backend torch")
     shape = tuple(probabilities.shape)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise InputError(f"CRF: the image must be uint8 H x W x 3, not {image.dtype} {image.shape}")
@@ -136,9 +132,7 @@ def _infer_pydensecrf(
     return torch.from_numpy(np.array(crf.inference(params.iterations), np.float32)).view(probabilities.shape)
 
 
-def _infer_torch(
-    image: np.ndarray, probabilities: torch.Tensor, params: CRFParams, senders: int
-) -> torch.Tensor:
+def _infer_torch(image: np.ndarray, probabilities: torch.Tensor, params: CRFParams, senders: int) -> torch.Tensor:
     """The same in torch: Q = softmax(log(prior) + sum of weight * kernel Q), iterated from Q = prior.
 
     The first two iterations update all pixels. The others update those that are still undecided, on the part of the
@@ -155,9 +149,7 @@ def _infer_torch(
         q = _update_(prior, messages.clone())
     if params.iterations > 2 and len(pixels := _undecided(kernels, q)):
         rows: torch.Tensor | slice = slice(None)
-        if (
-            len(pixels) <= len(prior) // 2
-        ):  # otherwise restricting the kernels would take longer than it saves
+        if len(pixels) <= len(prior) // 2:  # otherwise restricting the kernels would take longer than it saves
             rows, kernels = pixels, [(weight, kernel.restrict(pixels)) for weight, kernel in kernels]
         prior, sent, messages, current = prior[rows], sent[rows], messages[rows], q[rows]
         for _ in range(params.iterations - 2):
@@ -188,9 +180,7 @@ def smoothness_kernel(height: int, width: int, sxy: float, device: torch.device)
 
 def _positions(height: int, width: int, sxy: float, device: torch.device) -> torch.Tensor:
     """x and y of each pixel in units of `sxy`: 2 x pixels."""
-    y, x = torch.meshgrid(
-        torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
-    )
+    y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
     deviation = torch.full((), sxy, dtype=torch.float32, device=device)
     return torch.stack([x.flatten(), y.flatten()]) / deviation
 

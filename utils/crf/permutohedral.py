@@ -83,9 +83,7 @@ def make_kernel(features: torch.Tensor) -> Kernel:
     vertices = torch.empty_like(order, dtype=torch.int32)
     vertices.scatter_(0, order, first.cumsum(0, dtype=torch.int32) - 1)
     keys = keys[first]
-    kernel = _assemble(
-        vertices, weights.t().flatten(), order, [_find_neighbours(keys, step) for step in axis_steps]
-    )
+    kernel = _assemble(vertices, weights.t().flatten(), order, [_find_neighbours(keys, step) for step in axis_steps])
     scale = (kernel(features.new_ones(features.shape[1], 1)) + 1e-20).rsqrt()
     kernel.slice.weights.view(len(scale), -1).mul_(scale)
     kernel.splat.weights.copy_(kernel.slice.weights.take(order))

@@ -144,8 +144,7 @@ def make_tasks(
     inputs = [folder for folder in (image_dir, logit_dir, label_dir) if folder]
     results = Results(result_dir, ".png", LABEL_MAPS, made_from, inputs)
     return [
-        CRFTask(id_, images[id_], logits[id_], labels[id_], results.path(id_), results.note(id_))
-        for id_ in labels
+        CRFTask(id_, images[id_], logits[id_], labels[id_], results.path(id_), results.note(id_)) for id_ in labels
     ], results
 
 

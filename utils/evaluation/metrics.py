@@ -65,9 +65,7 @@ class ConfusionMatrix:
         hits, truth, predicted = matrix.diag(), matrix.sum(1), matrix.sum(0)
         present, union = truth > 0, truth + predicted - hits
         if not present.any():
-            raise InputError(
-                "the images have no labelled pixel to score: check the list, --shard and the labels"
-            )
+            raise InputError("the images have no labelled pixel to score: check the list, --shard and the labels")
         iou = hits / union
         return {
             "Pixel Accuracy": float(hits.sum() / matrix.sum()),

@@ -59,9 +59,7 @@ def kinds(run: Run) -> list[Kind]:
     saliency = run.folder("data/sal2gt", "dataset/sal2gt", recorded=options.get("pseudo_label_dir"))
     found = [
         read_kind(run, "validation", val_list, Path(options.get("label_dir") or truth), stages),
-        read_kind(
-            run, "simple", lists / "simple_list.txt", train_truth, {"saliency label": saliency} | labels
-        ),
+        read_kind(run, "simple", lists / "simple_list.txt", train_truth, {"saliency label": saliency} | labels),
         read_kind(run, "complex", lists / "complex_list.txt", train_truth, labels),
     ]
     return [kind for kind in found if kind.ids and kind.columns]
@@ -129,10 +127,7 @@ def read_gallery(run: Run) -> Gallery:
     return [
         (
             kind,
-            {
-                group: [(id_, cells(run, kind, id_)) for id_ in ids]
-                for group, ids in choose(run, kind).items()
-            },
+            {group: [(id_, cells(run, kind, id_)) for id_ in ids] for group, ids in choose(run, kind).items()},
         )
         for kind in kinds(run)
     ]

@@ -46,9 +46,7 @@ class Run:
         self.val_log = read_lines(snapshots / "val.jsonl")
         self.step2_log = read_lines(self._newest("models/*/*/*/log.jsonl"))
         commands = read_json(root / "scores/summary.json").get("commands")
-        self.commands: list[dict] = commands or [
-            {"command": f"python {self.made.get('command', 'train.py')}"}
-        ]
+        self.commands: list[dict] = commands or [{"command": f"python {self.made.get('command', 'train.py')}"}]
         labels = {kind: read_json(scores / f"labels_{kind}_list.json") for kind in ("simple", "complex")}
         self.label_scores = {kind: rows for kind, rows in labels.items() if rows}
         evaluated = read_json(scores / "scores_run.json").get("options", {})

@@ -101,9 +101,7 @@ class OnnxModel:
             output = output[:, 0]
         if output.ndim != 3 or len(output) != len(batch) or output.dtype.kind != "f":
             found = " x ".join(map(str, output.shape))
-            raise InputError(
-                f"{self.path} has the output {found}, but a detector's is N x 1 x H x W or N x H x W"
-            )
+            raise InputError(f"{self.path} has the output {found}, but a detector's is N x 1 x H x W or N x H x W")
         maps = [self._to_saliency(values.astype(np.float32)) for values in output[: len(images)]]
         resized = [cv2.resize(saliency, image.size) for saliency, image in zip(maps, images)]
         return [(saliency.clip(0, 1) * 255 + 0.5).astype(np.uint8) for saliency in resized]
@@ -149,7 +147,5 @@ def choose_providers(device: str | None, available: Sequence[str]) -> list:
     if kind != "cuda" or (index and not index.isdecimal()):
         raise InputError(f"--device {device} is not supported by onnxruntime: use cpu, cuda or cuda:N")
     if gpu is None:
-        raise InputError(
-            f"--device {device}: this onnxruntime has no GPU support: pip install onnxruntime-gpu"
-        )
+        raise InputError(f"--device {device}: this onnxruntime has no GPU support: pip install onnxruntime-gpu")
     return [(gpu, {"device_id": int(index or 0)}), CPU]

@@ -14,9 +14,7 @@ def next_commands(args: argparse.Namespace) -> list[str]:
         args: the options of train.py.
     """
     folder = args.snapshot_dir
-    changed = {
-        name: getattr(args, name) for name, default in DEFAULTS.items() if getattr(args, name) != default
-    }
+    changed = {name: getattr(args, name) for name, default in DEFAULTS.items() if getattr(args, name) != default}
     names = {"class_names": args.class_names} if args.class_names else {}
     weights = {"restore_from": folder / "VOC_best.pth"}
     logits, maps, predictions, run = {}, {}, {}, "."

@@ -153,9 +153,7 @@ def build_method(args: argparse.Namespace, device: torch.device) -> Method:
             f"--denoise-until {end} is before --denoise-from {start} (default: 11/12 and 1/12 of --num-steps)"
         )
     if args.c2s_from >= args.num_steps:
-        raise InputError(
-            f"--c2s-from {args.c2s_from} is not below --num-steps {args.num_steps}: use --no-c2s"
-        )
+        raise InputError(f"--c2s-from {args.c2s_from} is not below --num-steps {args.num_steps}: use --no-c2s")
     exempt = args.long_tail_labels
     if exempt is None:
         exempt = (11,) if args.num_classes == 21 else ()  # diningtable of VOC
@@ -201,7 +199,5 @@ def iou_thresholds(value: str | None, num_classes: int, published: tuple[float, 
         ) from None
     numbers = numbers * classes if len(numbers) == 1 else numbers
     if len(numbers) != classes:
-        raise InputError(
-            f"--iou-thresholds has {len(numbers)} values, but there are {classes} foreground classes"
-        )
+        raise InputError(f"--iou-thresholds has {len(numbers)} values, but there are {classes} foreground classes")
     return torch.tensor(numbers)

@@ -69,9 +69,7 @@ class TrainState:
     def check_weights(self, iteration: int) -> None:
         """Raise InputError if a weight or a running statistic is not finite."""
         tensors = [t for network in self.networks for t in network.state_dict().values()]
-        self.check_loss(
-            iteration, float(torch.stack([t.sum() for t in tensors if t.is_floating_point()]).sum())
-        )
+        self.check_loss(iteration, float(torch.stack([t.sum() for t in tensors if t.is_floating_point()]).sum()))
 
     def check_loss(self, iteration: int, loss: float) -> None:
         """Raise InputError if the loss of an iteration is not finite."""
@@ -176,9 +174,7 @@ class StopSignal:
         """Exit with the status of the signal, after all processes have saved."""
         barrier()
         if is_main():
-            message = (
-                f"stopped after {iteration} iterations; rerun the command (without --no-resume) to resume"
-            )
+            message = f"stopped after {iteration} iterations; rerun the command (without --no-resume) to resume"
             print(message, file=sys.stderr)
         raise SystemExit(128 + (self.number or signal.SIGTERM))
 

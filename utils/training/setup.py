@@ -35,9 +35,7 @@ from utils.iteration import Batches
 from utils.training.options import needed_lists, read_needed_list
 
 
-def build_data(
-    args: argparse.Namespace, names: list[str]
-) -> tuple[dict[str, ImageDataset], EvalDataset | None]:
+def build_data(args: argparse.Namespace, names: list[str]) -> tuple[dict[str, ImageDataset], EvalDataset | None]:
     """The training images by purpose, as far as the method uses them, and the validation images.
 
     Raises:

@@ -36,9 +36,7 @@ class ASPP(nn.Module):
 class DeepLabV2(nn.Sequential):
     """The backbone and `aspp`."""
 
-    def __init__(
-        self, n_classes: int, n_blocks: Sequence[int], rates: Sequence[int], width: int = 64
-    ) -> None:
+    def __init__(self, n_classes: int, n_blocks: Sequence[int], rates: Sequence[int], width: int = 64) -> None:
         modules = backbone(n_blocks, width)
         modules["aspp"] = ASPP(width * 8 * EXPANSION, n_classes, rates)
         super().__init__(modules)

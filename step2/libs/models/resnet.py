@@ -48,9 +48,7 @@ class Bottleneck(nn.Module):
 def stem(width: int) -> nn.Sequential:
     """7x7 convolution and 3x3 max pooling, each with stride 2."""
     return nn.Sequential(
-        OrderedDict(
-            conv1=ConvBnReLU(3, width, 7, stride=2), pool=nn.MaxPool2d(3, 2, padding=1, ceil_mode=True)
-        )
+        OrderedDict(conv1=ConvBnReLU(3, width, 7, stride=2), pool=nn.MaxPool2d(3, 2, padding=1, ceil_mode=True))
     )
 
 
