@@ -44,7 +44,8 @@ def run_script(main: Callable[[], object]) -> None:
     """
     status: object = 1
     try:
-        _report_errors(main)
+        # Twice: at the signal of a killed data loading process, torch raises wherever Python is, also in here.
+        _report_errors(lambda: _report_errors(main))
         status = 0
     except SystemExit as stop:
         status = stop.code
