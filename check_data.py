@@ -63,10 +63,7 @@ def print_found(lists: Lists, images: Path, labels: Path, truth: Path) -> None:
     """Print how many of the listed images, pseudo labels and true masks exist."""
     everything = unique(entry for entries in lists.values() for entry in entries)
     files = {f"images in {images}": [image_path(images, entry.id) for entry in everything]}
-    for name, text, folder in (
-        ("simple_list", "pseudo labels", labels),
-        ("val", "validation masks", truth),
-    ):
+    for name, text, folder in (("simple_list", "pseudo labels", labels), ("val", "validation masks", truth)):
         if name in lists:
             files[f"{text} in {folder}"] = [folder / f"{e.id}.png" for e in unique(lists[name])]
     for text, paths in files.items():

@@ -96,11 +96,7 @@ def read_saliency(path: Path) -> np.ndarray:
 
 
 def paint(
-    saliency: np.ndarray,
-    size: tuple[int, int],
-    label: int,
-    thresholds: tuple[float, float],
-    ignore_label: int,
+    saliency: np.ndarray, size: tuple[int, int], label: int, thresholds: tuple[float, float], ignore_label: int
 ) -> np.ndarray:
     """Threshold a saliency map to the pseudo label of an image, uint8 of `size`, (height, width).
 

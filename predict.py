@@ -86,12 +86,7 @@ def describe(found: dict) -> str:
 
 
 def segment(
-    predictor: Predictor,
-    source: Source,
-    image: np.ndarray,
-    size: tuple[int, int],
-    crf: CRFSettings | None,
-    out: Path,
+    predictor: Predictor, source: Source, image: np.ndarray, size: tuple[int, int], crf: CRFSettings | None, out: Path
 ) -> dict:
     """Write the mask and the overlay of an image.
 

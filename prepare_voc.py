@@ -146,11 +146,7 @@ def prepare(args: argparse.Namespace) -> None:
         annotations = devkit / "Annotations"
         entries = [Entry(id_, archives.image_classes(annotations / f"{id_}.xml")) for id_ in bar]
     make_masks(mask_sources([*images, *val], {*train, *val}, devkit, sbd), devkit, out)
-    lists = {
-        "train_aug": [Entry(id_) for id_ in images],
-        "train_cls": entries,
-        "val": [Entry(id_) for id_ in val],
-    }
+    lists = {"train_aug": [Entry(id_) for id_ in images], "train_cls": entries, "val": [Entry(id_) for id_ in val]}
     if (official / "test.txt").exists():
         test = read_ids(official / "test.txt")
         pictures = [devkit / "JPEGImages" / f"{id_}.jpg" for id_ in test]

@@ -30,16 +30,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import evaluate
-from benchmarks.trainer import (
-    CASES,
-    Setting,
-    Trainer,
-    loss_difference,
-    make_batches,
-    make_mix,
-    moved,
-    only_losses,
-)
+from benchmarks.trainer import CASES, Setting, Trainer, loss_difference, make_batches, make_mix, moved, only_losses
 from datasets.images import read_image
 from datasets.labels import read_label, save_labels
 from datasets.lists import read_list
@@ -158,11 +149,7 @@ def crf(args: argparse.Namespace, device: torch.device, root: Path, ids: Sequenc
             agreement[name] = min(agreement[name], float((labels == reference).float().mean()))
     base, rows = next(iter(times.values())), []
     for name, values in times.items():
-        row = {
-            "CRF, 21 classes": name,
-            "device": ways[name][1],
-            "s/image": f"{statistics.median(values):.4g}",
-        }
+        row = {"CRF, 21 classes": name, "device": ways[name][1], "s/image": f"{statistics.median(values):.4g}"}
         row["speed-up"] = f"{statistics.median(b / v for b, v in zip(base, values)):.2f}"
         rows.append({**row, "labels that agree, worst image": f"{100 * agreement[name]:.3f} %"})
     return rows

@@ -104,10 +104,7 @@ class Trainer:
             self.iteration: Callable = lambda i, batches, mix: ours(i, batches, mix).tensors()
             return
         groups = [{**group, "fused": None} for group in build_sgd(self.G, LEARNING_RATE).param_groups]
-        self.optimizers = [
-            RepeatedSGD(groups),
-            torch.optim.Adam(self.D.parameters(), LEARNING_RATE, (0.9, 0.99)),
-        ]
+        self.optimizers = [RepeatedSGD(groups), torch.optim.Adam(self.D.parameters(), LEARNING_RATE, (0.9, 0.99))]
         self.G.layer5.__class__ = PlainASPP
         T = partial(noise_threshold, start=m.denoise_from, end=m.denoise_until, high=m.high_T, low=m.low_T)
         plain = PlainIteration(self.G, self.D, m.iou_thresholds, m.exempt, T, m.lambda_adv, m.ignore_label)

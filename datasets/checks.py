@@ -198,10 +198,7 @@ def check_labels(
             if np.array_equal(label, truth):
                 same.append(str(path))
         if truth_dir is not None:
-            found, expected = (
-                set(np.unique(label).tolist()) - {0, ignore_label},
-                {c + 1 for c in entry.classes},
-            )
+            found, expected = (set(np.unique(label).tolist()) - {0, ignore_label}, {c + 1 for c in entry.classes})
             if found - expected:
                 foreign.append(f"{path}: labels {_show(found)}, but its class has label {_show(expected)}")
             if not found:

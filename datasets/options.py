@@ -35,10 +35,7 @@ def add_data_options(
     add("--num-classes", type=cli.positive_int, default=num_classes, help=text)
     if ignored:
         add(
-            "--ignore-label",
-            type=cli.label_value,
-            default=IGNORE_LABEL,
-            help="label excluded from losses and scores",
+            "--ignore-label", type=cli.label_value, default=IGNORE_LABEL, help="label excluded from losses and scores"
         )
     if names:
         add("--class-names", type=Path, help=CLASS_NAMES_HELP)

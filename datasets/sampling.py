@@ -27,13 +27,7 @@ class InfiniteBatchSampler(Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(
-        self,
-        length: int,
-        batch_size: int,
-        seed: int,
-        purpose: str,
-        start: int = 0,
-        part: tuple[int, int] = (0, 1),
+        self, length: int, batch_size: int, seed: int, purpose: str, start: int = 0, part: tuple[int, int] = (0, 1)
     ) -> None:
         self.length, self.batch_size, self.seed, self.purpose = length, batch_size, seed, purpose
         self.start = start

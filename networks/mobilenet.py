@@ -11,15 +11,7 @@ from networks.batch_norm import BatchNorm2d
 CHANNELS = 320  # of the features
 # Expansion, output channels, number of blocks, stride of the first block. As a classifier, the last but one has
 # stride 2; here the blocks after its first are dilated instead.
-STAGES = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 1),
-    (6, 320, 1, 1),
-)
+STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 1), (6, 320, 1, 1))
 FIRST_DILATED = 15
 
 

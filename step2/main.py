@@ -33,13 +33,7 @@ from utils.core import cli, distributed
 from utils.core.device import add_speed_options, pick_device, prepare, send, set_up_device
 from utils.core.errors import run_script
 from utils.crf.dense_crf import CRFParams
-from utils.crf.run import (
-    add_crf_running_options,
-    create_label_maps,
-    crf_settings,
-    evaluate_label_maps,
-    make_tasks,
-)
+from utils.crf.run import add_crf_running_options, create_label_maps, crf_settings, evaluate_label_maps, make_tasks
 from utils.evaluation.metrics import report_scores
 from utils.evaluation.scoring import report_files, result_files, score_images
 from utils.training.log import TrainLog, add_log_options

@@ -201,8 +201,7 @@ def test_code_is_refused_and_not_run(tmp_path: Path) -> None:
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Touch(tmp_path / "ran"), protocol=2))
     for name in ("evil.pth", "plain.pth"):
         with pytest.raises(
-            InputError,
-            match=rf"{name} contains objects other than tensors \(posix.mkdir\) and was not loaded",
+            InputError, match=rf"{name} contains objects other than tensors \(posix.mkdir\) and was not loaded"
         ):
             read_state(tmp_path / name)
     assert not (tmp_path / "ran").exists()

@@ -187,10 +187,4 @@ def test_thresholds_are_the_classes_means_floored(monkeypatch: pytest.MonkeyPatc
 
 
 def test_flooring_survives_rounding() -> None:
-    assert [validation.floor_to_tenth(x) for x in (0.69, 0.7, 0.1 + 0.2, 0.999, 1.0)] == [
-        0.6,
-        0.7,
-        0.3,
-        0.9,
-        1.0,
-    ]
+    assert [validation.floor_to_tenth(x) for x in (0.69, 0.7, 0.1 + 0.2, 0.999, 1.0)] == [0.6, 0.7, 0.3, 0.9, 1.0]

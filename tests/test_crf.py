@@ -16,8 +16,7 @@ from utils.crf.dense_crf import CRFParams, dense_crf
 from utils.crf.permutohedral import make_kernel
 
 PYDENSECRF = pytest.param(
-    "pydensecrf",
-    marks=pytest.mark.skipif(importlib.util.find_spec("pydensecrf") is None, reason="no pydensecrf"),
+    "pydensecrf", marks=pytest.mark.skipif(importlib.util.find_spec("pydensecrf") is None, reason="no pydensecrf")
 )
 OTHER = CRFParams(3, gaussian_weight=2, gaussian_sxy=3, bilateral_weight=5, bilateral_sxy=30, bilateral_srgb=10)
 

@@ -146,11 +146,7 @@ def test_a_divided_evaluation_has_the_same_scores(tiny_data: Path, tmp_path: Pat
     for name, run in (("one", run_script), ("two", torchrun)):
         folders = {"logits": tmp_path / name / "logits", "scores": tmp_path / name / "scores"}
         run("evaluate.py", *(folders.get(option, option) for option in options))
-    for file in (
-        "scores/scores.json",
-        "scores/confusion.json",
-        *(f"logits/val_{i:05d}.npy" for i in range(1, 5)),
-    ):
+    for file in ("scores/scores.json", "scores/confusion.json", *(f"logits/val_{i:05d}.npy" for i in range(1, 5))):
         assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "one" / file).read_bytes(), file
 
 

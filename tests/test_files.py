@@ -20,15 +20,7 @@ from networks.checkpoint import save
 from networks.deeplab import Arch, DeepLab
 from utils.core.errors import InputError
 from utils.core.errors import run_script as run_main
-from utils.core.files import (
-    LEFTOVER_SECONDS,
-    Results,
-    atomic_write,
-    read_array,
-    read_note,
-    save_array,
-    save_image,
-)
+from utils.core.files import LEFTOVER_SECONDS, Results, atomic_write, read_array, read_note, save_array, save_image
 
 A = [SimpleNamespace(id="sub/a"), SimpleNamespace(id="b")]
 
@@ -148,10 +140,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], list[object]]]] = {
         "evaluate_crf.py",
         lambda d: options(d, "val", data_dir=d, logit_dir=d / "logits", prediction_dir=d / "SegmentationClassAug"),
     ),
-    "mining of the truth": (
-        "gen_label_mining.py",
-        lambda d: options(d, "train_cls", pseudo_label_dir=d / "truth"),
-    ),
+    "mining of the truth": ("gen_label_mining.py", lambda d: options(d, "train_cls", pseudo_label_dir=d / "truth")),
     "labels on saliency maps": (
         "gen_sal2gt.py",
         lambda d: options(d, "train_cls", data_dir=d, saliency_dir=d / "saliency", out=d / "saliency"),

@@ -18,11 +18,7 @@ ORDER = (
 )
 LEVEL = {package: level for level, packages in enumerate(ORDER) for package in packages}
 # Beside one another, with one direction all the same.
-BESIDE = {
-    ("networks", "datasets"),
-    ("utils.iteration", "utils.denoising"),
-    ("utils.iteration", "utils.alignment"),
-}
+BESIDE = {("networks", "datasets"), ("utils.iteration", "utils.denoising"), ("utils.iteration", "utils.alignment")}
 FOLDERS = ("datasets", "networks", "utils", "step2", "benchmarks")
 SOURCES = [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))]
 

@@ -25,12 +25,7 @@ def test_its_tensors_are_torchvisions_and_its_last_blocks_dilated() -> None:
     network = build_deeplab("mobilenet_v2", seed=0)
     state = network.features.state_dict()
     assert len(state) == 306 and sum(p.numel() for p in network.features.parameters()) == 1_811_712
-    assert state["1.conv.0.0.weight"].shape == (32, 1, 3, 3) and state["1.conv.1.weight"].shape == (
-        16,
-        32,
-        1,
-        1,
-    )
+    assert state["1.conv.0.0.weight"].shape == (32, 1, 3, 3) and state["1.conv.1.weight"].shape == (16, 32, 1, 1)
     assert state["17.conv.1.0.weight"].shape == (960, 1, 3, 3) and state["17.conv.3.running_var"].shape == (320,)
     spread = {k: network.features[k].conv[1][0] for k in range(2, 18)}
     assert [k for k, conv in spread.items() if conv.stride == (2, 2)] == [2, 4, 7]

@@ -91,12 +91,7 @@ def test_names_beyond_ascii_in_an_ascii_locale(named_data: Path, tmp_path: Path)
     train_cls = flags(data_list=lists / "train_cls.txt")
     commands = [
         ["check_data.py", *data, *flags(list_dir=lists, pseudo_label_dir=named_data / "sal2gt")],
-        [
-            "gen_sal2gt.py",
-            *data[:4],
-            *train_cls,
-            *flags(saliency_dir=saliency, out=out / "made", list_dir=out),
-        ],
+        ["gen_sal2gt.py", *data[:4], *train_cls, *flags(saliency_dir=saliency, out=out / "made", list_dir=out)],
         ["evaluate.py", *data, *run, *flags(data_list=lists / "val.txt", logit_dir=out, score_dir=out)],
         ["predict.py", *run, *data[4:], "--out", out, named_data / "JPEGImages/café_val_00001.jpg"],
         ["report.py", *flags(run=out)],

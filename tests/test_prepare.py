@@ -118,12 +118,7 @@ def test_voc_and_sbd_become_masks_and_lists(root: Path, sbd: Path, given: str) -
         label = VOC_CLASSES.index(OBJECTS[id_][0]) + 1 if own else 5
         assert np.array_equal(mask, mask_of(label) if own else mask_of(5, 5))
     assert lines(root, "train_aug") == ["2007_000001", "2007_000002", "2008_000001", "2008_000002"]
-    assert lines(root, "train_cls") == [
-        "2007_000001 7",
-        "2007_000002 11 14",
-        "2008_000001 2",
-        "2008_000002 2 6",
-    ]
+    assert lines(root, "train_cls") == ["2007_000001 7", "2007_000002 11 14", "2008_000001 2", "2008_000002 2 6"]
     assert lines(root, "val") == VAL
     assert not (root / "lists/simple_list.txt").exists()
     assert "gen_sal2gt.py, then run prepare_voc.py again" in out

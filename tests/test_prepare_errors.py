@@ -51,11 +51,7 @@ XML, JPEG, MASK = (
 TWO = b"<a><object><name>cow</name></object><object><name>unicorn</name></object></a>"
 BAD = {  # what to change, into what (None: it is gone), what the error says
     "no devkit": (".", None, "VOC2012 not found: unpack VOCtrainval_11-May-2012.tar"),
-    "no lists": (
-        "ImageSets",
-        None,
-        "VOC2012 has no ImageSets/Segmentation: unpack VOCtrainval_11-May-2012.tar",
-    ),
+    "no lists": ("ImageSets", None, "VOC2012 has no ImageSets/Segmentation: unpack VOCtrainval_11-May-2012.tar"),
     "no val": ("ImageSets/Segmentation/val.txt", None, "val.txt not found"),
     "no XML": (XML, None, "2007_000001.xml not found"),
     "broken XML": (XML, b"<annotation><object>", "2007_000001.xml cannot be read as XML"),
@@ -66,17 +62,9 @@ BAD = {  # what to change, into what (None: it is gone), what the error says
     "no mask": (MASK, None, "2007_000001.png not found"),
     "text": (MASK, b"text", "2007_000001.png cannot be read as an image"),
     "cut off": (MASK, encoded(palette_image(mask_of(1)))[:-40], "2007_000001.png cannot be read as an image"),
-    "size": (
-        MASK,
-        encoded(palette_image(mask_of(1)[:, 1:])),
-        "2007_000001.png is 17x12, but its image is 18x12",
-    ),
+    "size": (MASK, encoded(palette_image(mask_of(1)[:, 1:])), "2007_000001.png is 17x12, but its image is 18x12"),
     "label": (MASK, encoded(palette_image(mask_of(1)), 21), "2007_000001.png contains the label 21"),
-    "colour": (
-        MASK,
-        encoded(Image.fromarray(palette()[mask_of(1)]), (1, 2, 3)),
-        "contains the colour (1, 2, 3)",
-    ),
+    "colour": (MASK, encoded(Image.fromarray(palette()[mask_of(1)]), (1, 2, 3)), "contains the colour (1, 2, 3)"),
     "mode": (MASK, encoded(Image.new("I;16", SIZE[::-1])), "is an image of mode I;16"),
 }
 

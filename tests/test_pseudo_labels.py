@@ -221,10 +221,7 @@ def test_bad_logits_are_named_and_finished_work_stays(tiny_data: Path, work: Pat
         assert "complex_00008.npy not found" in error_line("gen_label_crf.py", *options)
         for values, reason in (
             (np.zeros((4, 2, 3)), " contains float64 (4, 2, 3), but logits for "),
-            (
-                np.zeros((21, 9, 11)),
-                " have the shape (4, 9, 11) or (4, 4, 5) or (4, 64, 80): see --num-classes",
-            ),
+            (np.zeros((21, 9, 11)), " have the shape (4, 9, 11) or (4, 4, 5) or (4, 64, 80): see --num-classes"),
             (np.full((4, 9, 11), np.nan), ": CRF: the probabilities are not all finite"),
         ):
             save_array(last, values)

@@ -20,12 +20,7 @@ pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
 # Names that would break a page if they went into it as they are.
-NAMES = [
-    "background",
-    '<script>x</script> "',
-    "{{ 7 * 7 }} & 'x'",
-    "averyverylongclassnamewithoutanyspace" * 2,
-]
+NAMES = ["background", '<script>x</script> "', "{{ 7 * 7 }} & 'x'", "averyverylongclassnamewithoutanyspace" * 2]
 STAGE2 = "demo/deeplabv2_mini_msc"
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
@@ -195,10 +190,7 @@ def test_in_a_browser(run: Path, tmp_path: Path) -> None:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
     try:
-        for width, scheme, ground in (
-            (360, "light", "rgb(255, 255, 255)"),
-            (1280, "dark", "rgb(15, 20, 25)"),
-        ):
+        for width, scheme, ground in ((360, "light", "rgb(255, 255, 255)"), (1280, "dark", "rgb(15, 20, 25)")):
             media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
             browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
             size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}

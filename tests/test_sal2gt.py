@@ -226,8 +226,7 @@ def test_maps_that_lie_on_their_side(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("orientation", "size", "map_size"),
-    [(3, SIZE, SIZE), (2, SIZE, SIZE), (6, (9, 9), (9, 9)), (6, SIZE, (5, 5))],
+    ("orientation", "size", "map_size"), [(3, SIZE, SIZE), (2, SIZE, SIZE), (6, (9, 9), (9, 9)), (6, SIZE, (5, 5))]
 )
 def test_turned_pictures_whose_maps_do_not_show_it(
     root: Path, orientation: int, size: tuple[int, int], map_size: tuple[int, int]

@@ -164,12 +164,7 @@ def test_train_without_the_method(tiny_data: Path, tmp_path: Path) -> None:
 def test_published_defaults() -> None:
     args = parse_args("", [])
     assert (args.batch_size, args.iter_size, args.num_steps, args.input_size) == (10, 1, 12000, (321, 321))
-    assert (args.learning_rate, args.learning_rate_D, args.momentum, args.weight_decay) == (
-        2.5e-4,
-        1e-4,
-        0.9,
-        5e-4,
-    )
+    assert (args.learning_rate, args.learning_rate_D, args.momentum, args.weight_decay) == (2.5e-4, 1e-4, 0.9, 5e-4)
     assert (args.high_T, args.low_T, args.lambda_adv, args.power) == (1.2, 0.8, 0.001, 0.9)
     assert not (args.random_mirror or args.random_scale or args.not_restore_last or args.single_steps)
     assert args.restore_from == "model/resnet101COCO-41f33a49.pth" and args.restore_from_D is None
@@ -220,14 +215,7 @@ def test_options_refused_together(option: list[str], reason: str) -> None:
 
 def test_help_names_defaults_and_groups() -> None:
     text = " ".join(run_script("train.py", "--help").stdout.split())
-    for part in (
-        "data:",
-        "optimization:",
-        "method:",
-        "machine:",
-        "(default: 0.00025; mobilenet_v2: 0.002)",
-        "nats",
-    ):
+    for part in ("data:", "optimization:", "method:", "machine:", "(default: 0.00025; mobilenet_v2: 0.002)", "nats"):
         assert part in text
 
 

@@ -18,11 +18,7 @@ CONFIG = ROOT / "step2/configs/voc12.yaml"
 
 def test_published_configuration() -> None:
     config = load_config(CONFIG)
-    assert (config.SOLVER.ITER_MAX, config.SOLVER.BATCH_SIZE.TRAIN, config.IMAGE.SIZE.TRAIN) == (
-        20000,
-        10,
-        321,
-    )
+    assert (config.SOLVER.ITER_MAX, config.SOLVER.BATCH_SIZE.TRAIN, config.IMAGE.SIZE.TRAIN) == (20000, 10, 321)
     assert (config.SOLVER.LR, config.SOLVER.ITER_SAVE, config.SOLVER.LR_DECAY) == (2.5e-4, 5000, 10)
     assert config.DATASET.PSEUDO_LABELS == "../pseudo_labels" and config.DATASET.SCALES[0] == 0.5
     assert load_config(CONFIG, ["SOLVER.LR=1e-4", "MODEL.N_BLOCKS=[1, 1, 2, 1]"]).MODEL.N_BLOCKS[2] == 2
@@ -51,10 +47,7 @@ def broken(change: str) -> str:
         (broken("values['SOLVER']['ITER_MAX'] = 'many'"), "SOLVER.ITER_MAX must be of type int, not 'many'"),
         (broken("values['SOLVER']['ITER_MAX'] = 1.5"), "SOLVER.ITER_MAX must be of type int"),
         (broken("values['SOLVER']['LR'] = -1"), "SOLVER.LR must be finite and not negative"),
-        (
-            broken("values['SOLVER']['BATCH_SIZE']['TRAIN'] = 0"),
-            "BATCH_SIZE.TRAIN must be a positive integer",
-        ),
+        (broken("values['SOLVER']['BATCH_SIZE']['TRAIN'] = 0"), "BATCH_SIZE.TRAIN must be a positive integer"),
         (broken("values['MODEL']['N_BLOCKS'] = [1, 1]"), "N_BLOCKS must have four values"),
         (broken("values['SOLVER']['LR'] = True"), "SOLVER.LR must be of type float"),
         (broken("values['DATASET']['SCALES'] = 1"), "DATASET.SCALES must be a list of float"),

@@ -58,12 +58,7 @@ def test_stage_1_and_its_crf(data: Path, tmp_path: Path) -> None:
     assert kept.stat().st_mtime_ns > time
 
     words = flags(num_classes=4, data_dir=data, data_list=data / "test.txt", logit_dir=tmp_path / "logits")
-    words += [
-        "--no-labels",
-        "--device",
-        "cpu",
-        *flags(n_jobs=1, prediction_dir=crf, score_dir=tmp_path / "scores"),
-    ]
+    words += ["--no-labels", "--device", "cpu", *flags(n_jobs=1, prediction_dir=crf, score_dir=tmp_path / "scores")]
     run_script("evaluate_crf.py", *words)
     check(crf)
     assert not (tmp_path / "scores").exists()
@@ -71,12 +66,7 @@ def test_stage_1_and_its_crf(data: Path, tmp_path: Path) -> None:
 
 def test_stage_2_and_its_crf(data: Path, tmp_path: Path) -> None:
     raw, crf = (tmp_path / name / "comp6_test_cls" for name in ("raw", "crf"))
-    config = [
-        "--config-path",
-        Path(__file__).parent.parent / "step2/configs/voc12.yaml",
-        "--cpu",
-        "--no-labels",
-    ]
+    config = ["--config-path", Path(__file__).parent.parent / "step2/configs/voc12.yaml", "--cpu", "--no-labels"]
     values = {
         "EXP.OUTPUT_DIR": tmp_path,
         "DATASET.ROOT": data,

@@ -27,12 +27,7 @@ SCHEMA: dict[str, Any] = {
     },
     "DATALOADER": {"NUM_WORKERS": int},
     "IMAGE": {"MEAN": {"R": float, "G": float, "B": float}, "SIZE": {"TRAIN": POSITIVE}},
-    "MODEL": {
-        "NAME": tuple(MODELS),
-        "N_BLOCKS": list[int],
-        "ATROUS_RATES": list[int],
-        "INIT_MODEL": str | None,
-    },
+    "MODEL": {"NAME": tuple(MODELS), "N_BLOCKS": list[int], "ATROUS_RATES": list[int], "INIT_MODEL": str | None},
     "SOLVER": {
         "BATCH_SIZE": {"TRAIN": POSITIVE},
         "ITER_MAX": POSITIVE,
@@ -57,13 +52,7 @@ SCHEMA: dict[str, Any] = {
 }
 
 # Keys of published configurations that are accepted but have no effect.
-IGNORED = {
-    "DATASET.SPLIT.TEST",
-    "IMAGE.SIZE.BASE",
-    "IMAGE.SIZE.TEST",
-    "SOLVER.BATCH_SIZE.TEST",
-    "SOLVER.ITER_TB",
-}
+IGNORED = {"DATASET.SPLIT.TEST", "IMAGE.SIZE.BASE", "IMAGE.SIZE.TEST", "SOLVER.BATCH_SIZE.TEST", "SOLVER.ITER_TB"}
 
 # Keys (or prefixes of keys) whose values may change when training resumes.
 FREE = (

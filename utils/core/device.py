@@ -20,11 +20,7 @@ Network = TypeVar("Network", bound=nn.Module)
 def add_speed_options(group: argparse._ArgumentGroup, batch_statistics: bool = True) -> None:
     """Add --amp, --compile, --deterministic and, where batch normalisation uses batch statistics, --sync-bn."""
     add = group.add_argument
-    add(
-        "--amp",
-        choices=AMP,
-        help="mixed precision of the networks (fp16 with loss scaling); losses in float32",
-    )
+    add("--amp", choices=AMP, help="mixed precision of the networks (fp16 with loss scaling); losses in float32")
     add("--compile", action="store_true", help="compile the residual blocks with torch.compile")
     add("--deterministic", action="store_true", help="use deterministic algorithms on a GPU too; slower")
     if batch_statistics:

@@ -170,12 +170,7 @@ class Results:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        suffix: str,
-        kind: str,
-        made_from: Mapping[str, Note],
-        inputs: Iterable[Path] = (),
+        self, folder: Path, suffix: str, kind: str, made_from: Mapping[str, Note], inputs: Iterable[Path] = ()
     ) -> None:
         self.folder, self.suffix, self.kind, self.made_from = folder, suffix, kind, made_from
         if any(folder.resolve() == other.resolve() for other in inputs):

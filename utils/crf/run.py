@@ -210,11 +210,7 @@ def crf_task(task: CRFTask, settings: CRFSettings) -> CRFTask:
 
 
 def create_label_maps(
-    tasks: Sequence[CRFTask],
-    results: Results,
-    settings: CRFSettings,
-    n_jobs: int,
-    overwrite: bool | None = None,
+    tasks: Sequence[CRFTask], results: Results, settings: CRFSettings, n_jobs: int, overwrite: bool | None = None
 ) -> None:
     """Create the label maps that do not exist yet, with a progress bar; `overwrite` as in `Results.unfinished`."""
     todo = results.unfinished(tasks, overwrite)

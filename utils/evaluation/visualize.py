@@ -73,10 +73,7 @@ def contact_sheet(
             resample = Image.Resampling.NEAREST if cell.ndim == 2 else Image.Resampling.BILINEAR
             scale = side / max(picture.size)
             size = (round(picture.width * scale), round(picture.height * scale))
-            corner = (
-                gap + (side + gap) * c + (side - size[0]) // 2,
-                head + (side + gap) * r + (side - size[1]) // 2,
-            )
+            corner = (gap + (side + gap) * c + (side - size[0]) // 2, head + (side + gap) * r + (side - size[1]) // 2)
             sheet.paste(picture.resize(size, resample), corner)
     for n, (name, label) in enumerate(legend):
         x, y = gap + (n % per_line) * 110, sheet.height - foot + 20 * (n // per_line)

@@ -71,10 +71,7 @@ def draw_all(run: Run, mark: int | None) -> list[tuple[str, str]]:
         lines = {}
         for key, name in keys.items():
             pairs = [(line.get("i", line.get("iteration")), line.get(key)) for line in logs[log]]
-            points = np.array([pair for pair in pairs if None not in pair], float).reshape(-1, 2) * (
-                1,
-                factor,
-            )
+            points = np.array([pair for pair in pairs if None not in pair], float).reshape(-1, 2) * (1, factor)
             if len(points := points[np.isfinite(points).all(1)]):
                 lines[name] = points
         if lines:

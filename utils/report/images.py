@@ -125,10 +125,7 @@ def data_uri(picture: np.ndarray) -> str:
 def read_gallery(run: Run) -> Gallery:
     """The best and the worst images of each kind."""
     return [
-        (
-            kind,
-            {group: [(id_, cells(run, kind, id_)) for id_ in ids] for group, ids in choose(run, kind).items()},
-        )
+        (kind, {group: [(id_, cells(run, kind, id_)) for id_ in ids] for group, ids in choose(run, kind).items()})
         for kind in kinds(run)
     ]
 

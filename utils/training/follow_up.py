@@ -20,11 +20,7 @@ def next_commands(args: argparse.Namespace) -> list[str]:
     logits, maps, predictions, run = {}, {}, {}, "."
     if folder != Path("snapshots"):  # with the default, the defaults of the other scripts
         logits = {"logit_dir": folder / "logit_val", "score_dir": folder / "scores"}
-        maps, predictions, run = (
-            {"prediction_dir": folder / "crf_val"},
-            {"out": folder / "predictions"},
-            folder,
-        )
+        maps, predictions, run = ({"prediction_dir": folder / "crf_val"}, {"out": folder / "predictions"}, folder)
     commands = [
         command("predict.py", **weights, **names, **predictions) + " photo.jpg",
         command("report.py", run=run),

@@ -67,13 +67,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     group = add_data_options(parser)
     add_stage1_data_options(group)
     add = group.add_argument
-    add(
-        "--input-size",
-        type=cli.image_size,
-        default=(321, 321),
-        metavar="N or H,W",
-        help="crop size in pixels",
-    )
+    add("--input-size", type=cli.image_size, default=(321, 321), metavar="N or H,W", help="crop size in pixels")
     add("--random-mirror", action="store_true", help="mirror half of the training images")
     add("--random-scale", action="store_true", help="scale training images by 0.5, 0.6, ... 1.6")
 

@@ -34,13 +34,7 @@ FREE_OPTIONS = frozenset(
 class TrainState:
     """The state of a run: networks, optimizers and small values (iteration, best score), in one file."""
 
-    def __init__(
-        self,
-        path: Path,
-        networks: Sequence[nn.Module],
-        optimizers: Sequence[Any],
-        options: dict,
-    ) -> None:
+    def __init__(self, path: Path, networks: Sequence[nn.Module], optimizers: Sequence[Any], options: dict) -> None:
         """Args:
         path: the file.
         networks, optimizers: what is saved and loaded, by state dict; optimizers include gradient scalers.

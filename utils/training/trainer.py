@@ -93,12 +93,7 @@ class Trainer:
         return figures
 
     def begin(
-        self,
-        resume: bool,
-        options: dict,
-        device: torch.device,
-        outputs: Sequence[Path],
-        starts: Sequence[Any],
+        self, resume: bool, options: dict, device: torch.device, outputs: Sequence[Path], starts: Sequence[Any]
     ) -> int:
         """Load the saved state, or back up the `outputs` of an earlier run, except those it `starts` from.
 
