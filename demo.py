@@ -90,7 +90,7 @@ class Demo:
         common = (*common, "--overwrite", "--pseudo-label-dir")
         self.run("gen_label_crf.py", *common, labels / "raw", "--crf-iterations", 0)
         self.run("gen_label_crf.py", *common, labels / "crf")
-        mined = ("--pseudo-label-dir", labels / "crf", "--out", pseudo_labels)
+        mined = ("--pseudo-label-dir", labels / "crf", "--out", pseudo_labels, "--overwrite")
         self.run("gen_label_mining.py", *self.classes, *train_cls, *mined)
         saliency = {"saliency": self.data / "sal2gt"}
         steps = {"network": labels / "raw", "+CRF": labels / "crf", "+mining": pseudo_labels}

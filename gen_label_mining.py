@@ -4,7 +4,8 @@
     python gen_label_mining.py --pseudo-label-dir DIR --out OTHER   any label maps
 
 In images with several classes, a class with fewer than --min-pixels pixels counts as missing: its pixels and the
-background get the ignore label. Images with one class are left unchanged. Running the script again has no effect.
+background get the ignore label. Images with one class are left unchanged. Running the script again has no effect;
+labels in --out that were made from other labels or with other options are refused, unless --overwrite is given.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from datasets.lists import read_list
 from datasets.options import add_data_options, add_list_options, sharded
 from utils.core import cli
 from utils.core.errors import InputError, run_script
-from utils.core.files import Results, read_note
+from utils.core.files import Note, Results, read_note
 from utils.crf.run import LABEL_MAPS
 from utils.mining import MIN_PIXELS, mine
 
@@ -32,6 +33,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--pseudo-label-dir", type=Path, default=Path("pseudo_labels"), help=text)
     text = "directory of the mined labels (default: in place, for labels that gen_label_crf.py wrote)"
     group.add_argument("--out", type=Path, metavar="DIR", help=text)
+    group.add_argument("--overwrite", action="store_true", help="recreate existing labels in --out")
     text = "classes with fewer pixels count as missing"
     group.add_argument("--min-pixels", type=cli.count, default=MIN_PIXELS, help=text)
     return parser.parse_args(argv)
@@ -40,31 +42,35 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def mining(args: argparse.Namespace) -> None:
     listed = read_list(args.data_list, args.num_classes)
     entries = sharded(listed, args.shard)
-    paths = [args.pseudo_label_dir / f"{entry.id}.png" for entry in entries]
-    check_start(args.data_list, listed, {"pseudo label": paths}, ": run gen_label_crf.py first")
-    target, notes = args.pseudo_label_dir, [read_note(path) for path in paths]
+    paths = {entry.id: args.pseudo_label_dir / f"{entry.id}.png" for entry in entries}
+    check_start(args.data_list, listed, {"pseudo label": list(paths.values())}, ": run gen_label_crf.py first")
     if args.out is None:  # the notes stay, so that gen_label_crf.py takes the label maps for finished
-        foreign = [path for path, note in zip(paths, notes) if (note or {}).get("kind") != LABEL_MAPS]
+        todo, target, notes = entries, args.pseudo_label_dir, {id_: read_note(path) for id_, path in paths.items()}
+        foreign = [paths[id_] for id_, note in notes.items() if (note or {}).get("kind") != LABEL_MAPS]
         if foreign:
             raise InputError(
                 f"{foreign[0]} was not written by gen_label_crf.py (the first of {len(foreign)}) and is not replaced:"
                 " choose a directory for the mined labels (--out)"
             )
     else:
-        made_from = {e.id: {"min_pixels": args.min_pixels, "classes": e.classes} for e in entries}
+        made_from: dict[str, Note] = {}
+        for id_, classes in entries:
+            stat = paths[id_].stat()
+            source = {"pseudo_label": [stat.st_mtime_ns, stat.st_size]}
+            made_from[id_] = source | {"min_pixels": args.min_pixels, "classes": classes}
         results = Results(args.out, ".png", "mined labels", made_from, [args.pseudo_label_dir])
-        results.unfinished(())
-        target, notes = args.out, [results.note(entry.id) for entry in entries]
+        todo, target = results.unfinished(entries, args.overwrite), args.out
+        notes = {id_: results.note(id_) for id_ in paths}
     changed = 0
-    for entry, path, note in zip(tqdm(entries, unit="img"), paths, notes):
-        labels = read_label(path, args.num_classes, ignore_label=args.ignore_label)
-        mined = mine(labels, entry.classes, args.min_pixels, args.ignore_label)
+    for id_, classes in tqdm(todo, initial=len(entries) - len(todo), total=len(entries), unit="img"):
+        labels = read_label(paths[id_], args.num_classes, ignore_label=args.ignore_label)
+        mined = mine(labels, classes, args.min_pixels, args.ignore_label)
         if not np.array_equal(mined, labels):
             changed += 1
         elif args.out is None:
             continue
-        save_labels(target / f"{entry.id}.png", mined, note)
-    print(f"changed {changed} of {len(entries)} pseudo labels: {target}")
+        save_labels(target / f"{id_}.png", mined, notes[id_])
+    print(f"changed {changed} of {len(todo)} pseudo labels: {target}")
 
 
 if __name__ == "__main__":

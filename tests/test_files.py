@@ -164,7 +164,7 @@ def test_other_files_are_never_replaced(data: Path, case: str, tmp_path: Path) -
     words = arguments(data)
     before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
     device = [] if script in ("gen_sal2gt.py", "gen_label_mining.py") else ["--device", "cpu"]
-    overwrite = ["--overwrite"] if script.startswith("gen_") and "mining" not in script else []
+    overwrite = ["--overwrite"] if script.startswith("gen_") else []
     for more in ([], overwrite):
         line = error_line(script, *words, *device, *more, cwd=tmp_path)
         assert "choose" in line and "--overwrite" not in line
@@ -193,7 +193,9 @@ def test_mining_elsewhere(data: Path, tmp_path: Path) -> None:
     mined = {path.stem: np.array(Image.open(path)) for path in (tmp_path / "mined").iterdir()}
     assert {id_ for id_, labels in mined.items() if (labels == 255).all()} >= {"complex_00001"}
     assert read_note(tmp_path / "mined/simple_00001.png")["min_pixels"] == 10**6
-    run_script("gen_label_mining.py", *words)
+    assert "was made with other min_pixels" in error_line("gen_label_mining.py", *words)
+    run_script("gen_label_mining.py", *words, "--overwrite")
+    assert "changed 0 of 0" in run_script("gen_label_mining.py", *words).stdout
     save_labels(tmp_path / "mined/complex_00001.png", np.zeros((64, 80), np.uint8))
     assert "complex_00001.png is not one of the mined labels" in error_line("gen_label_mining.py", *words)
 
