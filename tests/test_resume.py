@@ -111,9 +111,9 @@ def test_a_stopped_run_ends_as_the_uninterrupted(
     check_same_end(tmp_path, uninterrupted)
 
 
-def test_twenty_kills_at_random_moments(uninterrupted: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_kills_at_random_moments(uninterrupted: Path, tiny_data: Path, tmp_path: Path) -> None:
     rng, options, log = random.Random(7), train_options(tiny_data, tmp_path), tmp_path / "log.jsonl"
-    for kill in range(20):
+    for kill in range(8):
         before = log.read_bytes() if log.exists() else b""
         process = start("train.py", options)
         # Half of the moments lie anywhere from the start on, half within a few iterations.

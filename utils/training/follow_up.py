@@ -8,7 +8,7 @@ DEFAULTS = {"data_dir": Path("dataset/VOC2012"), "class_names": None, "ignore_la
 
 
 def next_commands(args: argparse.Namespace) -> list[str]:
-    """Evaluation, CRF, prediction and report with the paths of the run; defaults are left out.
+    """Evaluation, CRF, prediction and report, with the paths and the options of the run.
 
     Args:
         args: the options of train.py.

@@ -19,6 +19,15 @@ from utils.training.log import add_log_options
 LEARNING_RATES = {"mobilenet_v2": 0.002}
 PUBLISHED_LEARNING_RATE = 2.5e-4  # with the repeated steps of a ResNet, see docs/fidelity.md
 
+CONSTANTS = ("high_T", "low_T", "cutmix_probability", "c2s_from", "lambda_adv", "ignore_label")  # of Method
+PARTS = {
+    "onf": "without online noise filtering: train on all simple images",
+    "pnd": "without progressive noise detection: train on all labelled pixels",
+    "s2c": "without simple-to-complex alignment: no CutMix",
+    "c2s": "without complex-to-simple alignment: no discriminator, no complex images",
+    "cls": "without the classification loss",
+}
+
 # The lists of a training run, and the option that makes each unnecessary.
 LISTS = {"simple_list": None, "complex_list": "no_c2s", "train_cls": "no_cls", "val": "no_val"}
 
@@ -111,14 +120,7 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     add("--cutmix-probability", type=cli.non_negative, default=0.5, help="of S2C in an iteration")
     add("--c2s-from", type=cli.count, default=0, metavar="I", help="first iteration of C2S")
     add("--lambda-adv", type=cli.non_negative, default=0.001, help="weight of the adversarial losses")
-    parts = {
-        "onf": "without online noise filtering: train on all simple images",
-        "pnd": "without progressive noise detection: train on all labelled pixels",
-        "s2c": "without simple-to-complex alignment: no CutMix",
-        "c2s": "without complex-to-simple alignment: no discriminator, no complex images",
-        "cls": "without the classification loss",
-    }
-    for part, text in parts.items():
+    for part, text in PARTS.items():
         add(f"--no-{part}", action="store_true", help=text)
 
 
@@ -160,17 +162,8 @@ def build_method(args: argparse.Namespace, device: torch.device) -> Method:
         exempt=torch.tensor(exempt, dtype=torch.int64, device=device),
         denoise_from=start,
         denoise_until=end,
-        high_T=args.high_T,
-        low_T=args.low_T,
-        cutmix_probability=args.cutmix_probability,
-        c2s_from=args.c2s_from,
-        lambda_adv=args.lambda_adv,
-        ignore_label=args.ignore_label,
-        onf=not args.no_onf,
-        pnd=not args.no_pnd,
-        s2c=not args.no_s2c,
-        c2s=not args.no_c2s,
-        cls=not args.no_cls,
+        **{name: getattr(args, name) for name in CONSTANTS},
+        **{part: not getattr(args, f"no_{part}") for part in PARTS},
     )
 
 

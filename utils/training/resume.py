@@ -41,7 +41,11 @@ class TrainState:
         options: a run resumes only with the same values, except for FREE_OPTIONS.
         """
         self.path, self.networks, self.optimizers = path, networks, optimizers
-        self.options = {key: _plain(value) for key, value in options.items() if key not in FREE_OPTIONS}
+        self.options = {
+            key: value if value is None or isinstance(value, bool | int | float | str) else str(value)
+            for key, value in options.items()
+            if key not in FREE_OPTIONS
+        }
 
     def save(self, iteration: int, **values: object) -> None:
         """Save the state after `iteration` iterations, with values that torch.load accepts with weights_only.
@@ -104,11 +108,6 @@ class TrainState:
             for part, part_state in zip(parts, states, strict=True):
                 part.load_state_dict(part_state)
         return state["iteration"], state["values"]
-
-
-def _plain(value: object) -> object:
-    """An option as it is saved and compared: paths and tuples as text."""
-    return value if isinstance(value, bool | int | float | str) or value is None else str(value)
 
 
 @contextlib.contextmanager

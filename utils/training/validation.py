@@ -74,7 +74,9 @@ class Validation:
         loader = eval_loader(images, self.num_workers, pin=self.device.type == "cuda")
         sums, counts = torch.zeros(2, config.num_classes - 1, dtype=torch.float64)
         G.eval()
-        for id_, image, label in tqdm(loader, "IoU thresholds", leave=False, disable=not distributed.is_main()):
+        for id_, image, label in tqdm(
+            loader, "IoU thresholds", len(images), leave=False, disable=not distributed.is_main()
+        ):
             logits = full_size(G(send(image, self.device)), label.shape)
             sums[classes[id_]] += float(foreground_iou(logits, send(label, self.device)[None], config.ignore_label))
             counts[classes[id_]] += 1
