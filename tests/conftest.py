@@ -11,6 +11,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
 
 import runpy
+import shutil
 import subprocess
 import sys
 import zlib
@@ -25,6 +26,8 @@ import torch
 from PIL import Image
 
 from datasets.openmoji.dataset import make_dataset
+from networks.checkpoint import save
+from networks.deeplab import Arch, DeepLab
 
 # Forking is unsafe beside the threads of pytest-xdist and torch; Python 3.12 warns of it, and 3.14 has forkserver as
 # its default. Scripts in processes of their own start their workers as the platform does.
@@ -141,6 +144,25 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tiny") / "data"
     make_dataset(root, ("bird", "car", "cat"), simple=12, complex_=8, val=4, size=(64, 80), seed=5)
     return root
+
+
+@pytest.fixture
+def own_data(tiny_data: Path, tmp_path: Path) -> Path:
+    """A copy of `tiny_data` that a test may change."""
+    return Path(shutil.copytree(tiny_data, tmp_path / "data"))
+
+
+def tiny_network(seed: int = 0) -> DeepLab:
+    torch.manual_seed(seed)
+    return DeepLab(4, Arch((1, 1, 1, 1), 4, True))
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of `tiny_network`."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
+    save(tiny_network().state_dict(), path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -25,11 +25,6 @@ def check_options(root: Path) -> list[object]:
     )
 
 
-@pytest.fixture
-def own_data(tiny_data: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_data, tmp_path / "data"))
-
-
 def test_good_data_has_no_errors(tiny_data: Path) -> None:
     assert run_script("check_data.py", *check_options(tiny_data)).stdout.splitlines()[-1] == "no problems found"
 
@@ -130,7 +125,8 @@ def test_an_error_is_what_training_refuses(own_data: Path, tmp_path: Path, text:
     assert done.stdout.splitlines()[-1] == "no errors" or "fix them before training" in done.stderr
     options = train_options(own_data, tmp_path / "out")
     options.remove("--no-val")
-    run_script("train.py", *options, "--save-pred-every", 8, status=status)
+    steps = 8 if text in ERRORS else 1  # it meets all simple images, or starts
+    run_script("train.py", *options, "--num-steps", steps, "--save-pred-every", 8, status=status)
 
 
 def test_one_problem_does_not_hide_the_others(own_data: Path) -> None:

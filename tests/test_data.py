@@ -60,6 +60,9 @@ def test_list(tmp_path: Path) -> None:
         ("one 3\ntwo -1", "line 2: class -1 is out of range"),
         ("one x", "integers"),
         ("one", "one has no class"),
+        ("my photo 3", "line 1: .*an ID has no spaces"),
+        ("photo (2) 1", "line 1: .*an ID has no spaces"),
+        ("IMG 2007 1", "line 1: .*an ID has no spaces"),
     ],
 )
 def test_bad_list(tmp_path: Path, text: str, reason: str) -> None:

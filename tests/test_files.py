@@ -10,14 +10,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-from conftest import error_line, flags, run_script
+from conftest import error_line, flags, run_script, tiny_network
 from PIL import Image
 
 from datasets.images import read_image
 from datasets.labels import save_labels
 from networks.checkpoint import save
-from networks.deeplab import Arch, DeepLab
 from utils.core.errors import InputError
 from utils.core.errors import run_script as run_main
 from utils.core.files import LEFTOVER_SECONDS, Results, atomic_write, read_array, read_note, save_array, save_image
@@ -87,18 +85,10 @@ def test_damaged_header_of_an_array(tmp_path: Path, header: bytes) -> None:
         read_array(path, "create it")
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
-    torch.manual_seed(0)
-    save(DeepLab(4, Arch((1, 1, 1, 1), 4, True)).state_dict(), path)
-    return path
-
-
 @pytest.fixture
-def data(tiny_data: Path, tmp_path: Path, weights: Path) -> Path:
-    """A copy that a test may change, with logits and saliency maps."""
-    root = Path(shutil.copytree(tiny_data, tmp_path / "data"))
+def data(own_data: Path, weights: Path) -> Path:
+    """With logits and saliency maps."""
+    root = own_data
     for folder in ("logits", "saliency"):
         (root / folder).mkdir()
     for path in (root / "JPEGImages").iterdir():
@@ -179,8 +169,9 @@ def test_ids_in_subfolders_are_guarded(data: Path, weights: Path, tmp_path: Path
     run_script("gen_label.py", *words, "--device", "cpu")
     labels = options(data, "one", data_dir=data, logit_dir=tmp_path / "new", pseudo_label_dir=tmp_path / "crf")
     run_script("gen_label_crf.py", *labels, "--device", "cpu", "--n-jobs", 1)
-    line = error_line("gen_label.py", *words, "--device", "cpu", "--scales", "1")
-    assert "sub/a.npy was made with other scales" in line
+    save(tiny_network(1).state_dict(), tmp_path / "other.pth")
+    words[words.index(weights)] = tmp_path / "other.pth"
+    assert "sub/a.npy was made with other weights" in error_line("gen_label.py", *words, "--device", "cpu")
     line = error_line("gen_label_crf.py", *labels, "--device", "cpu", "--n-jobs", 1, "--crf-iterations", 1)
     assert "sub/a.png was made with other params" in line
 

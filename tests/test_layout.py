@@ -31,10 +31,10 @@ def package_of(module: str) -> str | None:
     return "scripts" if (ROOT / f"{module.split('.')[0]}.py").exists() else None
 
 
-def imports(path: Path) -> list[str]:
-    """The modules that a file imports, inside functions too."""
-    found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def imports(path: Path, inside: bool = True) -> list[str]:
+    """The modules that a file imports, inside functions and other blocks too unless `inside` is False."""
+    found, tree = [], ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree) if inside else tree.body:
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -52,6 +52,11 @@ def test_imports_go_one_way() -> None:
             if package not in (None, own) and (own, package) not in BESIDE and LEVEL[package] >= LEVEL[own]:
                 wrong.append(f"{name} ({own}) imports {module} ({package})")
     assert not wrong
+
+
+def test_optional_packages_are_imported_where_they_are_used() -> None:
+    optional = {"rembg", "onnx", "onnxruntime", "jinja2", "matplotlib", "scipy", "tensorboard", "pydensecrf"}
+    assert not [path for path in SOURCES if optional & {name.split(".")[0] for name in imports(path, inside=False)}]
 
 
 def test_the_top_level_of_utils_is_the_paper() -> None:

@@ -1,15 +1,11 @@
 """DeepLab on MobileNetV2: its layers, its training, and the scripts that read its checkpoints and logits."""
 
-import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import flags, run_script
-from test_scripts import eval_options, train_options
 
 from datasets.images import read_image
 from datasets.lists import read_list
@@ -61,22 +57,3 @@ def test_trained_features_tell_photographs_apart() -> None:
 )
 def test_default_learning_rate(words: str, rate: float) -> None:
     assert parse_args("", words.split()).learning_rate == rate
-
-
-def test_from_training_to_masks(tiny_data: Path, tmp_path: Path) -> None:
-    run_script("train.py", *train_options(tiny_data, tmp_path, "--arch", "mobilenet_v2"))
-    options = eval_options(tiny_data, tmp_path / "VOC_best.pth", tmp_path)
-    assert "Mean IoU" in run_script("evaluate.py", *options).stdout
-    scores = json.loads((tmp_path / "scores/scores.json").read_text())
-    validated = [json.loads(line)["Mean IoU"] for line in (tmp_path / "val.jsonl").read_text().splitlines()]
-    assert scores["Mean IoU"] == pytest.approx(max(validated), abs=1e-9)
-    logits = np.load(next((tmp_path / "logit_val").glob("*.npy")))
-    assert logits.shape == (4, 4, 5)  # of 64x80 pixels
-
-    data = flags(data_dir=tiny_data, data_list=tiny_data / "lists/val.txt", num_classes=4, device="cpu")
-    crf = flags(n_jobs=1, crf_iterations=1, logit_dir=tmp_path / "logit_val", score_dir=tmp_path / "scores")
-    run_script("evaluate_crf.py", *data, *crf, "--prediction-dir", tmp_path / "crf")
-    assert len(list((tmp_path / "crf").glob("*.png"))) == 4
-    image = tiny_data / "JPEGImages/val_00001.jpg"
-    weights = flags(restore_from=tmp_path / "VOC_best.pth", out=tmp_path / "masks", device="cpu")
-    assert "1 of 1 images segmented" in run_script("predict.py", *weights, image).stdout

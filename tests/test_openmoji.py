@@ -1,14 +1,11 @@
 """The drawn data set: the same bytes for the same seed, VOC's layout, and noise of the stated rates."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DEADLINE, ROOT
+from conftest import error_line, run_script
 from PIL import Image
 
 from datasets.openmoji import glyphs
@@ -16,6 +13,7 @@ from datasets.openmoji.dataset import make_dataset, make_scene
 from datasets.voc import VOC_CLASSES, palette
 from utils.core.errors import InputError
 
+SCRIPT = "datasets/openmoji/__main__.py"
 CLASSES = ["bus", "cat", "person"]
 SMALL = {"classes": CLASSES, "simple": 12, "complex_": 6, "val": 6, "size": (56, 64)}
 
@@ -122,25 +120,22 @@ def test_a_missing_font_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--classes", "cat,tiger"], "unknown class 'tiger'; choose from aeroplane, "),
-        (["--classes", "cat,cat"], "no class twice"),
-        (["--classes", "cat"], "complex images need at least two classes"),
-        (["--num-classes", "21"], "VOC has 20 classes"),
-        (["--size", "8"], "at least 32"),
-        (["--size", "big"], "--size: invalid"),
-        (["--image-noise", "1.5"], "--image-noise: invalid number between 0 and 1"),
-        (["--root", "file/set"], "file"),
-        (["--num-classes", "3", "--simple", "2", "--complex", "1", "--val", "1", "--size", "40x48"], None),
+        ("--classes cat,tiger", "unknown class 'tiger'; choose from aeroplane, "),
+        ("--classes cat,cat", "no class twice"),
+        ("--classes cat", "complex images need at least two classes"),
+        ("--num-classes 21", "VOC has 20 classes"),
+        ("--size 8", "at least 32"),
+        ("--root file/set", "file"),
     ],
 )
-def test_command_line(options: list[str], says: str | None, tmp_path: Path) -> None:
+def test_bad_input_is_one_line(options: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    command = [sys.executable, "-m", "datasets.openmoji", "--root", "set", *options]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=DEADLINE)
-    if says is not None:
-        assert run.returncode == 2 and says in run.stderr.splitlines()[-1] and "Traceback" not in run.stderr
-        assert not (tmp_path / "set").exists()
-        return
-    parameters = json.loads((tmp_path / "set" / "dataset.json").read_text())["parameters"]
+    assert says in error_line(SCRIPT, "--root", "set", *options.split(), cwd=tmp_path)
+    assert not (tmp_path / "set").exists()
+
+
+def test_command_line(tmp_path: Path) -> None:
+    options = "--num-classes 3 --simple 2 --complex 1 --val 1 --size 40x48"
+    run_script(SCRIPT, "--root", "set", *options.split(), cwd=tmp_path)
+    parameters = json.loads((tmp_path / "set/dataset.json").read_text())["parameters"]
     assert parameters["classes"] == list(VOC_CLASSES[:3]) and parameters["size"] == [40, 48]

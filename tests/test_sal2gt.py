@@ -1,4 +1,4 @@
-"""gen_sal2gt.py on small saliency maps; any number of classes."""
+"""gen_sal2gt.py on small saliency maps; test_files.py has what it never replaces, test_prepare.py its lists."""
 
 import shutil
 from pathlib import Path
@@ -128,19 +128,6 @@ def test_nothing_labelled_is_an_error(root: Path) -> None:
     assert not (root / "lists").exists()
 
 
-def test_lists_of_other_contents_are_kept(root: Path) -> None:
-    (root / "lists").mkdir()
-    (root / "lists/simple_list.txt").write_text("a 1 \nb 2 2 \nd 3 \n")
-    (root / "lists/complex_list.txt").write_text("c 0 2 \nd 3 \n")  # the same entries
-    out = generate(root, "--list-dir", root / "lists").stdout
-    assert (root / "lists/simple_list.txt").read_text() == "a 1 \nb 2 2 \nd 3 \n"
-    assert (root / "lists/simple_list.new.txt").read_text() == "a 1\nb 2 2\n"
-    assert not (root / "lists/complex_list.new.txt").exists()
-    assert "simple_list.txt has other contents: use this list, or --overwrite" in out
-    generate(root, "--list-dir", root / "lists", "--overwrite")
-    assert (root / "lists/simple_list.txt").read_text() == "a 1\nb 2 2\n"
-
-
 def test_thresholds(root: Path) -> None:
     generate(root, "--foreground", 0.3, "--background", 0.3)
     assert np.array_equal(label(root, "a"), painted(0, 0, 2, 2, 2, 2))
@@ -166,19 +153,6 @@ def test_overwrite_takes_back_what_has_no_foreground(root: Path) -> None:
     assert labels(root) == ["a", "b", "d"]
     assert "2 images labelled (0 already existed)" in generate(root, "--overwrite").stdout
     assert labels(root) == ["a", "b"]
-
-
-@pytest.mark.parametrize("out", ["saliency", "JPEGImages", "link", "masks"])
-def test_files_of_others_are_never_replaced(root: Path, out: str) -> None:
-    """--out is the folder of the maps, of the pictures, a link to one of them, or a folder of masks."""
-    (root / "link").symlink_to("saliency")
-    (root / "masks").mkdir()
-    Image.new("L", SIZE[::-1]).save(root / "masks/b.png")
-    before = {path: path.read_bytes() for path in root.rglob("*.*")}
-    for more in ([], ["--overwrite"]):
-        line = error_line("gen_sal2gt.py", *options(root, *more, "--out", root / out))
-        assert "choose another directory" in line and "--overwrite" not in line
-    assert before == {path: path.read_bytes() for path in root.rglob("*.*")}
 
 
 def test_labels_of_images_that_are_not_listed_stay(root: Path) -> None:

@@ -5,26 +5,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import error_line, flags, run_script
 from PIL import Image
 
 from datasets.voc import palette
 from networks.checkpoint import save
-from networks.deeplab import Arch, DeepLab
 from step2.libs.models import build_model
 
 IDS = [f"val_{n:05}" for n in range(1, 5)]
 
 
 @pytest.fixture
-def data(tiny_data: Path, tmp_path: Path) -> Path:
+def data(tiny_data: Path, weights: Path, tmp_path: Path) -> Path:
     """Images and their list alone, and weights of both stages."""
     root = tmp_path / "data"
     shutil.copytree(tiny_data / "JPEGImages", root / "JPEGImages")
     (root / "test.txt").write_text("".join(f"{id_}\n" for id_ in IDS))
-    torch.manual_seed(0)
-    save(DeepLab(4, Arch((1, 1, 1, 1), 4, True)).state_dict(), root / "tiny.pth")
+    shutil.copy(weights, root)
     save(build_model("DeepLabV2_ResNet101_MSC", 4, (1, 1, 1, 1), (6,)).state_dict(), root / "stage2.pth")
     return root
 
@@ -49,14 +46,6 @@ def test_stage_1_and_its_crf(data: Path, tmp_path: Path) -> None:
     done = run_script("evaluate.py", *words)
     assert f"predictions of 4 images: {raw}" in done.stdout and "4/4" in done.stderr
     check(raw)
-    lost, kept = (raw / f"{id_}.png" for id_ in IDS[1:3])
-    expected, time = lost.read_bytes(), kept.stat().st_mtime_ns
-    lost.unlink()
-    assert "1/1" in run_script("evaluate.py", *words).stderr  # it goes on
-    assert lost.read_bytes() == expected and kept.stat().st_mtime_ns == time
-    run_script("evaluate.py", *words, "--scales", "1")  # of other settings nothing stays
-    assert kept.stat().st_mtime_ns > time
-
     words = flags(num_classes=4, data_dir=data, data_list=data / "test.txt", logit_dir=tmp_path / "logits")
     words += ["--no-labels", "--device", "cpu", *flags(n_jobs=1, prediction_dir=crf, score_dir=tmp_path / "scores")]
     run_script("evaluate_crf.py", *words)
