@@ -133,6 +133,11 @@ def test_changed_options_are_named_and_refused(uninterrupted: Path, tiny_data: P
     line = error_line("train.py", *train_options(tiny_data, uninterrupted, "--learning-rate", 0.5, "--no-pnd"))
     assert "learning_rate (was 0.00025, is 0.5)" in line and "no_pnd (was False, is True)" in line
     assert "batch_size" not in line
+    # Options that the version which saved the state did not know yet.
+    state = read_checkpoint(uninterrupted / "last.pth")
+    for name in ("no_pnd", "restore_from_D"):
+        del state["options"][name]
+    torch.save(state, uninterrupted / "last.pth")
     done = run_script(
         "train.py",
         *train_options(tiny_data, uninterrupted, "--num-workers", 1, "--log-every", 2, "--save-pred-every", 7),

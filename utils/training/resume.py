@@ -93,11 +93,12 @@ class TrainState:
         if not isinstance(state, dict) or not keys <= set(state):
             raise InputError(f"{self.path} is not the state of a training run: {start_over}")
         saved = {key: value for key, value in state["options"].items() if key not in FREE_OPTIONS}
-        # A flag that only one of the two versions of the code knows does not matter unless it is set.
+        # An option that only one of the two versions of the code knows does not matter if it is not set.
         changed = [
             f"{key} (was {saved.get(key)!r}, is {self.options.get(key)!r})"
             for key in sorted({*saved, *self.options})
-            if saved.get(key, False) != self.options.get(key, False)
+            if saved.get(key) != self.options.get(key)
+            and not all(value is None or value is False for value in (saved.get(key), self.options.get(key)))
         ]
         if changed:
             raise InputError(
