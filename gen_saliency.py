@@ -6,8 +6,8 @@
 Writes ID.png to --out: 8-bit grey, of the size of the image after its EXIF rotation. Detectors:
 
     --detector NAME
-        A trained network of the optional package rembg (pip install rembg[cpu] or rembg[gpu]), which downloads the
-        weights on first use.
+        A trained network of the optional package rembg (pip install "rembg[cpu]==2.0.69"; for a GPU, [gpu] instead of
+        [cpu]), which downloads the weights on first use.
     --model FILE
         Any ONNX file. It needs the optional package onnxruntime.
 

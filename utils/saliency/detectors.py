@@ -14,6 +14,7 @@ from utils.core.errors import InputError
 from utils.saliency.onnx_model import OUTPUTS, OnnxModel, brief, choose_providers, import_package
 
 DEFAULT = "u2net"
+REQUIREMENT = "rembg[cpu]==2.0.69"  # of requirements-optional.txt
 NAMES = (
     *("u2net", "u2netp", "silueta", "u2net_human_seg", "isnet-general-use", "bria-rmbg", "birefnet-general"),
     *(f"birefnet-{kind}" for kind in ("general-lite", "portrait", "dis", "hrsod", "cod", "massive")),
@@ -31,7 +32,7 @@ class Detector(NamedTuple):
 
 def add_detector_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `make_detector` reads."""
-    add = parser.add_argument_group("detector of rembg").add_argument
+    add = parser.add_argument_group("detector of rembg", f'It needs: pip install "{REQUIREMENT}"').add_argument
     text = f"{', '.join(NAMES)} (default: {DEFAULT})"
     add("--detector", choices=NAMES, metavar="NAME", help=text)
     text = "directory of the weights, NAME.onnx; what is missing is downloaded there (default: rembg's)"
@@ -86,7 +87,7 @@ def make_detector(args: argparse.Namespace) -> Detector:
 
 def _rembg(name: str, model_dir: Path | None, device: str | None) -> Detect:
     """One of rembg's detectors. It downloads the weights if they are missing."""
-    hint = "pip install rembg[cpu] or rembg[gpu]"
+    hint = f'pip install "{REQUIREMENT}" (for a GPU: [gpu] instead of [cpu])'
     onnxruntime = import_package("onnxruntime", hint)  # without it, importing rembg ends the process
     providers = choose_providers(device, onnxruntime.get_available_providers())
     if model_dir is not None:
@@ -97,6 +98,6 @@ def _rembg(name: str, model_dir: Path | None, device: str | None) -> Detect:
     except Exception as error:  # of the connection, the file system, the checksum or the version of rembg
         raise InputError(
             f"rembg has no usable weights of {name} ({brief(error)}): download them elsewhere and save them as"
-            f" {name}.onnx in --model-dir, or pip install --upgrade rembg"
+            f' {name}.onnx in --model-dir, or pip install "{REQUIREMENT}"'
         ) from None
     return lambda images: [np.array(session.predict(image)[0]) for image in images]
