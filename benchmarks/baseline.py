@@ -1,4 +1,4 @@
-"""Stage 1's iteration as straightforward research code writes it: the baseline of train_step.py.
+"""Stage 1's iteration as straightforward research code writes it: the baseline of bench.py.
 
 It computes the same numbers as utils/iteration.py. Every forward pass builds a graph, everything is float32, and the
 head computes its convolutions one by one. IoUs, masks and one-hot labels are computed by numpy on the host, image by

@@ -41,14 +41,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "folder of the photographs: JPEGImages, SegmentationClassAug, saliency (of the one-class training images),"
         " voc_list (train_cls.txt, val.txt) and mobilenet_v2_imagenet.pth"
     )
-    rows = "plain, full, truth, parts joined by + (cls+onf), or full-PART (default: all of the published ablation)"
+    rows = "plain, full, truth, parts joined by + (cls+onf), or full-PART (default: those of the tables, and truth)"
     add("--setting", choices=SETTINGS, default="small", help=settings)
     add("--photos", type=Path, metavar="DIR", help=photos)
     add("--seeds", type=cli.count, nargs="+", default=[20, 21, 22], help="one run of every row per seed")
-    add("--rows", nargs="+", metavar="ROW", default=list(ROWS), help=rows)
+    add("--rows", nargs="+", metavar="ROW", help=rows)
     text = "shares of the drawn images whose label has a wrong object, and a wrong border"
     add("--noise", type=cli.fraction, nargs=2, default=[0.3, 0.8], metavar=("OBJECT", "BORDER"), help=text)
-    add("--options", default="", help="options of train.py that override those of the setting")
+    add("--options", help="options of train.py that override those of the setting (default: none)")
     add("--labels", action="store_true", help="also make and score the pseudo labels for stage 2")
     add("--out", type=Path, help="results (default: runs/ablation-SETTING)")
     add("--report-only", action="store_true", help="run nothing; write the tables of the finished runs")
@@ -56,6 +56,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--n-jobs", type=cli.positive_int, default=1, help="processes of the CRF")
     add("--device", help="cpu, cuda, cuda:N or mps (default: the GPU if there is one)")
     args = parser.parse_args(argv)
+    args.rows, args.options = args.rows or list(ROWS), args.options or ""
     args.out = args.out or Path(f"runs/ablation-{args.setting}")
     return args
 
