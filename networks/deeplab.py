@@ -149,7 +149,7 @@ class DeepLab(nn.Module):
                 module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "DeepLab":
-        """Set training mode; with `freeze_bn`, batch normalisation stays in eval mode."""
+        """Set training mode; with `freeze_bn`, batch normalization stays in eval mode."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, _BatchNorm) and self.freeze_bn:

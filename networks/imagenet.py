@@ -1,7 +1,7 @@
 """Initial weights from torchvision's networks trained on ImageNet, an alternative to the COCO checkpoint.
 
-The files are downloaded directly, so torchvision need not be installed. Its networks expect images in 0..1,
-normalised with mean and standard deviation, which `fold_normalisation` folds into the stem. And its ResNets have the
+The files are downloaded directly, without torchvision. Its networks expect images in 0..1,
+normalized with mean and standard deviation, which `fold_normalization` folds into the stem. And its ResNets have the
 stride of a stage in the 3x3 convolution of its first block, DeepLab here in the 1x1 convolution before it. At output
 stride 8 this concerns one block, layer2.0: the shapes match, and training compensates for the difference.
 """
@@ -32,7 +32,7 @@ CLASSIFIERS = ("fc.weight", "classifier.1.weight")  # of ResNets, of MobileNetV2
 
 
 def imagenet_state(arch: str) -> dict[str, Tensor]:
-    """The state dict of torchvision's network `arch`, without classifier, for images normalised as in stage 1.
+    """The state dict of torchvision's network `arch`, without classifier, for images normalized as in stage 1.
 
     A file that was downloaded before, also by torchvision, is read from torch.hub's cache.
 
@@ -70,11 +70,11 @@ def read_initial(path: str | Path) -> dict[str, Tensor]:
 def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Convert a state dict of torchvision's: without the layers after DeepLab's features, normalization folded in."""
     after = ("fc.", "classifier.", "features.18.")
-    return fold_normalisation({key: value for key, value in state.items() if not key.startswith(after)})
+    return fold_normalization({key: value for key, value in state.items() if not key.startswith(after)})
 
 
-def fold_normalisation(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convert a network for normalised RGB images in 0..1 to one for images in 0..255 minus MEAN_BGR.
+def fold_normalization(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Convert a network for normalized RGB images in 0..1 to one for images in 0..255 minus MEAN_BGR.
 
     Exact except near the image border, where zero padding means another colour.
     """
@@ -82,7 +82,7 @@ def fold_normalisation(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     mean_rgb = torch.from_numpy(MEAN_BGR[::-1].copy())
     conv, bn = ("conv1", "bn1") if "conv1.weight" in state else ("features.0.0", "features.0.1")
     weight = state[f"{conv}.weight"]
-    offset = (mean_rgb / 255 - mean) / std  # the normalised value of an input of zero
+    offset = (mean_rgb / 255 - mean) / std  # the normalized value of an input of zero
     constant = (weight * offset[:, None, None]).sum((1, 2, 3))
     return {
         **state,

@@ -76,7 +76,7 @@ def assert_same_weights(ours: Path, theirs: Path) -> None:
 
 @pytest.fixture(scope="module")
 def start_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights with which frozen batch normalisation does not let activations grow from block to block."""
+    """Weights with which frozen batch normalization does not let activations grow from block to block."""
     state = build_deeplab("mini", num_classes=4, seed=0).state_dict()
     for name, tensor in state.items():
         if name == "conv1.weight":

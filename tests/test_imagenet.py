@@ -17,7 +17,7 @@ from datasets.transforms import MEAN_BGR
 from networks import imagenet
 from networks.checkpoint import save
 from networks.deeplab import ARCHS, Arch, DeepLab
-from networks.imagenet import IMAGENET_MEAN, IMAGENET_STD, fold_normalisation, imagenet_state, read_initial
+from networks.imagenet import IMAGENET_MEAN, IMAGENET_STD, fold_normalization, imagenet_state, read_initial
 from utils.core.errors import InputError
 
 
@@ -65,7 +65,7 @@ def test_weights_are_downloaded_once_without_torchvision(
     loaded = imagenet_state("resnet50")
     assert loaded.keys() == state.keys() - {"fc.weight"}
     assert torch.equal(loaded["layer4.0.conv3.weight"], state["layer4.0.conv3.weight"])
-    assert torch.equal(loaded["conv1.weight"], fold_normalisation(state)["conv1.weight"])
+    assert torch.equal(loaded["conv1.weight"], fold_normalization(state)["conv1.weight"])
     file.unlink()
     again = imagenet_state("resnet50")  # from the cache
     assert all(torch.equal(value, again[key]) for key, value in loaded.items())
@@ -105,7 +105,7 @@ def test_a_file_of_torchvisions_is_told_by_its_classes(
     trunk = {k: v for k, v in DeepLab(4, arch).state_dict().items() if "layer5" not in k}
     path, others = tmp_path / "w.pth", {"features.18.0.weight": torch.zeros(1)} if "mob" in name else {}
     save(trunk | others | {f"{classifier}.weight": torch.zeros(1000, 8)}, path)
-    assert same(read_initial(path), fold_normalisation(trunk))
+    assert same(read_initial(path), fold_normalization(trunk))
     assert "normalization of images is folded" in capsys.readouterr().out
     save(trunk | {f"{classifier}.weight": torch.zeros(20, 8)}, path)
     assert torch.equal(read_initial(path)[next(iter(trunk))], trunk[next(iter(trunk))])
@@ -126,7 +126,7 @@ def test_folded_stem_sees_what_torchvision_fed(float64: None) -> None:
     rgb = torch.randint(0, 256, (1, 3, 40, 40)).double()
     mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     expected = network.bn1(network.conv1((rgb / 255 - mean) / std))
-    network.load_state_dict(fold_normalisation(network.state_dict()))
+    network.load_state_dict(fold_normalization(network.state_dict()))
     ours = rgb - torch.from_numpy(MEAN_BGR[::-1].copy())[:, None, None]
     inside = (slice(None), slice(None), slice(2, -2), slice(2, -2))
     assert_close(network.bn1(network.conv1(ours)).detach()[inside], expected.detach()[inside], 1e-6, "stem")

@@ -9,7 +9,7 @@ from utils.training.optim import fused, poly_lr, start_momentum
 def build_sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
     """SGD: backbone convolutions at lr, weights of the head at 10 x lr, its biases at 20 x lr without weight decay.
 
-    The scale and shift of batch normalisation are not trained.
+    The scale and shift of batch normalization are not trained.
     """
     backbone: list[Tensor] = []
     weights: list[Tensor] = []

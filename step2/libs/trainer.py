@@ -55,7 +55,7 @@ class MSCTrainer(Trainer):
 
 
 def build_trainer(config: Config, args: argparse.Namespace, device: torch.device) -> MSCTrainer:
-    """Build the network, load its initial weights and freeze batch normalisation."""
+    """Build the network, load its initial weights and freeze batch normalization."""
     torch.manual_seed(args.seed)
     model = build(config)
     if config.MODEL.INIT_MODEL is not None:

@@ -18,7 +18,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def add_speed_options(group: argparse._ArgumentGroup, batch_statistics: bool = True) -> None:
-    """Add --amp, --compile, --deterministic and, where batch normalisation uses batch statistics, --sync-bn."""
+    """Add --amp, --compile, --deterministic and, where batch normalization uses batch statistics, --sync-bn."""
     add = group.add_argument
     add("--amp", choices=AMP, help="mixed precision of the networks (fp16 with loss scaling); losses in float32")
     add("--compile", action="store_true", help="compile the residual blocks with torch.compile")
@@ -62,7 +62,7 @@ def set_up_device(
         InputError: an option is not available on the device.
     """
     if sync_bn and device.type != "cuda":
-        raise InputError("--sync-bn needs CUDA GPUs: torch synchronizes batch normalisation on these only")
+        raise InputError("--sync-bn needs CUDA GPUs: torch synchronizes batch normalization on these only")
     if amp and device.type == "mps":
         raise InputError("--amp works on CPUs and CUDA GPUs, not on MPS")
     torch.backends.cudnn.benchmark = not deterministic

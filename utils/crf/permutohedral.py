@@ -29,7 +29,7 @@ class SparseRows(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """The normalised Gaussian kernel D^-1/2 K D^-1/2: splat to the lattice, blur along its axes, slice to pixels.
+    """The normalized Gaussian kernel D^-1/2 K D^-1/2: splat to the lattice, blur along its axes, slice to pixels.
 
     The lattice has one row per vertex, and a last one that is always 0 and replaces missing neighbours. `splat` and
     `slice` have d + 1 entries per pixel. `blurs` have 3 entries per vertex: the previous vertex, itself, the next.
@@ -70,9 +70,9 @@ class Kernel(NamedTuple):
 
 
 def make_kernel(features: torch.Tensor) -> Kernel:
-    """Build the kernel exp(-|f_i - f_j|^2 / 2) between pixels, normalised symmetrically.
+    """Build the kernel exp(-|f_i - f_j|^2 / 2) between pixels, normalized symmetrically.
 
-    The constant factors of Adams' blur and slice are omitted, because they cancel in the normalisation.
+    The constant factors of Adams' blur and slice are omitted, because they cancel in the normalization.
 
     Args:
         features: d x pixels.

@@ -96,7 +96,7 @@ def _add_optimization(parser: argparse.ArgumentParser) -> None:
     add("--momentum", type=cli.non_negative, default=0.9, help="of SGD")
     add("--weight-decay", type=cli.non_negative, default=5e-4, help="of SGD")
     add("--power", type=cli.non_negative, default=0.9, help="lr * (1 - i / num_steps) ^ power")
-    text = "keep the loaded statistics of batch normalisation (published: batch statistics)"
+    text = "keep the loaded statistics of batch normalization (published: batch statistics)"
     add("--freeze-bn", action="store_true", help=text)
     text = "step each tensor once per iteration (published: once per module that contains it)"
     add("--single-steps", action="store_true", help=text)

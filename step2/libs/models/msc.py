@@ -35,7 +35,7 @@ class MSC(nn.Module):
         return [*logits, best] if self.training else best
 
     def train(self, mode: bool = True) -> "MSC":
-        """Set the mode; batch normalisation always uses its running statistics and does not update them."""
+        """Set the mode; batch normalization always uses its running statistics and does not update them."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, _BatchNorm):

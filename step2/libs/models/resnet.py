@@ -10,7 +10,7 @@ BN_MOMENTUM = 0.001
 
 
 class ConvBnReLU(nn.Sequential):
-    """Convolution without bias, batch normalisation and optionally ReLU."""
+    """Convolution without bias, batch normalization and optionally ReLU."""
 
     def __init__(
         self, inplanes: int, planes: int, kernel: int, stride: int = 1, dilation: int = 1, relu: bool = True
