@@ -16,8 +16,8 @@ their areas.
 JPEG, PNG, WebP, BMP, TIFF, GIF (first frame) and PPM images of any size and mode are supported. They are rotated by
 their EXIF orientation, placed on white where transparent, and reduced to 8 bits. Images with a side of more than
 --max-side pixels are downscaled for the network; the mask is scaled back up, the overlay is not. Images that cannot
-be read are reported on stderr and skipped, and the exit status is 2. Masks of an earlier run are replaced, but no
-other files.
+be read are reported on stderr and skipped, and the exit status is 2. Masks and
+overlays of an earlier run are replaced, others are not; predictions.json is always written anew.
 """
 
 import argparse
