@@ -33,7 +33,7 @@ def test_baseline_filters_as_we_do(threshold: float, case: str) -> None:
 
 
 def test_all_parts(capsys: pytest.CaptureFixture) -> None:
-    small = "--device cpu --arch mini --crop 65 --images 1 --iterations 1 --rounds 1 --num-workers 0"
+    small = "--device cpu --arch mini --crop 33 --images 1 --iterations 1 --rounds 1 --num-workers 0"
     found = bench.main(small.split())
     out = capsys.readouterr().out
     assert all(bench.markdown(rows) in out for rows in found.values())

@@ -105,6 +105,11 @@ def options(data: Path, data_list: str, **more: object) -> list[object]:
     return flags(num_classes=4, data_list=data / f"lists/{data_list}.txt", **more)
 
 
+def predictions(data: Path, folder: str) -> list[object]:
+    words = options(data, "val", data_dir=data, restore_from=data / "tiny.pth", num_workers=0)
+    return [*words, "--no-logits", "--save-predictions", data / folder]
+
+
 WRONG: dict[str, tuple[str, Callable[[Path], list[object]]]] = {
     "labels of stage 1": (
         "gen_label_crf.py",
@@ -112,20 +117,8 @@ WRONG: dict[str, tuple[str, Callable[[Path], list[object]]]] = {
             d, "train_cls", data_dir=d, logit_dir=d / "logits", pseudo_label_dir=d / "sal2gt", n_jobs=1
         ),
     ),
-    "predictions on the truth": (
-        "evaluate.py",
-        lambda d: [
-            *options(d, "val", data_dir=d, restore_from=d / "tiny.pth", num_workers=0),
-            *("--no-logits", "--save-predictions", d / "SegmentationClassAug"),
-        ],
-    ),
-    "predictions on other masks": (
-        "evaluate.py",
-        lambda d: [
-            *options(d, "val", data_dir=d, restore_from=d / "tiny.pth", num_workers=0),
-            *("--no-logits", "--save-predictions", d / "saliency"),
-        ],
-    ),
+    "predictions on the truth": ("evaluate.py", lambda d: predictions(d, "SegmentationClassAug")),
+    "predictions on other masks": ("evaluate.py", lambda d: predictions(d, "saliency")),
     "CRF on the truth": (
         "evaluate_crf.py",
         lambda d: options(d, "val", data_dir=d, logit_dir=d / "logits", prediction_dir=d / "SegmentationClassAug"),

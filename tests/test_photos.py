@@ -1,4 +1,4 @@
-"""The whole pipeline on a dozen real photographs, through the scripts, where MDBA_PHOTOS names a folder of them.
+"""The whole pipeline on a few real photographs, through the scripts, where MDBA_PHOTOS names a folder of them.
 
 The folder has VOC's layout: JPEGImages, SegmentationClassAug, saliency (grey maps of the training images) and
 voc_list (train_cls, simple_list, complex_list and val). Nothing is written to it.
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, flags, run_script
+from conftest import flags, run_script
 from PIL import Image
 
 from datasets.voc import palette
 
 PHOTOS = Path(os.environ.get("MDBA_PHOTOS", "none"))
-TAKEN = {"simple_list": 6, "complex_list": 3, "val": 3}
+TAKEN = {"simple_list": 3, "complex_list": 2, "val": 2}
 
 if not (PHOTOS / "JPEGImages").is_dir():
     pytest.skip("MDBA_PHOTOS names no folder of photographs", allow_module_level=True)
@@ -24,7 +24,7 @@ if not (PHOTOS / "JPEGImages").is_dir():
 
 @pytest.fixture(scope="module")
 def lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Lists of a dozen photographs, spread over the published ones."""
+    """Lists of a few photographs, spread over the published ones."""
     folder, taken = tmp_path_factory.mktemp("photos") / "lists", {}
     folder.mkdir()
     for name, count in TAKEN.items():
@@ -47,11 +47,11 @@ def stage1(lists: Path) -> Path:
     run_script("gen_sal2gt.py", *data, *train_cls, *saliency, "--list-dir", lists)
     stage1 = [*data, *flags(list_dir=lists, pseudo_label_dir=sal2gt)]
     checked = run_script("check_data.py", *stage1).stdout
-    assert "found 12 of 12 images" in checked and "found 3 of 3 validation masks" in checked
+    assert "found 7 of 7 images" in checked and "found 2 of 2 validation masks" in checked
 
     run = flags(device="cpu", num_workers=0)
-    train = flags(arch="mini", restore_from="none", input_size=97, batch_size=2, num_steps=4, denoise_from=2)
-    saved = flags(snapshot_dir=out / "snapshots", save_pred_every=4, log_every=1)
+    train = flags(arch="mini", restore_from="none", input_size=97, batch_size=2, num_steps=2, denoise_from=1)
+    saved = flags(snapshot_dir=out / "snapshots", save_pred_every=2, log_every=1)
     run_script("train.py", *stage1, *run, *train, *saved)
 
     weights, val = flags(restore_from=out / "snapshots/VOC_best.pth"), flags(data_list=lists / "val.txt")
@@ -94,7 +94,7 @@ def mean_iou(folder: Path, listed: list[str]) -> float:
 def test_labels_from_saliency_maps(lists: Path, stage1: Path) -> None:
     simple = [line.split() for line in (lists / "simple_list.txt").read_text().splitlines()]
     others = ids(lists / "complex_list.txt")
-    assert len(simple) + len(others) == 9 and 0 < len(simple) <= 6
+    assert len(simple) + len(others) == 5 and 0 < len(simple) <= 3
     assert sorted(path.stem for path in (stage1 / "sal2gt").glob("*.png")) == sorted(id_ for id_, _ in simple)
     for id_, c in simple:
         found = set(np.unique(read_mask(stage1 / "sal2gt", id_)).tolist())
@@ -123,37 +123,4 @@ def test_pseudo_labels_are_of_the_image_level_classes(lists: Path, stage1: Path)
         *flags(data_list=lists / "train_cls.txt", truth_dir=PHOTOS / "SegmentationClassAug"),
         f"mined={stage1 / 'pseudo_labels'}",
     ).stdout
-    assert table.startswith("9 images of ")
-
-
-def test_stage_2(lists: Path, stage1: Path) -> None:
-    config = {
-        "EXP.ID": "photos",
-        "EXP.OUTPUT_DIR": stage1 / "step2",
-        "DATASET.ROOT": PHOTOS,
-        "DATASET.PSEUDO_LABELS": stage1 / "pseudo_labels",
-        "DATASET.SPLIT.TRAIN": lists / "train_cls.txt",
-        "DATASET.SPLIT.VAL": lists / "val.txt",
-        "DATALOADER.NUM_WORKERS": 0,
-        "IMAGE.SIZE.TRAIN": 97,
-        "MODEL.NAME": "DeepLabV2_Mini_MSC",
-        "MODEL.N_BLOCKS": [1, 1, 2, 1],
-        "MODEL.INIT_MODEL": stage1 / "snapshots/VOC_best.pth",
-        "SOLVER.ITER_MAX": 2,
-        "SOLVER.BATCH_SIZE.TRAIN": 2,
-    }
-    words = ["--config-path", "configs/voc12.yaml", "--cpu", *(f"{k}={v}" for k, v in config.items())]
-    run_script("step2/main.py", "train", *words, cwd=ROOT / "step2")
-    run_script("step2/main.py", "test", *words, cwd=ROOT / "step2")
-    (path,) = (stage1 / "step2").rglob("scores.json")
-    assert 0 <= json.loads(path.read_text())["Mean IoU"] <= 1
-
-
-def test_predictions(lists: Path, stage1: Path) -> None:
-    weights, val = stage1 / "snapshots/VOC_best.pth", ids(lists / "val.txt")
-    photos = [PHOTOS / f"JPEGImages/{id_}.jpg" for id_ in val]
-    out = flags(restore_from=weights, device="cpu", out=stage1 / "predictions")
-    run_script("predict.py", *out, *photos)
-    for id_ in val:
-        same = read_mask(stage1 / "predictions", id_) == read_mask(stage1 / "predicted", id_)
-        assert same.mean() > 0.999
+    assert table.startswith("5 images of ")

@@ -64,57 +64,31 @@ def work(tiny_data: Path, weights: Path, tmp_path_factory: pytest.TempPathFactor
     root = tmp_path_factory.mktemp("work")
     shutil.copy(weights, root)
     run_script("gen_label.py", *gen_label(tiny_data, root))
-    run_script(
-        "evaluate.py",
-        *common(tiny_data),
-        *flags(
-            data_list=tiny_data / "lists/val.txt",
-            restore_from=root / "tiny.pth",
-            logit_dir=root / "logit_val",
-            score_dir=root,
-            num_workers=0,
-        ),
-    )
+    run_script("evaluate.py", *evaluate(tiny_data, root, root))
     return root
 
 
-def common(data: Path) -> list[object]:
-    return ["--data-dir", data, "--num-classes", 4, "--device", "cpu"]
+def common(data: Path, data_list: str, **more: object) -> list[object]:
+    return flags(data_dir=data, num_classes=4, device="cpu", data_list=data / f"lists/{data_list}.txt", **more)
 
 
 def gen_label(data: Path, root: Path, *more: object) -> list[object]:
-    return [
-        *common(data),
-        *flags(
-            data_list=data / "lists/train_aug.txt",
-            restore_from=root / "tiny.pth",
-            logit_dir=root / "logits",
-            num_workers=0,
-        ),
-        *more,
-    ]
+    run = flags(restore_from=root / "tiny.pth", logit_dir=root / "logits", num_workers=0)
+    return [*common(data, "train_aug"), *run, *more]
+
+
+def evaluate(data: Path, root: Path, out: Path) -> list[object]:
+    run = flags(restore_from=root / "tiny.pth", logit_dir=out / "logit_val", score_dir=out, num_workers=0)
+    return [*common(data, "val"), *run]
 
 
 def gen_label_crf(data: Path, logits: Path, out: Path, *more: object) -> list[object]:
-    return [
-        *common(data),
-        *flags(data_list=data / "lists/train_cls.txt", logit_dir=logits, pseudo_label_dir=out, n_jobs=1),
-        *more,
-    ]
+    return [*common(data, "train_cls", logit_dir=logits, pseudo_label_dir=out, n_jobs=1), *more]
 
 
-def evaluate_crf(data: Path, root: Path, out: Path, *more: object) -> list[object]:
-    return [
-        *common(data),
-        *flags(
-            data_list=data / "lists/val.txt",
-            logit_dir=root / "logit_val",
-            prediction_dir=out / "crf_val",
-            score_dir=out,
-            n_jobs=1,
-        ),
-        *more,
-    ]
+def evaluate_crf(data: Path, root: Path, out: Path) -> list[object]:
+    folders = flags(logit_dir=root / "logit_val", prediction_dir=out / "crf_val", score_dir=out)
+    return [*common(data, "val"), *folders, *flags(n_jobs=1)]
 
 
 def mining(data: Path, out: Path) -> list[object]:
@@ -133,7 +107,7 @@ def test_three_steps_to_pseudo_labels(tiny_data: Path, work: Path, tmp_path: Pat
     shutil.copytree(tiny_data / "lists", bare / "lists")
     logits = np.load(work / "logits/simple_00001.npy")
     assert logits.shape == (4, 9, 11) and logits.dtype == np.float32
-    run_script("gen_label_crf.py", *gen_label_crf(bare, work / "logits", out, "--n-jobs", 2))
+    run_script("gen_label_crf.py", *gen_label_crf(bare, work / "logits", out))
     ids = {entry.id for entry in read_list(tiny_data / "lists/train_aug.txt", 4, labelled=False)}
     assert {path.stem for path in out.iterdir()} == ids
     with Image.open(out / "complex_00001.png") as picture:
@@ -230,22 +204,12 @@ def test_every_script_looks_at_its_list_and_files_first(tiny_data: Path, work: P
         path = data / f"lists/{name}.txt"
         lines = path.read_text().splitlines()
         path.write_text("\n".join([*lines, next(line for line in lines if line.startswith(id_))]))
-    evaluate = [
-        *common(data),
-        *flags(
-            data_list=data / "lists/val.txt",
-            restore_from=work / "tiny.pth",
-            logit_dir=out / "logits",
-            score_dir=out,
-            num_workers=0,
-        ),
-    ]
     quality = [
         *flags(num_classes=4, data_list=data / "lists/val.txt", truth_dir=data / "SegmentationClassAug"),
         f"same={data / 'SegmentationClassAug'}",
     ]
     scripts = {
-        "evaluate.py": (evaluate, val),
+        "evaluate.py": (evaluate(data, work, out), val),
         "evaluate_crf.py": (evaluate_crf(data, work, out), val),
         "gen_label.py": (gen_label(data, work, "--logit-dir", out / "logits"), train),
         "gen_label_crf.py": (gen_label_crf(data, work / "logits", out / "pseudo"), train),
@@ -274,17 +238,10 @@ def test_quality_of_labels(tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     for path in truth.iterdir():
         save_labels(tmp_path / "nothing" / path.name, np.full((64, 80), 255, np.uint8))
-    done = run_script(
-        "evaluate_labels.py",
-        *flags(
-            num_classes=4,
-            data_list=tiny_data / "lists/val.txt",
-            truth_dir=truth,
-            score_path=tmp_path / "quality.json",
-        ),
-        f"truth={truth}",
-        f"nothing={tmp_path / 'nothing'}",
-    )
+    listed = flags(num_classes=4, data_list=tiny_data / "lists/val.txt")
+    table = flags(truth_dir=truth, score_path=tmp_path / "quality.json")
+    folders = f"truth={truth}", f"nothing={tmp_path / 'nothing'}"
+    done = run_script("evaluate_labels.py", *listed, *table, *folders)
     rows = json.loads((tmp_path / "quality.json").read_text())
     assert rows["truth"]["Mean IoU"] == 1 and rows["truth"]["error"] == 0
     assert rows["nothing"] == {"Mean IoU": None, "labelled": 0, "error": None}

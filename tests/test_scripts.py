@@ -90,7 +90,7 @@ def test_train_then_evaluate(tiny_data: Path, tmp_path: Path) -> None:
     assert scripts == ["evaluate.py", "evaluate_crf.py", "predict.py", "report.py"]
     photograph = next((tiny_data / "JPEGImages").iterdir())
     for _, script, *words in commands[:3]:
-        more = ["--n-jobs", 1] if script == "evaluate_crf.py" else []  # starts no processes
+        more = {"evaluate.py": ["--num-workers", 0], "evaluate_crf.py": ["--n-jobs", 1]}.get(script, [])
         run_script(script, *(photograph if word == "photo.jpg" else word for word in words), *more)
     assert {"scores.json", "scores_crf.json"} <= {path.name for path in (out / "scores").iterdir()}
     assert (out / "predictions/predictions.json").exists()
