@@ -7,7 +7,6 @@ have the same layout as those of a run in the project's folder. The last step wr
 """
 
 import argparse
-import json
 import os
 import shlex
 import subprocess
@@ -16,10 +15,11 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from datasets.lists import read_class_names
 from utils.core import cli
 from utils.core.errors import run_script
 from utils.core.files import save_json
+from utils.report.page import score_table
+from utils.report.run import Run
 
 ROOT = Path(__file__).resolve().parent
 CLASSES = "bicycle,bus,cat,horse,pottedplant,tvmonitor"
@@ -121,20 +121,13 @@ class Demo:
 
     def summary(self) -> None:
         """Print the scores of all stages on val as a table, and write them with the commands."""
-        stage1, stage2 = self.out / "scores", self.out / "step2/data/scores/demo/deeplabv2_mini_msc/val"
-        scores = {
-            f"{stage}{after}": json.loads((folder / f"scores{suffix}.json").read_text())
-            for stage, folder in (("stage 1", stage1), ("stage 2", stage2))
-            for after, suffix in (("", ""), (" + CRF", "_crf"))
-        }
-        names = read_class_names(self.data / "lists/class_names.txt", NUM_CLASSES)
-        rows = {n: [s["Class IoU"][str(c)] or 0 for s in scores.values()] for c, n in enumerate(names)}
-        rows["mean"] = [s["Mean IoU"] for s in scores.values()]
-        width = max(map(len, names))
+        run = Run(self.out)
+        scores, table = {stage.name: stage.scores for stage in run.stages}, score_table(run)
+        width = max(map(len, run.names))
         print(f"\n{'val IoU %':<{width}}" + "".join(f"{name:>15}" for name in scores))
-        for name, values in rows.items():
-            print(f"{name:<{width}}" + "".join(f"{100 * value:15.2f}" for value in values))
-        save_json(stage1 / "summary.json", {"scores": scores, "commands": self.commands})
+        for name, row in zip([*run.names, "Mean IoU"], [*run.names, "mean"]):
+            print(f"{row:<{width}}" + "".join(f"{value:>15}" for value in table[name]))
+        save_json(self.out / "scores/summary.json", {"scores": scores, "commands": self.commands})
 
     def report(self) -> None:
         """Write report.html and gallery.png, unless jinja2 or matplotlib is missing."""

@@ -138,6 +138,26 @@ def test_missing_parts(run: Path, gone: str, sentence: str) -> None:
     assert sentence in page.text and "stage 1 + CRF" in page.text
 
 
+def test_classes_absent_from_the_truth_have_a_dash(run: Path) -> None:
+    assert "<td>-</td>" not in (report(run) and (run / "report.html").read_text())
+    counts = json.loads((run / "scores/confusion.json").read_text())
+    counts["rows are true labels"][3] = [0, 0, 0, 0]
+    save_json(run / "scores/confusion.json", counts)
+    report(run)
+    assert (run / "report.html").read_text().count("<td>-</td>") == 1
+
+
+def test_own_run_without_scores(run: Path) -> None:
+    shutil.rmtree(run / "scores")
+    shutil.rmtree(run / "step2/data/scores")
+    write_log(run / "snapshots/val.jsonl", "i", {})
+    with (run / "snapshots/val.jsonl").open("a") as file:
+        file.write('\n{"i": 50, "Mean IoU": 0.5}\n')
+    page = report(run)
+    assert {"scores"}.isdisjoint(a.get("id") for a in page.all("h2")) and "voc12" not in page.text
+    assert any(a.get("aria-label", "").startswith("Validation mIoU in %: mIoU 50") for a in page.all("svg"))
+
+
 def test_recorded_folders_are_used(run: Path, tmp_path: Path) -> None:
     count = len(report(run).all("img"))
     data = (run / "data").rename(tmp_path / "elsewhere")

@@ -87,21 +87,29 @@ def pair_counts(truth: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
     return (rows @ columns.T).long().flatten()
 
 
-def score_table(scores: dict, names: list[str], occurring: Container[int] | None = None) -> str:
-    """Format scores in percent as a table: the IoU of each class, then the other scores.
+def percent(value: float | None) -> str:
+    """A share as `41.30`; a dash for None."""
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def class_ious(scores: dict, occurring: Container[int] | None = None) -> list[float | None]:
+    """The IoU of each label; None for those that do not occur in the truth, as the means leave them out.
 
     Args:
         scores: of a confusion matrix.
-        names: names of all labels.
-        occurring: `ConfusionMatrix.occurring()`; the others have a dash, as the means leave them out. None: all.
+        occurring: `ConfusionMatrix.occurring()`; None: all labels.
     """
+    ious = enumerate(scores["Class IoU"].values())
+    return [iou if occurring is None or label in occurring else None for label, iou in ious]
+
+
+def score_table(scores: dict, names: list[str], occurring: Container[int] | None = None) -> str:
+    """Format scores in percent as a table: the IoU of each class as in `class_ious`, then the other scores."""
     width = max(map(len, [*names, "Frequency Weighted IoU"]))
     lines = [f"{'class':<{width}}   IoU %"]
-    for c, (name, iou) in enumerate(zip(names, scores["Class IoU"].values())):
-        counted = iou is not None and (occurring is None or c in occurring)
-        lines.append(f"{name:<{width}}  {100 * iou:6.2f}" if counted else f"{name:<{width}}  {'-':>6}")
+    lines += [f"{name:<{width}}  {percent(iou):>6}" for name, iou in zip(names, class_ious(scores, occurring))]
     lines.append("-" * (width + 8))
-    lines += [f"{key:<{width}}  {100 * value:6.2f}" for key, value in scores.items() if key != "Class IoU"]
+    lines += [f"{key:<{width}}  {percent(value):>6}" for key, value in scores.items() if key != "Class IoU"]
     return "\n".join(lines)
 
 

@@ -48,7 +48,7 @@ def draw(lines: dict[str, np.ndarray], title: str, mark: int | None) -> str:
         for (name, points), colour in zip(lines.items(), ("#2a7fd0", "#d0622a")):
             axes.plot(*points.T, ".-", color=colour, lw=0.8, ms=3, alpha=0.35)
             parts = np.array([part.mean(0) for part in np.array_split(points, min(30, len(points)))])
-            axes.plot(*parts.T, color=colour, lw=1.8, label=name)
+            axes.plot(*parts.T, "-" if len(parts) > 1 else "o", color=colour, lw=1.8, label=name)
         values = np.concatenate([points[:, 1] for points in lines.values()])
         axes.set_ylim(0, min(values.max(), 1.3 * np.percentile(values, 97)) * 1.05 or 1)
         if mark is not None:

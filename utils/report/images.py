@@ -54,8 +54,11 @@ def kinds(run: Run) -> list[Kind]:
     truth = run.data / "SegmentationClassAug"
     train_truth = run.data / "truth" if (run.data / "truth").is_dir() else truth
     stages = {stage.name: stage.folder for stage in run.stages}
-    steps = {"stage 1": "logit_train_aug", "stage 1 + CRF": "labels/crf", "pseudo label": "pseudo_labels"}
-    labels = {title: run.folder(name) for title, name in steps.items()}
+    labels = {
+        "stage 1": run.folder("logit_train_aug", "logits"),
+        "stage 1 + CRF": run.folder("labels/crf"),
+        "pseudo label": run.folder("pseudo_labels"),
+    }
     saliency = run.folder("data/sal2gt", "dataset/sal2gt", recorded=options.get("pseudo_label_dir"))
     found = [
         read_kind(run, "validation", val_list, Path(options.get("label_dir") or truth), stages),

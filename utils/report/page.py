@@ -3,17 +3,13 @@
 from pathlib import Path
 
 from datasets.voc import palette
-from utils.evaluation.metrics import COUNTS
+from utils.evaluation.metrics import COUNTS, class_ious, percent
 from utils.report.curves import draw_all
 from utils.report.images import Gallery, data_uri
 from utils.report.run import Run
 
 FOLDER = Path(__file__).parent
 MEANS = ("Mean IoU", "Min IoU", "Mean Accuracy", "Pixel Accuracy", "Frequency Weighted IoU")
-
-
-def percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f}"
 
 
 def duration(seconds: float) -> str:
@@ -24,13 +20,14 @@ def duration(seconds: float) -> str:
 def score_table(run: Run) -> dict[str, list[str]]:
     """The rows of the table of scores, a column for each stage that has them."""
     scored = [stage for stage in run.stages if stage.scores]
-    rows = {
-        name: [percent(stage.scores["Class IoU"].get(str(label))) for stage in scored]
-        for label, name in enumerate(run.names)
-    }
+    pixels = [[sum(row) for row in stage.counts.get(COUNTS, [])] for stage in scored]  # of each label in the truth
+    ious = [
+        class_ious(stage.scores, {label for label, number in enumerate(numbers) if number} if numbers else None)
+        for stage, numbers in zip(scored, pixels)
+    ]
+    rows = {name: [percent(iou) for iou in values] for name, *values in zip(run.names, *ious)}
     rows |= {key: [percent(stage.scores.get(key)) for stage in scored] for key in MEANS}
-    pixels = [sum(map(sum, stage.counts.get(COUNTS, []))) for stage in scored]
-    return rows | {"scored pixels": [f"{number:,}" if number else "–" for number in pixels]}
+    return rows | {"scored pixels": [f"{sum(numbers):,}" if numbers else "-" for numbers in pixels]}
 
 
 def denoising_start(options: dict) -> int | None:

@@ -15,14 +15,12 @@ from utils.core.files import read_array
 from utils.evaluation.inference import full_size
 from utils.evaluation.metrics import COUNTS
 
-STEP2 = "cd step2 && python main.py {} --config-path configs/voc12.yaml"
-
 
 class Stage(NamedTuple):
     """The results of one step on the validation images; empty where a file is missing."""
 
     name: str
-    command: str  # makes the results
+    command: str  # makes the results, with the options of the run
     scores: dict
     counts: dict  # of confusion.json
     folder: Path | None  # label maps or logits
@@ -60,10 +58,10 @@ class Run:
         self.step2_logits, maps2 = (self._newest(f"features/*/*/*/{name}") for name in ("logit", "crf"))
         scores2 = [self._newest(f"scores/*/*/*/scores{end}.json") for end in ("", "_crf")]
         self.stages = [
-            read_stage("stage 1", "python evaluate.py", scores / "scores.json", logits),
-            read_stage("stage 1 + CRF", "python evaluate_crf.py", scores / "scores_crf.json", maps),
-            read_stage("stage 2", STEP2.format("test"), scores2[0], self.step2_logits),
-            read_stage("stage 2 + CRF", STEP2.format("crf"), scores2[1], maps2),
+            read_stage("stage 1", "python evaluate.py ...", scores / "scores.json", logits),
+            read_stage("stage 1 + CRF", "python evaluate_crf.py ...", scores / "scores_crf.json", maps),
+            read_stage("stage 2", "cd step2 && python main.py test ...", scores2[0], self.step2_logits),
+            read_stage("stage 2 + CRF", "cd step2 && python main.py crf ...", scores2[1], maps2),
         ]
         if not (self.train_log or self.step2_log or any(s.scores or s.folder for s in self.stages)):
             raise InputError(
