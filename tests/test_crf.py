@@ -61,8 +61,7 @@ def test_published_numbers(backend: str, suffix: str, params: CRFParams, device:
     assert_close(q[:, ::15, ::18], case[f"probe{suffix}"], 0, "probabilities", slack=1e-3)
 
 
-@pytest.mark.parametrize("prune", [None, 0.05])
-@pytest.mark.parametrize("params", [CRFParams(), OTHER])
+@pytest.mark.parametrize(("params", "prune"), [(CRFParams(), None), (OTHER, 0.05)])
 @pytest.mark.parametrize(
     ("kind", "height", "width"),
     [("scene", 70, 90), ("smooth", 55, 44), ("noise", 40, 50), ("smooth", 1, 33), ("scene", 41, 2)],

@@ -200,25 +200,20 @@ def test_parts_left_out() -> None:
 
 
 def test_repeated_steps_are_full_steps_one_after_the_other(float64: None) -> None:
-    torch.manual_seed(0)
-    weight = torch.nn.Parameter(torch.randn(4))
-    other = torch.nn.Parameter(weight.detach().clone())
-    groups = [{"params": [weight], "steps": 3}, {"params": [other], "steps": 1}]
-    optimizer = RepeatedSGD(groups, lr=0.1, momentum=0.9, weight_decay=0.01)
-    p, q, buf_p, buf_q = weight.detach().clone(), other.detach().clone(), None, None
-    for _ in range(2):
-        weight.grad = torch.randn(4)
-        other.grad = weight.grad.clone()
+    ours, theirs = ([torch.nn.Parameter(torch.full((4,), value)) for value in (1.0, 2.0)] for _ in range(2))
+    options, steps = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}, (3, 1)
+    optimizer = RepeatedSGD([{"params": [p], "steps": n} for p, n in zip(ours, steps)], **options)
+    plain = [torch.optim.SGD([p], **options) for p in theirs]
+    for seed in range(2):
+        gradient = torch.randn(4, generator=torch.Generator().manual_seed(seed))
+        for p in (*ours, *theirs):
+            p.grad = gradient.clone()
         optimizer.step()
-        for _ in range(3):
-            g = weight.grad + 0.01 * p
-            buf_p = g if buf_p is None else 0.9 * buf_p + g
-            p = p - 0.1 * buf_p
-        g = other.grad + 0.01 * q
-        buf_q = g if buf_q is None else 0.9 * buf_q + g
-        q = q - 0.1 * buf_q
-    assert_close(weight.detach(), p, 1e-12, "three steps")
-    assert_close(other.detach(), q, 1e-12, "one step")
+        for sgd, n in zip(plain, steps):
+            for _ in range(n):
+                sgd.step()
+    for a, b in zip(ours, theirs):
+        assert_close(a, b.detach(), 1e-12, "weight")
     assert len(optimizer.param_groups) == 2
 
 

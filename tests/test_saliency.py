@@ -126,8 +126,6 @@ def test_missing_package_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch
         (["--device", "cpu", "--gpu", "0"], "exclude each other"),
         (["--device", "cuda"], "no GPU support: pip install onnxruntime-gpu"),
         (["--device", "tpu"], "--device tpu is not supported"),
-        (["--data-dir", "nowhere"], "a.jpg not found, the first of 5"),
-        (["--data-list", "none.txt"], "none.txt not found"),
         (["--model", "none.onnx"], "none.onnx not found"),
     ],
 )
