@@ -151,15 +151,9 @@ def test_large_picture_stays_small_in_the_network(
 
 
 def test_labels_agree_with_evaluation(tmp_path: Path, tiny_data: Path, weights: dict[str, Path]) -> None:
-    arguments = ("--restore-from", weights["stage1"], "--device", "cpu")
-    run_script(
-        "evaluate.py",
-        *arguments,
-        "--no-logits",
-        *flags(data_dir=tiny_data, data_list=tiny_data / "lists/val.txt", num_classes=4),
-        *flags(save_predictions="theirs", num_workers=0),
-        cwd=tmp_path,
-    )
+    run = flags(restore_from=weights["stage1"], device="cpu", num_workers=0, save_predictions="theirs")
+    val = flags(data_dir=tiny_data, data_list=tiny_data / "lists/val.txt", num_classes=4)
+    run_script("evaluate.py", *run, *val, "--no-logits", cwd=tmp_path)
     paths = list((tmp_path / "theirs").iterdir())
     predict(weights["stage1"], *(tiny_data / f"JPEGImages/{path.stem}.jpg" for path in paths), cwd=tmp_path)
     ours, theirs = (
@@ -211,18 +205,8 @@ def test_crf(tmp_path: Path, weights: dict[str, Path], stage: str) -> None:
 
 
 def test_folders_and_clashes(tmp_path: Path) -> None:
-    for name in (
-        "x/a.jpg",
-        "x/sub/b.PNG",
-        "x/a.txt",
-        "x/.hidden.jpg",
-        "x/.cache/c.jpg",
-        "x/out/a.png",
-        "y/a.jpg",
-        "z/a.png",
-        "z/a.jpg",
-        "z/b.v2",
-    ):
+    files = "x/a.jpg x/sub/b.PNG x/a.txt x/.hidden.jpg x/.cache/c.jpg x/out/a.png y/a.jpg z/a.png z/a.jpg z/b.v2"
+    for name in files.split():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
 
