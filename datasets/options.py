@@ -17,21 +17,19 @@ def add_data_options(
     names: bool = True,
     ignored: bool = True,
     num_classes: int | None = 21,
-    found_in: str = "the checkpoint's",
 ) -> argparse._ArgumentGroup:
     """Add --data-dir, --num-classes, --ignore-label and --class-names; returns the group, for further options.
 
     Args:
         images, names, ignored: whether to add --data-dir, --class-names, --ignore-label.
         num_classes: default number of labels; None: the script determines it.
-        found_in: whose number of labels the script takes, for the help.
     """
     group = parser.add_argument_group("data")
     add = group.add_argument
     if images:
         text = "directory with JPEGImages/ID.jpg and SegmentationClassAug/ID.png"
         add("--data-dir", type=Path, default=Path("dataset/VOC2012"), help=text)
-    text = "number of labels, background included" + ("" if num_classes else f" (default: {found_in})")
+    text = "number of labels, background included" + ("" if num_classes else " (default: the checkpoint's)")
     add("--num-classes", type=cli.positive_int, default=num_classes, help=text)
     if ignored:
         add(

@@ -59,13 +59,6 @@ def write_split(
 
     Simple images have exactly one class and a pseudo label with foreground; all others are complex.
 
-    Args:
-        list_dir: directory of the lists.
-        entries: the training images with their classes.
-        label_dir: directory of the pseudo labels, ID.png.
-        num_classes, ignore_label: as in `read_label`.
-        overwrite: as in `write_list`.
-
     Raises:
         InputError: the pseudo label of a one-class image cannot be read.
     """

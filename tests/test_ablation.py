@@ -112,7 +112,7 @@ def test_photographs_are_reduced_and_scored_on_half_of_val(
         # Pixels that the mask ignores do not count.
         assert run["iou"]["labels"] == pytest.approx(1 if run is truth else 0.95)
     assert plain["simple"]["saliency: error"] > truth["pnd"]["bad"] == 0
-    assert plain["onf"]["dropped"] == 0 and full["log"]["loss_D"] > 0
+    assert plain["onf"]["dropped"] == 0
     text = (tmp_path / "out/ablation.md").read_text()
     assert "| cross-entropy on the true masks of the simple images |" in text and "mined: labelled" in text
 

@@ -70,16 +70,7 @@ def section_table(finished: Finished, section: str) -> str:
     return markdown([SECTIONS[section], *names], rows) if names else ""
 
 
-def log_table(finished: Finished) -> str:
-    names = dict.fromkeys(name for runs in finished.values() for run in runs for name in run["log"])
-    rows = []
-    for row, runs in finished.items():
-        values = [[run["log"][name] for run in runs if name in run["log"]] for name in names]
-        rows.append([ROWS.get(row, row), *(f"{statistics.fmean(v):.3g}" if v else "" for v in values)])
-    return markdown(["training log, means of its second half", *names], rows)
-
-
 def report(finished: Finished) -> str:
     """All tables."""
     sections = [section_table(finished, section) for section in SECTIONS]
-    return "\n".join(filter(None, [score_table(finished), gain_table(finished), *sections, log_table(finished)]))
+    return "\n".join(filter(None, [score_table(finished), gain_table(finished), *sections]))

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -64,7 +63,6 @@ def do_run(options: Sequence[str], folder: Path, jobs: int, device: str | None, 
         "crf": scores_by_kind(folder / "crf_val", truth_dir, val_list, args.num_classes),
         **denoising(args, folder / "final.pth", method, pick_device(device, None)),
         **(pseudo_labels(args, folder, common, network, jobs) if labels else {"simple": {}, "complex": {}}),
-        "log": late_means(folder / "log.jsonl"),
         "train_seconds": round(seconds),
         "torch": torch.__version__,
     }
@@ -80,14 +78,6 @@ def scores_by_kind(folder: Path, truth_dir: Path, val_list: Path, num_classes: i
         for kind in ("all", "several" if several else "one class"):
             kinds[kind].update(torch.from_numpy(truth), torch.from_numpy(found))
     return {kind: c.scores()["Mean IoU"] for kind, c in kinds.items() if c.occurring()}
-
-
-def late_means(log: Path) -> dict[str, float]:
-    """Means of train.py's log over the second half of the lines; loss_D is near 0 if the discriminator wins."""
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    late = lines[len(lines) // 2 :]
-    names = {name: None for line in late for name in line if name not in ("i", "lr")}
-    return {name: statistics.fmean(line[name] for line in late if name in line) for name in names}
 
 
 def mean(values: Tensor) -> float | None:

@@ -111,17 +111,10 @@ def make_tasks(
     label_dir: Path | None = None,
     image_labels: bool = False,
 ) -> tuple[list[CRFTask], Results]:
-    """Check the files of the images, as every script does at its start.
+    """One task for each of the unique `entries` of the list, and the label maps, some of which may exist.
 
-    Args:
-        data_list, listed: the list and all of its entries.
-        entries: the images to process, each once.
-        settings: of the CRF.
-        image_dir, logit_dir, result_dir, label_dir: of images, logits, label maps and, if needed, true labels.
-        image_labels: whether to restrict labels to the background and the classes in the list.
-
-    Returns:
-        One task per image, and their label maps, some of which may exist.
+    All files are checked, also the true labels if there is a `label_dir`. With `image_labels`, the label maps contain
+    only the background and the classes in the list.
 
     Raises:
         InputError: a file is missing, logits are of different networks, or the label maps would be written into a

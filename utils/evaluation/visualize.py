@@ -9,10 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 from datasets.voc import palette
 
 
-def overlay(image: np.ndarray, labels: np.ndarray, opacity: float = 0.6) -> np.ndarray:
-    """Paint labels over an H x W x 3 RGB image; the background stays as it is."""
-    colours = palette()[labels].astype(np.float32)
-    painted = image * (1 - opacity) + colours * opacity
+def overlay(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Paint labels half-transparently over an H x W x 3 RGB image; the background stays as it is."""
+    painted = image * 0.4 + palette()[labels].astype(np.float32) * 0.6
     return np.where(labels[..., None] > 0, painted, image).astype(np.uint8)
 
 
@@ -60,10 +59,8 @@ def contact_sheet(
         legend: (class name, label) pairs, shown in the colours of the labels.
     """
     gap, head = 6, 22
-    width = gap + (side + gap) * len(titles)
-    per_line = max(1, width // 110)
-    foot = 20 * -(-len(legend) // per_line) + gap if legend else 0
-    sheet = Image.new("RGB", (width, head + (side + gap) * len(rows) + foot), "white")
+    size = gap + (side + gap) * len(titles), head + (side + gap) * len(rows)
+    sheet = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for c, title in enumerate(titles):
         draw.text((gap + (side + gap) * c + side // 2, head // 2), title, "black", font, anchor="mm")
@@ -72,11 +69,7 @@ def contact_sheet(
             picture = Image.fromarray(palette()[cell] if cell.ndim == 2 else cell)
             resample = Image.Resampling.NEAREST if cell.ndim == 2 else Image.Resampling.BILINEAR
             scale = side / max(picture.size)
-            size = (round(picture.width * scale), round(picture.height * scale))
-            corner = (gap + (side + gap) * c + (side - size[0]) // 2, head + (side + gap) * r + (side - size[1]) // 2)
-            sheet.paste(picture.resize(size, resample), corner)
-    for n, (name, label) in enumerate(legend):
-        x, y = gap + (n % per_line) * 110, sheet.height - foot + 20 * (n // per_line)
-        draw.rectangle((x, y, x + 14, y + 14), tuple(palette()[label].tolist()))
-        draw.text((x + 20, y + 7), name, "black", font, anchor="lm")
-    return sheet
+            width, height = round(picture.width * scale), round(picture.height * scale)
+            corner = (gap + (side + gap) * c + (side - width) // 2, head + (side + gap) * r + (side - height) // 2)
+            sheet.paste(picture.resize((width, height), resample), corner)
+    return with_legend(np.asarray(sheet), legend) if legend else sheet

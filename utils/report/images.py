@@ -23,6 +23,7 @@ from utils.report.run import Run
 RANKED = 1500  # images of a kind, evenly spaced in their list; all of VOC's validation images
 SHOWN = 8  # of them, the best and the worst
 SIDE = 240  # pixels of the longer side of a picture in the page
+GALLERY_SIDE = 112  # and in the gallery
 
 
 class Cell(NamedTuple):
@@ -133,7 +134,7 @@ def read_gallery(run: Run) -> Gallery:
     ]
 
 
-def gallery_sheet(gallery: Gallery, names: list[str], side: int = 112) -> Image.Image | None:
+def gallery_sheet(gallery: Gallery, names: list[str]) -> Image.Image | None:
     """A few simple training images beside validation images; None if there are no label maps."""
     halves = []
     for kind, groups in sorted(gallery, key=lambda item: item[0].name):
@@ -144,11 +145,11 @@ def gallery_sheet(gallery: Gallery, names: list[str], side: int = 112) -> Image.
     if not any(halves):
         return None
     columns = [list(dict.fromkeys(title for row in rows for title in row)) for rows in halves]
-    blank = np.full((side, side, 3), 255, np.uint8)
+    blank = np.full((GALLERY_SIDE, GALLERY_SIDE, 3), 255, np.uint8)
     grid = [
         [row.get(title, blank) for row, titles in zip(rows, columns) for title in titles]
         for rows in zip_longest(*halves, fillvalue={})
     ]
     legend = [*((name, label) for label, name in enumerate(names) if label), ("ignored", 255)]
-    sheet = contact_sheet(grid, [title for titles in columns for title in titles], side, legend)
+    sheet = contact_sheet(grid, [title for titles in columns for title in titles], GALLERY_SIDE, legend)
     return sheet.quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
