@@ -91,12 +91,8 @@ def segment(
     """Write the mask and the overlay of an image.
 
     Args:
-        predictor: the network.
-        source: path and name of the image.
         image: H x W x 3 uint8 BGR, with sides of at most --max-side.
         size: (width, height) of the mask.
-        crf: settings of the CRF; None: no CRF.
-        out: directory of the results.
 
     Returns:
         The entry of predictions.json.

@@ -111,11 +111,7 @@ def validate_labels(
     size: tuple[int, int] | None = None,
     ignore_label: int = IGNORE_LABEL,
 ) -> np.ndarray:
-    """Check the size and the values of the label map in `path`; returns it as uint8.
-
-    Args:
-        labels: H x W integers.
-        path, num_classes, size, ignore_label: as in `read_label`.
+    """Check the size and the values of the H x W label map read from `path`; returns it as uint8.
 
     Raises:
         InputError: it has another size, or a value that is no label.

@@ -23,7 +23,7 @@ def has_foreground(path: Path, num_classes: int, ignore_label: int = IGNORE_LABE
     return bool(((labels != 0) & (labels != ignore_label)).any())
 
 
-def write_list(path: Path, entries: Sequence[Entry], overwrite: bool = False) -> None:
+def write_list(path: Path, entries: Sequence[Entry], overwrite: bool) -> None:
     """Write `ID c [c ...]` lines and print what was done.
 
     A file with the same entries is left unchanged, an empty one is replaced. One with other entries is replaced only

@@ -190,16 +190,13 @@ def draw_scene(
     labels: Sequence[int],
     names: Sequence[str],
     size: tuple[int, int],
-    image_noise: float | None = None,
-    pixel_noise: float = 0.0,
+    image_noise: float | None,
+    pixel_noise: float,
 ) -> Scene:
-    """Draw one scene.
+    """Draw one scene of `size`, (height, width).
 
     Args:
-        rng: random generator.
         labels: 0-based classes to show, indices into `names`.
-        names: class names.
-        size: (height, width) in pixels.
         image_noise: probability that the pseudo label shows a distractor; None: no pseudo label.
         pixel_noise: probability that the border of the pseudo label is wrong.
     """

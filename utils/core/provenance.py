@@ -16,13 +16,7 @@ PACKAGES = ("numpy", "opencv-python-headless", "pillow", "torchvision", "pydense
 
 
 def save_provenance(path: Path, options: dict, device: torch.device) -> None:
-    """Write the provenance of a run as JSON.
-
-    Args:
-        path: the file.
-        options: all command-line options, defaults included.
-        device: where the run computes.
-    """
+    """Write the provenance of a run, with all its options, as JSON."""
     save_json(
         path,
         {

@@ -120,7 +120,6 @@ def report_scores(
 
     Args:
         confusion: the counts of this process.
-        names: names of all labels.
         path: `scores.json`; the confusion matrix goes to `confusion.json`, the provenance to `scores_run.json`.
         options, device: for the provenance.
     """

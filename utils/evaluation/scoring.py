@@ -54,9 +54,6 @@ def score_images(
 
     Args:
         network: in eval mode, on `device`.
-        images: all images.
-        num_workers: worker processes of the data loader.
-        device: device of the network.
         scales, align_corners: as in `infer`.
         files: of `result_files`, to write.
         desc: title of the progress bar, which then disappears at the end.

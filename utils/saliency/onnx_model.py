@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from networks.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from utils.core.errors import InputError
 
 CPU = "CPUExecutionProvider"
 GPU = ("CUDAExecutionProvider", "ROCMExecutionProvider")
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OUTPUTS = ("probability", "logits", "minmax")
 TOLERANCE = 0.01  # by which a probability may leave 0..1, as resizing and half precision do
 WIDTH = 160  # of messages of other packages, characters
