@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,18 +25,12 @@ from networks.deeplab import build_deeplab
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 FLOAT64 = ROOT / "tests/float64.py"
 TOLERANCE = 1e-9
+execute = partial(subprocess.run, capture_output=True, text=True, timeout=DEADLINE, check=False)
 
 
 def torchrun(script: str | Path, *args: object, status: int = 0) -> str:
     """Run a script in two processes; returns what both printed."""
-    done = subprocess.run(
-        [*TORCHRUN, str(ROOT / script), *map(str, args)],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-        cwd=(ROOT / script).parent,
-    )
+    done = execute([*TORCHRUN, str(ROOT / script), *map(str, args)], cwd=(ROOT / script).parent)
     assert (done.returncode == 0) == (status == 0), done.stderr
     return done.stdout + done.stderr
 
@@ -43,7 +38,7 @@ def torchrun(script: str | Path, *args: object, status: int = 0) -> str:
 def in_float64(*args: object) -> None:
     """Run a script in one process, in float64."""
     command = [sys.executable, FLOAT64, *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    done = execute(command)
     assert done.returncode == 0, done.stderr
 
 
@@ -200,15 +195,8 @@ run_script(main)
 @pytest.mark.parametrize("status", [0, 143])
 def test_a_thread_that_releases_a_tensor_does_not_abort_the_process(status: int) -> None:
     """After the last exit function, a thread of gloo waits for the GIL, to release `tensor`."""
-    done = subprocess.run(
-        [sys.executable, "-c", LEAVING, str(status)],
-        cwd=ROOT,
-        env=os.environ | {"TORCHELASTIC_RUN_ID": "1"},  # as torchrun does
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
+    torchruns = os.environ | {"TORCHELASTIC_RUN_ID": "1"}
+    done = execute([sys.executable, "-c", LEAVING, str(status)], cwd=ROOT, env=torchruns)
     assert (done.returncode, done.stdout) == (status, "released\n"), done.stderr
 
 

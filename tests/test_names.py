@@ -86,14 +86,8 @@ def test_names_beyond_ascii_in_an_ascii_locale(named_data: Path, weights: Path, 
     ]
     words = json.dumps([[str(ROOT / script), *map(str, rest)] for script, *rest in commands], ensure_ascii=False)
     ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, words],
-        cwd=ROOT,
-        env=ascii_only,
-        capture_output=True,
-        timeout=DEADLINE,
-        check=False,
-    )
+    command = [sys.executable, "-c", RUN, words]
+    done = subprocess.run(command, cwd=ROOT, env=ascii_only, capture_output=True, timeout=DEADLINE, check=False)
     assert done.returncode == 0, done.stderr.decode(errors="replace")
     assert b"found 24 of 24 images" in done.stdout and b"no problems found" in done.stdout
     assert rb"oiseau bleut\xe9" in done.stdout
