@@ -20,7 +20,7 @@ from datasets.options import add_data_options, add_list_options
 from utils.core import cli
 from utils.core.errors import run_script
 from utils.core.files import save_json
-from utils.evaluation.metrics import ConfusionMatrix
+from utils.evaluation.metrics import ConfusionMatrix, percent
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -74,7 +74,7 @@ def evaluate(args: argparse.Namespace) -> None:
     width = max(map(len, rows))
     print(f"{len(ids)} images of {args.data_list}\n{'':<{width}}  mIoU %  labelled %  error %")
     for name, row in rows.items():
-        cells = (f"{'-' if v is None else f'{100 * v:.2f}':>{w}}" for v, w in zip(row.values(), (6, 10, 7)))
+        cells = (f"{percent(v):>{w}}" for v, w in zip(row.values(), (6, 10, 7)))
         print(f"{name:<{width}}  {'  '.join(cells)}")
     if args.score_path:
         save_json(args.score_path, rows)
