@@ -125,7 +125,7 @@ def test_measured_thresholds_are_those_of_all_images(
 def test_stage_2_trains_as_one(textured_data: Path, start_weights: Path, tmp_path: Path) -> None:
     ends = []
     for name, run in (("one", in_float64), ("two", torchrun)):
-        options = [*step2_options(textured_data, tmp_path / name), "SOLVER.ITER_SIZE=2", "SOLVER.ITER_MAX=6"]
+        options = [*step2_options(textured_data, tmp_path / name), "SOLVER.ITER_SIZE=2", "SOLVER.ITER_MAX=3"]
         options += [f"MODEL.INIT_MODEL={start_weights}", "MODEL.N_BLOCKS=[1, 1, 2, 1]"]
         run(*(["step2/main.py"] if name == "one" else [FLOAT64, "step2/main.py"]), *options)
         ends.append(tmp_path / name / "models/voc12/deeplabv2_mini_msc/simple_list")
