@@ -20,7 +20,7 @@ from datasets.options import add_data_options, add_list_options
 from utils.core import cli
 from utils.core.errors import run_script
 from utils.core.files import save_json
-from utils.evaluation.metrics import ConfusionMatrix, percent
+from utils.evaluation.metrics import ConfusionMatrix, percent, warn_of_background
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -29,7 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_list_options(group, Path("dataset/voc_list/train_aug.txt"), shards=False)
     group.add_argument("--truth-dir", type=Path, required=True, help="true labels, ID.png")
     group.add_argument("folders", nargs="+", type=named_folder, metavar="NAME=DIR", help="pseudo labels, ID.png")
-    parser.add_argument("--score-path", type=Path, help="also write the table as JSON")
+    parser.add_argument("--score-path", type=cli.json_path, metavar="F.json", help="also write the table as JSON")
     return parser.parse_args(argv)
 
 
@@ -55,7 +55,9 @@ def quality(
         pixels += int(known.sum())
     if not confusion.matrix().any():  # mining may have ignored everything
         return {"Mean IoU": None, "labelled": 0.0, "error": None}
-    scores = confusion.transposed().scores()
+    confusion = confusion.transposed()
+    warn_of_background(confusion, str(folder))
+    scores = confusion.scores()
     return {
         "Mean IoU": scores["Mean IoU"],
         "labelled": int(confusion.matrix().sum()) / pixels,

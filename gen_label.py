@@ -31,7 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--restore-from", type=Path, default=Path("snapshots/VOC_best.pth"), help="trained weights")
     add("--scales", type=cli.scales, default=(1.0, 0.75), help="scales of the input, comma-separated")
     add("--logit-dir", type=Path, default=Path("logit_train_aug"), help="directory of the logits")
-    add("--overwrite", action="store_true", help="recreate existing logits")
+    add("--overwrite", action="store_true", help="replace logits made with other settings")
     cli.add_device_options(parser)
     return parser.parse_args(argv)
 

@@ -26,7 +26,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("results").add_argument
     add("--logit-dir", type=Path, default=Path("logit_train_aug"), help="directory of the logits")
     add("--pseudo-label-dir", type=Path, default=Path("pseudo_labels"), help="directory of the pseudo labels")
-    add("--overwrite", action="store_true", help="recreate existing pseudo labels")
+    add("--overwrite", action="store_true", help="replace pseudo labels made with other settings")
     add_crf_options(parser)
     cli.add_device_options(parser, workers=False, network=False)
     return parser.parse_args(argv)

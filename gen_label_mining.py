@@ -33,7 +33,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--pseudo-label-dir", type=Path, default=Path("pseudo_labels"), help=text)
     text = "directory of the mined labels (default: in place, for labels that gen_label_crf.py wrote)"
     group.add_argument("--out", type=Path, metavar="DIR", help=text)
-    group.add_argument("--overwrite", action="store_true", help="recreate existing labels in --out")
+    group.add_argument("--overwrite", action="store_true", help="replace labels in --out made with other settings")
     text = "classes with fewer pixels count as missing"
     group.add_argument("--min-pixels", type=cli.count, default=MIN_PIXELS, help=text)
     return parser.parse_args(argv)

@@ -11,7 +11,7 @@ as inverted ones, are reported.
 With --list-dir, simple_list.txt and complex_list.txt are written too (for VOC, prepare_voc.py also does this). Where
 lists of other contents exist, the new ones are written beside them as NAME.new.txt, unless --overwrite is given.
 
-If interrupted, rerun the command to resume; --overwrite recreates existing labels.
+If interrupted, rerun the command to resume; --overwrite replaces labels made with other settings or from other maps.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--foreground", type=cli.positive, default=0.6, help="minimum saliency (0..1) of the foreground")
     add("--background", type=cli.non_negative, default=0.3, help="saliency (0..1) below which is background")
     add("--out", type=Path, default=Path("dataset/sal2gt"), help="directory of the labels")
-    add("--overwrite", action="store_true", help="recreate existing labels, replace lists")
+    add("--overwrite", action="store_true", help="replace labels made with other settings, and lists")
     add("--list-dir", type=Path, help="write simple_list.txt and complex_list.txt there")
     return parser.parse_args(argv)
 
@@ -67,6 +67,11 @@ def find_maps(folder: Path, entries: Sequence[Entry], skip_missing: bool) -> dic
             " create them, or use --skip-missing"
         )
     return maps
+
+
+def fingerprint(path: Path | None) -> list[int] | None:
+    """What tells a file from a changed one: time of its last change and size; None without a file."""
+    return None if path is None else [path.stat().st_mtime_ns, path.stat().st_size]
 
 
 def read_saliency(path: Path) -> np.ndarray:
@@ -185,16 +190,22 @@ def generate(args: argparse.Namespace) -> None:
     single = [entry for entry in entries if len(set(entry.classes)) == 1]
     image_dir = args.data_dir / "JPEGImages"
     check_start(args.data_list, listed, {"image": [image_path(image_dir, entry.id) for entry in single]})
+    lists = [] if args.list_dir is None else [args.list_dir / f"{kind}_list.txt" for kind in ("simple", "complex")]
+    if args.data_list.resolve() in [path.resolve() for path in lists]:
+        raise InputError(f"{args.data_list} would be replaced by the new lists: choose another --list-dir")
+    maps = find_maps(args.saliency_dir, single, args.skip_missing)
     settings = {
         "saliency_dir": str(args.saliency_dir.resolve()),
         "foreground": args.foreground,
         "background": args.background,
         "ignore_label": args.ignore_label,
     }
-    made_from = {entry.id: settings | {"label": entry.classes[0] + 1} for entry in single}
+    made_from = {e.id: settings | {"label": e.classes[0] + 1, "map": fingerprint(maps.get(e.id))} for e in single}
     results = Results(args.out, ".png", "saliency labels", made_from, [image_dir, args.saliency_dir])
     unfinished = results.unfinished(single, args.overwrite)
-    maps = find_maps(args.saliency_dir, unfinished, args.skip_missing)
+    for entry in unfinished:
+        if entry.id not in maps:
+            results.path(entry.id).unlink(missing_ok=True)  # with --overwrite, that of a map which is gone
     todo, existing = [entry for entry in unfinished if entry.id in maps], len(single) - len(unfinished)
     created = make_labels(todo, maps, results, args)
     labelled = created + existing

@@ -11,8 +11,8 @@ Writes ID.png to --out: 8-bit grey, of the size of the image after its EXIF rota
     --model FILE
         Any ONNX file. It needs the optional package onnxruntime.
 
-If interrupted, rerun the command to resume; --overwrite recreates existing maps. --shard I/N processes one of N parts
-of the list, for use on several machines.
+If interrupted, rerun the command to resume; --overwrite replaces maps made with other settings. --shard I/N processes
+one of N parts of the list, for use on several machines.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_list_options(group, Path("dataset/voc_list/train_cls.txt"))
     add("--single-class", action="store_true", help="only images of one class: gen_sal2gt.py needs no others")
     add("--out", type=Path, default=Path("dataset/saliency"), help="directory of the saliency maps")
-    add("--overwrite", action="store_true", help="recreate existing saliency maps")
+    add("--overwrite", action="store_true", help="replace saliency maps made with other settings")
     add_detector_options(parser)
     cli.add_device_options(parser, network=False)
     return parser.parse_args(argv)

@@ -23,7 +23,13 @@ from datasets.voc import IGNORE_LABEL
 from utils.core import cli
 from utils.core.errors import InputError
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 SHARED_MEMORY = Path("/dev/shm")
+ENOUGH_FILES = 256  # that a process may open
 ENOUGH = 1 << 30  # bytes; training has up to 8 batches of 4 MB for each of its worker processes there
 
 
@@ -224,10 +230,12 @@ def _stack(items: Sequence[tuple]) -> list[np.ndarray]:
 def _load(num_workers: int, to_arrays: Callable, **options: Any) -> Iterator[list]:
     """What a DataLoader yields.
 
-    Workers pass tensors through shared memory. Where there is little, as in a container, they pass the arrays that
-    `to_arrays` makes of their items through a pipe, which takes a few milliseconds a batch.
+    Workers pass tensors through shared memory and a file descriptor each. Where there is little of either, as in a
+    container, they pass the arrays that `to_arrays` makes of their items through a pipe, which takes a few
+    milliseconds a batch.
     """
-    if SHARED_MEMORY.exists() and shutil.disk_usage(SHARED_MEMORY).free < ENOUGH:
+    little_memory = SHARED_MEMORY.exists() and shutil.disk_usage(SHARED_MEMORY).free < ENOUGH
+    if little_memory or (resource and resource.getrlimit(resource.RLIMIT_NOFILE)[0] < ENOUGH_FILES):
         options["collate_fn"] = to_arrays
     workers = min(num_workers, cli.CORES)
     loader = DataLoader(num_workers=workers, worker_init_fn=_init_worker, **options)

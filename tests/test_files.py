@@ -37,7 +37,7 @@ def test_notes_tell_what_is_finished(tmp_path: Path, suffix: str) -> None:
         assert np.array_equal(np.load(made.path("sub/a")), array)
     else:
         save_image(made.path("sub/a"), Image.fromarray(array), made.note("sub/a"))
-    assert made.unfinished(A, False) == made.unfinished(A) == A[1:] and made.unfinished(A, True) == A
+    assert made.unfinished(A, False) == made.unfinished(A) == made.unfinished(A, True) == A[1:]
     other = results(tmp_path, suffix, weights="y", scales=(1, 0.5))
     with pytest.raises(InputError, match=r"a\.(npy|png) was made with other weights, the first of 1 .*--overwrite"):
         other.unfinished(A[1:], False)  # although this is not the image to be processed

@@ -5,6 +5,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 # Cores available to this process, which containers and schedulers can limit.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -96,6 +97,13 @@ def add_resume_options(group: argparse._ActionsContainer) -> None:
     """Add the options of resuming an interrupted run."""
     group.add_argument("--save-every", type=positive_int, default=500, help="iterations between saved states")
     group.add_argument("--no-resume", action="store_true", help="start from scratch, ignoring a saved state")
+
+
+def json_path(value: str) -> Path:
+    """A path that ends in .json."""
+    if not value.endswith(".json"):
+        raise argparse.ArgumentTypeError(f"{value}: the name must end in .json")
+    return Path(value)
 
 
 def labels_list(value: str) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import os
+import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -121,11 +122,12 @@ def check_same_origin(paths: Sequence[Path]) -> None:
 
 
 def not_found(path: str | os.PathLike) -> str:
-    """The text `PATH not found`; for a relative path outside the repository, with both directories."""
-    cwd = Path.cwd()
-    if Path(path).is_absolute() or cwd == ROOT or (ROOT in cwd.parents and not (ROOT / path).exists()):
+    """The text `PATH not found`; for a relative path, with the directory where the script is meant to run."""
+    cwd, script = Path.cwd(), Path(sys.argv[0]).resolve()
+    home = script.parent if script == ROOT / "step2/main.py" else ROOT
+    if Path(path).is_absolute() or cwd == home or (home in cwd.parents and not (home / path).exists()):
         return f"{path} not found"
-    return f"{path} not found in {cwd} (default paths are relative to {ROOT}: run the script there)"
+    return f"{path} not found in {cwd} (default paths are relative to {home}: run the script there)"
 
 
 def error_reason(error: Exception) -> str:
@@ -189,8 +191,8 @@ class Results:
 
         Args:
             items: images, with attribute `id`.
-            overwrite: True: all items are unfinished. None: those made from something else are. False: these are
-                refused.
+            overwrite: whether results made from something else are replaced: their items are unfinished, too; False:
+                they are refused; None: as True.
 
         Raises:
             InputError: a result would replace another file, or one made from something else.
@@ -210,7 +212,7 @@ class Results:
         if foreign:
             raise InputError(
                 f"{foreign[0]} is not one of the {self.kind} of this script, the first of {len(foreign)} such files,"
-                " which are not replaced: choose another directory for the results"
+                " which are not replaced: choose another directory for the results, or delete a damaged one"
             )
         if other and overwrite is False:
             path, keys = next(iter(other.items()))
@@ -218,4 +220,4 @@ class Results:
                 f"{path} was made with other {' and '.join(keys)}, the first of {len(other)} such files: choose"
                 " another directory, or use --overwrite"
             )
-        return [item for item in items if overwrite or item.id not in finished]
+        return [item for item in items if item.id not in finished]

@@ -113,6 +113,15 @@ def score_table(scores: dict, names: list[str], occurring: Container[int] | None
     return "\n".join(lines)
 
 
+def warn_of_background(confusion: ConfusionMatrix, what: str = "prediction") -> None:
+    """Warn if the true labels of all images, or the predicted ones, contain background alone."""
+    if not confusion.matrix()[1:].any():
+        hint = "in masks of 0 and 255, 255 is the ignore label, not an object"
+        print(f"warning: the true labels contain background alone: {hint}", file=sys.stderr)
+    if not confusion.matrix()[:, 1:].any():
+        print(f"warning: the {what} contains background alone", file=sys.stderr)
+
+
 def report_scores(
     confusion: ConfusionMatrix, names: list[str], path: Path, options: dict, device: torch.device
 ) -> None:
@@ -126,11 +135,7 @@ def report_scores(
     scores = confusion.gather().scores()
     if not is_main():
         return
-    if not confusion.matrix()[1:].any():
-        hint = "in masks of 0 and 255, 255 is the ignore label, not an object"
-        print(f"warning: the true labels contain background alone: {hint}", file=sys.stderr)
-    if not confusion.matrix()[:, 1:].any():
-        print("warning: the prediction contains background alone", file=sys.stderr)
+    warn_of_background(confusion)
     counts = {"labels": names, COUNTS: confusion.matrix().tolist()}
     save_json(path.with_name(path.name.replace("scores", "confusion", 1)), counts)
     save_provenance(path.with_name(f"{path.stem}_run.json"), options, device)

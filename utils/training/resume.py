@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import platform
+import shutil
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -124,8 +125,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # data loading processes do not inherit this kind
+        except (BlockingIOError, PermissionError):  # depending on the system
             file.seek(0)
             raise InputError(
                 f"{folder} is used by another run, {file.read()}: wait for it, stop it, or choose another folder"
@@ -178,9 +179,13 @@ def back_up(paths: Iterable[Path], starts: Iterable[str | Path | None]) -> None:
 
     Args:
         paths: the files.
-        starts: the initial weights of the new run; not renamed, since resuming reads them again.
+        starts: the initial weights of the new run; copied instead, since the run reads them.
     """
     used = [Path(start).resolve() for start in starts if start is not None]
     for path in paths:
-        if path.exists() and path.resolve() not in used and not path.stem.endswith(".old"):
-            path.replace(path.with_suffix(f".old{path.suffix}"))
+        if path.exists() and not path.stem.endswith(".old"):
+            old = path.with_suffix(f".old{path.suffix}")
+            if path.resolve() in used:
+                shutil.copyfile(path, old)
+            else:
+                path.replace(old)
