@@ -246,6 +246,14 @@ def test_quality_of_labels(tiny_data: Path, tmp_path: Path) -> None:
     assert rows["truth"]["Mean IoU"] == 1 and rows["truth"]["error"] == 0
     assert rows["nothing"] == {"Mean IoU": None, "labelled": 0, "error": None}
     assert done.stdout.splitlines()[-1].split() == ["nothing", "-", "0.00", "-"]
+    grey = tmp_path / "grey"
+    grey.mkdir()
+    for path in truth.iterdir():
+        save_labels(grey / path.name, np.array(Image.open(path)).astype(bool).astype(np.uint8) * 255)
+    done = run_script("evaluate_labels.py", *listed, *flags(truth_dir=grey), folders[0])
+    assert "warning: the true labels contain background alone: in masks of 0 and 255" in done.stderr
+    done = run_script("evaluate_labels.py", *listed, "--score-path", listed[-1], folders[0], status=2)
+    assert "val.txt: the name must end in .json" in done.stderr
 
 
 def test_predictions_of_another_method(tiny_data: Path, tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ def test_no_resume_starts_over(tiny_data: Path, tmp_path: Path) -> None:
     # Weights that a run starts from are where they were when it goes on.
     again = [*options, "--restore-from", tmp_path / "VOC_best.pth", "--save-every", 1]
     run_script("train.py", *again, "--no-resume")
+    assert same(read_state(tmp_path / "VOC_best.old.pth"), before)
     assert "resuming after 2 of 2" in run_script("train.py", *again).stdout
     (tmp_path / "last.pth").write_bytes((tmp_path / "last.pth").read_bytes()[:9999])
     line = error_line("train.py", *options)
@@ -199,7 +200,7 @@ def test_log_lines_of_lost_iterations_go(tmp_path: Path) -> None:
 def test_two_runs_do_not_share_a_folder(tiny_data: Path, tmp_path: Path) -> None:
     options = train_options(tiny_data, tmp_path, "--num-steps", 2, "--denoise-from", 1, "--no-val")
     with lock_folder(tmp_path):
-        line = error_line("train.py", *options)
+        line = error_line("train.py", *options, process=True)
         assert f"{tmp_path} is used by another run, process {os.getpid()} on" in line
         assert [path.name for path in tmp_path.iterdir()] == [".lock"]
     run_script("train.py", *options)

@@ -137,7 +137,6 @@ def test_thresholds(root: Path) -> None:
 def test_a_stopped_run_goes_on(root: Path) -> None:
     generate(root)
     (root / "sal2gt/b.png").unlink()
-    (root / "saliency/a.png").unlink()  # not asked for: its label is there
     stamp = (root / "sal2gt/a.png").stat().st_mtime_ns
     out = generate(root).stdout
     assert "2 images labelled (1 already existed)" in out and "1 one-class images have no label" in out
@@ -146,6 +145,24 @@ def test_a_stopped_run_goes_on(root: Path) -> None:
     shutil.copytree(root / "saliency", root / "others")
     line = error_line("gen_sal2gt.py", *options(root, "--saliency-dir", root / "others"))
     assert "made with other saliency_dir" in line
+
+
+def test_labels_follow_their_maps(root: Path) -> None:
+    generate(root)
+    before = label(root, "a")
+    write_map(root, "a", np.zeros_like(before) + np.uint8(255))
+    assert "sal2gt/a.png was made with other map" in error_line("gen_sal2gt.py", *options(root))
+    generate(root, "--overwrite")
+    assert not np.array_equal(label(root, "a"), before)
+    (root / "saliency/a.png").unlink()
+    generate(root, "--overwrite", "--skip-missing")
+    assert labels(root) == ["b"]
+
+
+def test_the_list_that_is_read_is_not_replaced(root: Path) -> None:
+    shutil.copy(root / "train_cls.txt", root / "simple_list.txt")
+    more = flags(list_dir=root, data_list=root / "simple_list.txt")
+    assert "would be replaced by the new lists" in error_line("gen_sal2gt.py", *options(root, "--overwrite", *more))
 
 
 def test_overwrite_takes_back_what_has_no_foreground(root: Path) -> None:
