@@ -30,7 +30,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of the results")
     parser.add_argument("--seed", type=cli.count, default=0, help="seed of the images and of the training")
-    parser.add_argument("--num-steps", type=cli.positive_int, default=800, help="iterations of stage 1")
+    parser.add_argument("--num-steps", type=cli.positive_int, default=740, help="iterations of stage 1")
     parser.add_argument("--step2-steps", type=cli.positive_int, default=200, help="iterations of stage 2")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or mps")
     return parser.parse_args(argv)

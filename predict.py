@@ -123,6 +123,9 @@ def check_out(out: Path, sources: Sequence[Source]) -> None:
     Raises:
         InputError: a mask or an overlay exists that this script has not written.
     """
+    record = out / "predictions.json"
+    if record.exists() and '"passed_over":' not in record.read_text(errors="replace"):
+        raise InputError(f"{record} would be replaced: choose another directory for the results (--out)")
     names = [source.name for source in sources]
     Results(out, ".png", KIND, {name: {} for name in names}).unfinished(())
     for name in names:

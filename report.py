@@ -13,7 +13,7 @@ from pathlib import Path
 
 from utils.core import cli
 from utils.core.errors import InputError, run_script
-from utils.core.files import atomic_write, save_image
+from utils.core.files import atomic_write, read_note, save_image
 from utils.report.images import gallery_sheet, read_gallery
 from utils.report.page import render
 from utils.report.run import Run
@@ -43,7 +43,11 @@ def report(args: argparse.Namespace) -> None:
         picture = gallery_sheet(gallery, run.names)
         if picture is None:
             raise InputError(f"{args.gallery} is not written: the run has no label maps to show")
-        save_image(args.gallery, picture)
+        if args.gallery.exists() and read_note(args.gallery) is None:
+            raise InputError(
+                f"{args.gallery} is not a gallery of this script and is not replaced: choose another name"
+            )
+        save_image(args.gallery, picture, {"kind": "gallery"})
         print(f"gallery: {args.gallery}")
 
 

@@ -55,7 +55,7 @@ def read_label(
         if step is not None:
             labels //= np.uint8(step)
         elif image.mode == "P" and not has_voc_palette(image):
-            labels = _renumber(labels, image, num_classes, ignore_label)
+            labels = _renumber(labels, image, path, num_classes, ignore_label)
         elif image.mode in ("RGB", "RGBA"):
             labels = _from_colours(np.array(image.convert("RGB")), path, num_classes, ignore_label)
         elif image.mode not in ("1", "L", "P"):
@@ -82,15 +82,26 @@ def _labels_by_colour(num_classes: int, ignore_label: int) -> dict[int, int]:
     return dict(zip(_codes(palette()[labels]).tolist(), labels))
 
 
-def _renumber(values: np.ndarray, image: Image.Image, num_classes: int, ignore_label: int) -> np.ndarray:
-    """The labels that the colours stand for if all are VOC's, else the values."""
-    table, colours = np.arange(256, dtype=np.uint8), image.getpalette() or []
-    known = _labels_by_colour(num_classes, ignore_label)
-    for value in np.unique(values).tolist():
-        code = int(_codes(np.array(colours[3 * value : 3 * value + 3]))) if 3 * value < len(colours) else -1
-        if code not in known:
-            return values
-        table[value] = known[code]
+def _renumber(
+    values: np.ndarray, image: Image.Image, path: str | Path, num_classes: int, ignore_label: int
+) -> np.ndarray:
+    """The labels that the colours stand for if all are VOC's, else the values, in a palette of its own.
+
+    Raises:
+        InputError: some colours are VOC's, but in another order, and some are not.
+    """
+    colours, known = image.getpalette() or [], _labels_by_colour(num_classes, ignore_label)
+    codes = {v: int(_codes(np.array(colours[3 * v : 3 * v + 3] or (-1, -1, -1)))) for v in np.unique(values).tolist()}
+    other = [value for value, code in codes.items() if code not in known]
+    moved = [value for value, code in codes.items() if known.get(code, value) != value]
+    if other and moved:
+        raise InputError(
+            f"{path} has VOC's colours in another order, and {tuple(colours[3 * other[0] :][:3])}, which is none of"
+            " them (see --num-classes): create it again, with labels as values of a grey image"
+        )
+    table = np.arange(256, dtype=np.uint8)
+    for value in moved:
+        table[value] = known[codes[value]]
     return table[values]
 
 

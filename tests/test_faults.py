@@ -85,14 +85,21 @@ def test_a_killed_worker(tiny_data: Path, tmp_path: Path) -> None:
     assert "rerun the command" in lines[-1] and read_checkpoint(tmp_path / "last.pth")["iteration"] >= 2
 
 
-@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "Connection reset by peer")])
-def test_a_worker_killed_while_it_hands_over_a_batch(error: Exception, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (EOFError(), "a data loading process was killed"),
+        (ConnectionResetError(104, "Connection reset by peer"), "a data loading process was killed"),
+        (OSError(28, "No space left on device"), "no space left in a place without a name, possibly /dev/shm"),
+    ],
+)
+def test_faults_of_data_loading_processes(error: Exception, says: str, capsys: pytest.CaptureFixture) -> None:
     def broken() -> None:
         raise error
 
     with pytest.raises(SystemExit) as exit_:
         utils.core.errors.run_script(broken)
-    assert exit_.value.code == 1 and "error: a data loading process was killed" in capsys.readouterr().err
+    assert exit_.value.code == 1 and f"error: {says}" in capsys.readouterr().err
 
 
 def test_a_full_disk(tiny_data: Path, tmp_path: Path) -> None:

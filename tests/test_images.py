@@ -131,6 +131,15 @@ def test_codings_of_labels(tmp_path: Path, coding: str) -> None:
     assert np.array_equal(read_label(tmp_path / "a.png", 21, LABELS.shape), LABELS)
 
 
+def test_a_palette_in_another_order_with_another_colour(tmp_path: Path) -> None:
+    """Values that the program has renumbered are not taken for labels."""
+    colours = palette()[LABELS]
+    colours[0, 0] = (220, 220, 190)  # nearly that of ignored pixels
+    Image.fromarray(colours).convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a\.png has VOC's colours in another order, and \(220, 220, 190\)"):
+        read_label(tmp_path / "a.png", 21)
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_grey_labels_of_few_bits(tmp_path: Path, bits: int) -> None:
     labels = LABELS & (1 << bits) - 1

@@ -105,10 +105,22 @@ def test_an_existing_data_set(small: Path, tmp_path: Path, capsys: pytest.Captur
     with pytest.raises(InputError, match=r"other seed: choose another root"):
         make_dataset(small, **SMALL, seed=3)
     make_dataset(tmp_path / "set", **SMALL)
-    for gone in ("dataset.json", "sal2gt/simple_00002.png"):
+    for gone in (
+        "dataset.json",
+        "sal2gt/simple_00002.png",
+        *(f"lists/{path.name}" for path in (small / "lists").iterdir()),
+    ):
         (tmp_path / "set" / gone).unlink()
     make_dataset(tmp_path / "set", **SMALL)
     assert contents(tmp_path / "set") == contents(small)
+
+
+def test_lists_of_another_data_set_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/val.txt").write_text("a 1\n")
+    with pytest.raises(InputError, match="contains lists of another data set"):
+        make_dataset(tmp_path, ("bird", "car"), 1, 1, 1, 64)
+    assert (tmp_path / "lists/val.txt").read_text() == "a 1\n"
 
 
 def test_a_missing_font_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

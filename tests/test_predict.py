@@ -283,6 +283,9 @@ def test_other_masks_are_not_replaced(tmp_path: Path, weights: dict[str, Path]) 
         assert f"predictions/{name}" in (line := error_line("predict.py", *words, cwd=tmp_path))
         assert "choose another directory" in line and (out / name).read_bytes() == before
         (out / name).unlink()
+    (out / "predictions.json").write_text('{"mine": 1}')
+    assert "predictions/predictions.json would be replaced" in error_line("predict.py", *words, cwd=tmp_path)
+    (out / "predictions.json").unlink()
     predict(weights["stage1"], "a.png", cwd=tmp_path)
     predict(weights["stage1"], "a.png", "--scales", "1", cwd=tmp_path)  # its own it replaces
 

@@ -177,6 +177,12 @@ def test_bad_input(run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for folder in ("empty", "nowhere"):
         assert "holds neither logs nor scores" in error_line("report.py", "--run", tmp_path / folder)
+    photograph, gallery = next((run / "data/JPEGImages").iterdir()), tmp_path / "gallery.png"
+    before = photograph.read_bytes()
+    assert "is not a gallery of this script" in error_line("report.py", "--run", run, "--gallery", photograph)
+    assert photograph.read_bytes() == before
+    for _ in range(2):  # its own it replaces
+        run_script("report.py", "--run", run, "--gallery", gallery)
     (run / "scores/scores_crf.json").write_text('{"Mean IoU": 0.')
     assert "scores_crf.json cannot be read" in error_line("report.py", "--run", run)
 

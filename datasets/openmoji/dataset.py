@@ -73,6 +73,8 @@ def find_existing(root: Path, parameters: dict) -> dict | None:
     """The record of this data set if `root` has it already; InputError if it has another one."""
     path = root / "dataset.json"
     if not path.exists():
+        if any((root / "lists").glob("*.txt")):
+            raise InputError(f"{root} contains lists of another data set: choose another root")
         return None
     try:
         record = json.loads(path.read_text())

@@ -32,6 +32,10 @@ FAULTS = {
     HOST_FULL: f"out of memory: {LESS}, and with fewer data loading processes",
     MANY_FILES: "the limit of open files is too low: raise it (ulimit -n), or use fewer processes (--num-workers)",
 }
+SHARED_MEMORY_FULL = (
+    "no space left in a place without a name, possibly /dev/shm: use --num-workers 0 (stage 2:"
+    " DATALOADER.NUM_WORKERS=0; CRF: --n-jobs 1), or in a container docker run --shm-size=1g"
+)
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RERUN = "finished files are kept; rerun the command to resume"
 
@@ -89,6 +93,8 @@ def _report_errors(main: Callable[[], object]) -> None:
         if error.filename:
             space = f": free some space; {RERUN}" if error.errno in NO_SPACE else ""
             _exit(f"{error.filename}: {error.strerror or error}{space}", 2)
+        if error.errno in NO_SPACE:
+            _exit(f"{SHARED_MEMORY_FULL} ({error}); {RERUN}", 1)
         if not isinstance(error, ConnectionError):
             raise
         _exit(f"{KILLED} ({error}); {RERUN}", 1)
