@@ -83,7 +83,7 @@ def check_files(
     simple, val = lists.get("simple_list", ()), lists.get("val", ())
     yield from checks.check_images(bar(everything, "images"), images)
     yield from checks.check_decoding(bar(everything, "damage"), images)
-    yield from checks.check_turned(bar([*simple, *val], "orientation"), images)
+    yield from checks.check_turned(image_path(images, entry.id) for entry in bar([*simple, *val], "orientation"))
     yield from checks.check_labels(bar(simple, "pseudo labels"), images, labels, *sizes, truth_dir=truth)
     yield from checks.check_labels(bar(val, "validation labels"), images, truth, *sizes)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.images import jpeg_warning, read_image, read_picture, turned_unseen
+from datasets.images import SUFFIXES, jpeg_warning, read_image, read_picture, turned_unseen
 from datasets.labels import read_label
 from datasets.lists import Entry, image_path
 from utils.core.distributed import is_main
@@ -41,7 +41,7 @@ def collect(level: str, text: str, where: Sequence[str]) -> Iterator[Finding]:
 def check_start(
     data_list: Path, entries: Sequence[Entry], files: Mapping[str, Sequence[Path]], hint: str = ""
 ) -> None:
-    """The checks at the start of every script: warn about duplicates in the list, require its files.
+    """The checks at the start of every script: warn of duplicates in the list and turned images, require its files.
 
     Raises:
         InputError: as `require_files`.
@@ -49,6 +49,8 @@ def check_start(
     for finding in _duplicates(data_list.name, [entry.id for entry in entries]):
         warn(str(data_list.parent), finding)
     require_files(files, hint)
+    for finding in check_turned(files["image"]) if {"image", "label"} <= files.keys() else ():
+        warn(str(data_list), finding)
 
 
 def require_files(files: Mapping[str, Sequence[Path]], hint: str = "") -> None:
@@ -69,6 +71,11 @@ def require_files(files: Mapping[str, Sequence[Path]], hint: str = "") -> None:
                 every = ": see --data-dir (stage 2: DATASET.ROOT)" if len(missing) == len(paths) else ""
                 hint = _space_hint(missing[0]) or every
             raise InputError(f"{not_found(missing[0])}, {number}{hint}")
+        for path in paths if kind == "image" else ():
+            same = [other for suffix in SUFFIXES if (other := path.with_suffix(suffix)).exists()]
+            if len(same) > 1:
+                both = " and ".join(other.name for other in same)
+                raise InputError(f"{path.parent} has {both} for one ID: rename or remove all but one")
 
 
 def _space_hint(missing: Path) -> str:
@@ -150,11 +157,10 @@ def check_decoding(entries: Iterable[Entry], image_dir: Path) -> Iterator[Findin
     yield from collect("warning", "image damaged, a part of it is wrong", damaged)
 
 
-def check_turned(entries: Iterable[Entry], image_dir: Path) -> Iterator[Finding]:
+def check_turned(paths: Iterable[Path]) -> Iterator[Finding]:
     """Find images with labels that EXIF turns, where the size of a label does not show whether it is turned too."""
     turned = []
-    for entry in entries:
-        path = image_path(image_dir, entry.id)
+    for path in paths:
         with contextlib.suppress(InputError):  # reported by check_images
             if turned_unseen(path):
                 turned.append(str(path))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import data_options, error_line, flags, run_script
-from PIL import Image
+from PIL import ExifTags, Image
 
 import evaluate
 from networks.checkpoint import save
@@ -243,6 +243,18 @@ def test_bad_checkpoints(tiny_data: Path, weights: Path, tmp_path: Path) -> None
     start = train_options(tiny_data, tmp_path, "--arch", "resnet50", "--restore-from", weights)
     assert "no convolution matches this network" in error_line("train.py", *start)
     assert not (tmp_path / "scores").exists()
+
+
+def test_a_turned_image_and_two_of_one_id(own_data: Path, weights: Path, tmp_path: Path) -> None:
+    path, exif = own_data / "JPEGImages/val_00003.jpg", Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    with Image.open(path) as image:
+        image.save(path, exif=exif)
+    stderr = run_script("evaluate.py", *eval_options(own_data, weights, tmp_path)).stderr
+    assert f"image turned by its EXIF orientation: see that its label is turned as well (1, first {path})" in stderr
+    Image.new("RGB", (80, 64)).save(path.with_suffix(".png"))
+    line = error_line("evaluate.py", *eval_options(own_data, weights, tmp_path))
+    assert "JPEGImages has val_00003.jpg and val_00003.png for one ID: rename or remove all but one" in line
 
 
 def test_a_val_label_of_another_size(own_data: Path, weights: Path, tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ def build_data(args: argparse.Namespace, names: list[str]) -> tuple[dict[str, Im
     if val is not None:
         for finding in check_images(val.entries, images):
             raise InputError(finding.first)
-    for finding in check_turned([*train["simple"].entries, *(val.entries if val else ())], images):
+    labelled = [train["simple"], *([val] if val else [])]
+    for finding in check_turned(path for dataset in labelled for path in dataset.files()["image"]):
         warn(str(images), finding)
     return train, val
 
