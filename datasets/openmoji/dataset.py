@@ -92,11 +92,8 @@ def find_existing(root: Path, parameters: dict) -> dict | None:
 def write_files(root: Path, parameters: dict) -> dict:
     """Create all images, labels and lists; returns the contents of dataset.json."""
     lines: dict[str, list[str]] = {kind: [] for kind in KINDS}
-    noise, ious, right = (
-        Counter[str](),
-        [],
-        [],
-    )  # IoUs of the pseudo labels, and of those that show the object alone
+    noise, ious = Counter[str](), []  # IoUs of the pseudo labels
+    right = []  # of those that show the object alone
     jobs = [(kind, index + 1) for kind in KINDS for index in range(parameters[kind])]
     for kind, index in tqdm(jobs, desc=str(root), unit="image", disable=None):
         scene = make_scene(parameters, kind, index)

@@ -95,7 +95,7 @@ class Trainer:
     def begin(
         self, resume: bool, options: dict, device: torch.device, outputs: Sequence[Path], starts: Sequence[Any]
     ) -> int:
-        """Load the saved state, or back up the `outputs` of an earlier run, except those it `starts` from.
+        """Load the saved state, or back up the `outputs` of an earlier run; the new one reads `starts`, which stay.
 
         Returns:
             The number of iterations done.
