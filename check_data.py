@@ -9,6 +9,7 @@ warnings.
 """
 
 import argparse
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -34,34 +35,32 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def read_lists(args: argparse.Namespace) -> tuple[dict[str, list[Entry]], list[checks.Finding]]:
-    """The lists by name, and a finding for each that cannot be used."""
-    lists, findings = {}, []
+def read_lists(args: argparse.Namespace) -> tuple[dict[str, list[Entry]], list[checks.Problem]]:
+    """The lists by name, and a problem for each that cannot be used."""
+    lists, problems = {}, []
     for name in needed_lists(args):
         try:
             lists[name] = read_needed_list(args, name)
         except InputError as error:
-            findings.append(checks.Finding("error", f"{name}: unusable", 1, str(error)))
-    return lists, findings
+            problems.append(checks.Problem(checks.ERROR, f"{name}: unusable", str(error)))
+    return lists, problems
 
 
 def count_table(lists: Lists, names: Sequence[str]) -> str:
     """Format the number of images in each list, in total and by class; `-` where a list has no classes."""
+
+    def count(entries: Sequence[Entry], c: int) -> str:
+        return f"{sum(c in e.classes for e in entries):,}" if any(e.classes for e in entries) else "-"
+
+    rows = [["", *lists], ["images", *(f"{len(entries):,}" for entries in lists.values())]]
+    rows += [[name, *(count(entries, c) for entries in lists.values())] for c, name in enumerate(names[1:])]
     width = max(map(len, names))
-    lines = [" ".join([" " * width, *(f"{name:>12}" for name in lists)])]
-    lines.append(" ".join([f"{'images':<{width}}", *(f"{len(entries):>12,}" for entries in lists.values())]))
-    for c, name in enumerate(names[1:]):
-        cells = (
-            f"{sum(c in entry.classes for entry in entries):,}" if any(e.classes for e in entries) else "-"
-            for entries in lists.values()
-        )
-        lines.append(" ".join([f"{name:<{width}}", *(f"{cell:>12}" for cell in cells)]))
-    return "\n".join(lines)
+    return "\n".join(" ".join([f"{name:<{width}}", *(f"{cell:>12}" for cell in cells)]) for name, *cells in rows)
 
 
 def print_found(lists: Lists, images: Path, labels: Path, truth: Path) -> None:
     """Print how many of the listed images, pseudo labels and true masks exist."""
-    everything = unique(entry for entries in lists.values() for entry in entries)
+    everything = unique(itertools.chain(*lists.values()))
     files = {f"images in {images}": [image_path(images, entry.id) for entry in everything]}
     for name, text, folder in (("simple_list", "pseudo labels", labels), ("val", "validation masks", truth)):
         if name in lists:
@@ -72,17 +71,15 @@ def print_found(lists: Lists, images: Path, labels: Path, truth: Path) -> None:
 
 def check_files(
     args: argparse.Namespace, lists: Lists, images: Path, labels: Path, truth: Path
-) -> Iterator[checks.Finding]:
-    """Yield the findings in the files that the lists name."""
+) -> Iterator[checks.Problem]:
+    """Find the problems in the files that the lists name."""
 
     def bar(entries: Iterable[Entry], title: str) -> Iterable[Entry]:
         return tqdm(unique(entries), desc=title, leave=False)
 
     sizes = args.num_classes, args.ignore_label
-    everything = [entry for entries in lists.values() for entry in entries]
     simple, val = lists.get("simple_list", ()), lists.get("val", ())
-    yield from checks.check_images(bar(everything, "images"), images)
-    yield from checks.check_decoding(bar(everything, "damage"), images)
+    yield from checks.check_images(bar(itertools.chain(*lists.values()), "images"), images)
     yield from checks.check_turned(image_path(images, entry.id) for entry in bar([*simple, *val], "orientation"))
     yield from checks.check_labels(bar(simple, "pseudo labels"), images, labels, *sizes, truth_dir=truth)
     yield from checks.check_labels(bar(val, "validation labels"), images, truth, *sizes)
@@ -91,16 +88,16 @@ def check_files(
 def main(args: argparse.Namespace) -> None:
     names = read_class_names(args.class_names, args.num_classes)
     folders = args.data_dir / "JPEGImages", args.pseudo_label_dir, args.data_dir / "SegmentationClassAug"
-    lists, findings = read_lists(args)
+    lists, problems = read_lists(args)
     print(count_table(lists, names))
     print_found(lists, *folders)
-    findings += [*checks.check_lists(lists, names), *check_files(args, lists, *folders)]
-    for finding in findings:
-        print(f"{finding.level:<8} {finding.number:>7}  {finding.text}; first: {finding.first}")
-    errors = sum(finding.level == "error" for finding in findings)
-    if errors:
+    problems += [*checks.check_lists(lists, names), *check_files(args, lists, *folders)]
+    kinds = checks.by_kind(problems)
+    for (level, text), found in kinds.items():
+        print(f"{level:<8} {len(found):>7}  {text}; first: {found[0]}")
+    if errors := sum(level == checks.ERROR for level, _ in kinds):
         raise InputError(f"the data set has errors ({errors} listed above): fix them before training")
-    print("no errors" if findings else "no problems found")
+    print("no errors" if kinds else "no problems found")
 
 
 if __name__ == "__main__":

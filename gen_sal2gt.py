@@ -15,7 +15,6 @@ If interrupted, rerun the command to resume; --overwrite replaces labels made wi
 """
 
 import argparse
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,8 +22,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from datasets.checks import check_start, collect, warn
-from datasets.images import open_image, read_image, turned_unseen
+from datasets.checks import WARNING, Problem, check_start, warn
+from datasets.images import open_image, read_size
 from datasets.labels import save_labels
 from datasets.lists import Entry, image_path, read_list, unique
 from datasets.options import add_data_options
@@ -53,11 +52,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def find_maps(folder: Path, entries: Sequence[Entry], skip_missing: bool) -> dict[str, Path]:
-    """The saliency map of each image that has one, ID.png or ID.jpg.
-
-    Raises:
-        InputError: an image has none, without `skip_missing`.
-    """
+    """The saliency map of each image that has one, ID.png or ID.jpg; InputError if one has none and may not."""
     candidates = {e.id: [folder / f"{e.id}{suffix}" for suffix in (".png", ".jpg")] for e in entries}
     maps = {id_: path for id_, paths in candidates.items() for path in reversed(paths) if path.exists()}
     missing = [id_ for id_ in candidates if id_ not in maps]
@@ -69,17 +64,8 @@ def find_maps(folder: Path, entries: Sequence[Entry], skip_missing: bool) -> dic
     return maps
 
 
-def fingerprint(path: Path | None) -> list[int] | None:
-    """What tells a file from a changed one: time of its last change and size; None without a file."""
-    return None if path is None else [path.stat().st_mtime_ns, path.stat().st_size]
-
-
 def read_saliency(path: Path) -> np.ndarray:
-    """Read a saliency map as H x W uint8 or uint16, from the alpha channel if the map is there.
-
-    Raises:
-        InputError: the file is damaged, in colour, or of more than 16 bits.
-    """
+    """Read a saliency map as H x W uint8 or uint16, from the alpha channel if the map is there."""
     with open_image(path, if_damaged=": create it again") as image:
         if image.mode.startswith("I"):  # I or I;16, depending on the version of Pillow
             values = np.array(image)
@@ -134,48 +120,42 @@ def find_problem(saliency: np.ndarray, labels: np.ndarray, label: int) -> str | 
     return None
 
 
-def find_turn(picture: Path, size: tuple[int, int], path: Path, saliency: np.ndarray) -> str | None:
-    """What is suspicious if the EXIF orientation turns a picture to `size`, (height, width); None if nothing is.
+def find_turn(picture: Path, path: Path, saliency: np.ndarray) -> str | None:
+    """What is suspicious about a map whose picture EXIF turns; None if nothing is.
 
     Raises:
         InputError: the map is not turned.
     """
-    with open_image(picture) as image:
-        quarter_turn = image.size != size[::-1]
-    same_side = (saliency.shape[0] - saliency.shape[1]) * (size[0] - size[1])  # negative: only one is upright
-    if quarter_turn and same_side < 0:
+    (width, height), orientation = read_size(picture)
+    same_side = (saliency.shape[0] - saliency.shape[1]) * (height - width)  # negative: only one is upright
+    if orientation > 4 and same_side < 0:
         raise InputError(f"{path} is not rotated, but {picture} is by its EXIF orientation: rotate the map")
-    if turned_unseen(picture) or (quarter_turn and same_side == 0):
+    if orientation > 1 and (orientation <= 4 or same_side == 0):
         return "image turned by its EXIF orientation, and the size of the map does not show whether it is, too"
     return None
-
-
-def make_label(entry: Entry, path: Path, args: argparse.Namespace) -> tuple[np.ndarray, list[str]]:
-    """The pseudo label of an image, and what is suspicious about its map."""
-    picture = image_path(args.data_dir / "JPEGImages", entry.id)
-    size, saliency, label = read_image(picture).shape[:2], read_saliency(path), entry.classes[0] + 1
-    turn = find_turn(picture, size, path, saliency)
-    labels = paint(saliency, size, label, (args.background, args.foreground), args.ignore_label)
-    return labels, [text for text in (find_problem(saliency, labels, label), turn) if text is not None]
 
 
 def make_labels(
     entries: Sequence[Entry], maps: Mapping[str, Path], results: Results, args: argparse.Namespace
 ) -> int:
     """Write the pseudo labels that have foreground, return their number, and warn about suspicious maps."""
-    created, problems = 0, defaultdict(list)
+    created, problems = 0, []
+    thresholds = args.background, args.foreground
     for entry in tqdm(entries, desc="labels", unit="img"):
-        labels, texts = make_label(entry, maps[entry.id], args)
-        if (labels == entry.classes[0] + 1).any():
+        path, picture = maps[entry.id], image_path(args.data_dir / "JPEGImages", entry.id)
+        (width, height), _ = read_size(picture)
+        saliency, label = read_saliency(path), entry.classes[0] + 1
+        turn = find_turn(picture, path, saliency)
+        labels = paint(saliency, (height, width), label, thresholds, args.ignore_label)
+        for text in (find_problem(saliency, labels, label), turn):
+            if text is not None:
+                problems.append(Problem(WARNING, text, path.name))
+        if (labels == label).any():
             save_labels(results.path(entry.id), labels, results.note(entry.id))
             created += 1
         else:
             results.path(entry.id).unlink(missing_ok=True)  # with --overwrite, one of other thresholds may exist
-        for text in texts:
-            problems[text].append(maps[entry.id].name)
-    for text, names in problems.items():
-        for finding in collect("warning", text, names):
-            warn(str(args.saliency_dir), finding)
+    warn(args.saliency_dir, problems)
     return created
 
 
@@ -200,7 +180,9 @@ def generate(args: argparse.Namespace) -> None:
         "background": args.background,
         "ignore_label": args.ignore_label,
     }
-    made_from = {e.id: settings | {"label": e.classes[0] + 1, "map": fingerprint(maps.get(e.id))} for e in single}
+    made_from = {e.id: settings | {"label": e.classes[0] + 1, "map": None} for e in single}
+    for id_, path in maps.items():
+        made_from[id_]["map"] = [path.stat().st_mtime_ns, path.stat().st_size]
     results = Results(args.out, ".png", "saliency labels", made_from, [image_dir, args.saliency_dir])
     unfinished = results.unfinished(single, args.overwrite)
     for entry in unfinished:

@@ -26,17 +26,18 @@ import argparse
 import os
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from datasets import voc_archives as archives
 from datasets.checks import require_files
-from datasets.images import open_image, read_picture
-from datasets.labels import has_voc_palette, read_label, save_labels, validate_labels
+from datasets.images import open_image, read_size
+from datasets.labels import read_label, save_labels, validate_labels
 from datasets.lists import Entry, read_list
 from datasets.splits import write_list, write_split
 from utils.core import cli
 from utils.core.errors import InputError, run_script
-from utils.core.files import atomic_write
+from utils.core.files import atomic_write, not_found
 
 PUBLISHED = {"train_cls": 10_582, "simple": 6_681, "complex": 3_901, "val": 1_449, "test": 1_456}
 
@@ -76,8 +77,20 @@ def visible(folder: Path, suffix: str) -> list[str]:
     return [path.stem for path in folder.glob(f"*{suffix}") if not path.name.startswith(".")]
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link a file, or copy it if that is not possible."""
+def make_mask(source: Path, target: Path, image: Path) -> None:
+    """Create one mask from VOC's .png or SBD's .mat, which must have the size of its image."""
+    (width, height), _ = read_size(image, archives.UNPACK_VOC)
+    size = height, width
+    if source.suffix == ".mat":
+        save_labels(target, validate_labels(archives.sbd_mask(source), source, archives.NUM_CLASSES, size))
+        return
+    hints = archives.UNPACK_VOC, archives.UNPACK_VOC
+    labels = read_label(source, archives.NUM_CLASSES, size, hints=hints)
+    with open_image(source) as mask:
+        unchanged = np.array_equal(np.array(mask), labels)
+    if not unchanged:
+        save_labels(target, labels)
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source.resolve(), target)
@@ -86,28 +99,11 @@ def link_or_copy(source: Path, target: Path) -> None:
             file.write(source.read_bytes())
 
 
-def make_mask(source: Path, target: Path, image: Path) -> None:
-    """Create one mask from VOC's .png or SBD's .mat, which must have the size of its image."""
-    _, (width, height) = read_picture(image, 64, archives.UNPACK_VOC)  # decoded at an eighth, for the size alone
-    if source.suffix == ".mat":
-        labels = validate_labels(archives.sbd_mask(source), source, archives.NUM_CLASSES, (height, width))
-        save_labels(target, labels)
-        return
-    hints = archives.UNPACK_VOC, archives.UNPACK_VOC
-    labels = read_label(source, archives.NUM_CLASSES, (height, width), hints=hints)
-    with open_image(source) as mask:
-        unchanged = has_voc_palette(mask)
-    if unchanged:
-        link_or_copy(source, target)
-    else:
-        save_labels(target, labels)
-
-
 def make_masks(sources: dict[str, Path], devkit: Path, out: Path) -> None:
     """Create the masks that are missing in `out` from the source file of each image."""
     todo = {id_: path for id_, path in sources.items() if not (out / f"{id_}.png").exists()}
     of_sbd = [path for path in todo.values() if path.suffix == ".mat"]
-    require_files({"VOC mask": [path for path in todo.values() if path.suffix != ".mat"]}, archives.UNPACK_VOC)
+    require_files({"VOC mask": [path for path in todo.values() if path.suffix == ".png"]}, archives.UNPACK_VOC)
     require_files({"SBD mask": of_sbd}, f": unpack {archives.SBD_ARCHIVE} again")
     if of_sbd:
         archives.load_scipy()  # fail before the first mask is created
@@ -133,7 +129,14 @@ def prepare(args: argparse.Namespace) -> None:
     if args.download:
         args.sbd = args.sbd or args.devkit.parent / "SBD"
         archives.download(args.devkit, args.sbd)
-    devkit, sbd = archives.find_folders(args.devkit, args.sbd)
+    devkit, sbd = archives.find_devkit(args.devkit), args.sbd and archives.find_sbd(args.sbd)
+    if devkit is None:
+        problem = f"{args.devkit} has no ImageSets/Segmentation" if args.devkit.exists() else not_found(args.devkit)
+        raise InputError(f"{problem}: unpack {archives.VOC_ARCHIVE} and pass its VOC2012, or use --download")
+    if args.sbd and sbd is None:
+        raise InputError(
+            f"{args.sbd} has no benchmark_RELEASE/dataset/cls: unpack SBD's {archives.SBD_ARCHIVE} there"
+        )
     out = args.out or devkit / "SegmentationClassAug"
     if out.resolve() == (devkit / "SegmentationClass").resolve():
         raise InputError(f"--out {out} contains VOC's own masks: choose another directory")
@@ -149,9 +152,9 @@ def prepare(args: argparse.Namespace) -> None:
     lists = {"train_aug": [Entry(id_) for id_ in images], "train_cls": entries, "val": [Entry(id_) for id_ in val]}
     if (official / "test.txt").exists():
         test = read_ids(official / "test.txt")
+        lists["test"] = [Entry(id_) for id_ in test]
         pictures = [devkit / "JPEGImages" / f"{id_}.jpg" for id_ in test]
         require_files({"test image": pictures}, ": unpack VOC2012test.tar again")
-        lists["test"] = [Entry(id_) for id_ in test]
     for name, listed in lists.items():
         write_list(args.list_dir / f"{name}.txt", listed, args.overwrite)
     counts = {name: len(listed) for name, listed in lists.items()}

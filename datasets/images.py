@@ -3,45 +3,36 @@
 import contextlib
 import errno
 import os
-import tempfile
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from utils.core.errors import InputError
 from utils.core.files import error_reason, not_found
 
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
-SUFFIXES = (*JPEG_SUFFIXES, ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+SUFFIXES = (*JPEG_SUFFIXES, ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 # No other formats: Pillow passes some to external programs (EPS to Ghostscript).
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-MIN_SIDE = 2  # of a listed image: at a scale of 0.5 or 0.75, nothing would remain of a single pixel
-_T = Image.Transpose
-TURNS = {  # by EXIF orientation
-    2: _T.FLIP_LEFT_RIGHT,
-    3: _T.ROTATE_180,
-    4: _T.FLIP_TOP_BOTTOM,
-    5: _T.TRANSPOSE,
-    6: _T.ROTATE_270,
-    7: _T.TRANSVERSE,
-    8: _T.ROTATE_90,
-}
+FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM"]
+if "avif" in features.modules and features.check("avif"):  # from Pillow 11.3 on
+    FORMATS.append("AVIF")
+REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+LEAST_SIDE = 2  # of a listed image: at a scale of 0.5 or 0.75, nothing would remain of a single pixel
+
+_stderr = threading.Lock()
 
 
 @contextlib.contextmanager
 def open_image(path: str | Path, if_missing: str = "", if_damaged: str = "") -> Iterator[Image.Image]:
     """Open an image with Pillow and turn its errors, in the block too, into InputError.
 
-    Args:
-        path: the file.
-        if_missing, if_damaged: hints that end the error message.
-
-    Raises:
-        InputError: the file does not exist, cannot be decoded, or exceeds Pillow's limit for decompression bombs.
+    `if_missing` and `if_damaged` are hints that end the error message.
     """
     if not os.path.isfile(path):  # reading a pipe would block
         raise InputError(f"{path} is no regular file" if os.path.exists(path) else f"{not_found(path)}{if_missing}")
@@ -64,20 +55,16 @@ def open_image(path: str | Path, if_missing: str = "", if_damaged: str = "") -> 
 
 
 def read_image(path: str | Path, max_side: int | None = None) -> np.ndarray:
-    """Read a listed image as H x W x 3 uint8, BGR; see `read_picture`.
-
-    Raises:
-        InputError: as `read_picture`, or a side is shorter than MIN_SIDE.
-    """
+    """Read a listed image, of at least 2 x 2 pixels, as H x W x 3 uint8, BGR; see `read_picture`."""
     image, (width, height) = read_picture(
         path,
         max_side,
         if_missing=": the image is in the list, but not in the data directory",
         if_damaged=": replace it or remove it from the list",
     )
-    if min(width, height) < MIN_SIDE:
+    if min(width, height) < LEAST_SIDE:
         raise InputError(
-            f"{path} has {width}x{height} pixels, but needs {MIN_SIDE} in each direction: remove it from the list"
+            f"{path} has {width}x{height} pixels, but needs {LEAST_SIDE} in each direction: remove it from the list"
         )
     return image
 
@@ -94,52 +81,95 @@ def read_picture(
 
     Returns:
         H x W x 3 uint8 BGR, and the (width, height) before downscaling.
-
-    Raises:
-        InputError: as `open_image`.
     """
     with open_image(path, if_missing, if_damaged) as image:
-        width, height = image.size
-        factor = min(1, max_side / max(width, height)) if max_side else 1
+        size = width, height = image.size
+        factor = min(1, max_side / max(size)) if max_side else 1
         fitted = max(1, round(width * factor)), max(1, round(height * factor))
-        if image.format == "JPEG" and image.size == fitted and _orientation(image) not in TURNS:
-            decoded = _decode_jpeg(path)
-            if decoded is not None:
-                return decoded, image.size
-        image.draft(None, fitted)  # a large JPEG is decoded at a half, a quarter or an eighth
-        image.load()
-        turn = TURNS.get(_orientation(image))  # none in a TIFF, which Pillow turns itself
-        image = _to_8_bit(image)
-        if image.size != fitted:
-            image = image.resize(fitted, Image.Resampling.BILINEAR, reducing_gap=2)
-        if image.mode == "RGBA":
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        if image.mode != "RGB":
-            image = image.convert("RGB")
-        if turn is not None:
-            image = image.transpose(turn)
-    swapped = turn in (_T.TRANSPOSE, _T.ROTATE_270, _T.TRANSVERSE, _T.ROTATE_90)
-    return cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR), (height, width) if swapped else (width, height)
+        pixels = None
+        if image.format in ("JPEG", "MPO"):
+            pixels = _decode_jpeg(path, min(width // fitted[0], height // fitted[1]))
+        if pixels is None:
+            image.draft(None, fitted)  # a large JPEG is decoded at a half, a quarter or an eighth
+            image.load()
+            pixels = _on_white(_resize(_to_8_bit(image), fitted))
+        elif pixels.shape[1::-1] != fitted:
+            pixels = np.asarray(_resize(Image.fromarray(pixels), fitted))
+        orientation = _orientation(image)  # 1 for a loaded TIFF, which Pillow turns itself
+    return _turn(pixels, orientation), size[::-1] if orientation > 4 else size
 
 
-def _decode_jpeg(path: str | Path) -> np.ndarray | None:
-    """H x W x 3 uint8 BGR, decoded by OpenCV as for the published results, a quarter faster than by Pillow.
+def read_size(path: str | Path, if_missing: str = "") -> tuple[tuple[int, int], int]:
+    """The (width, height) of an image as it is meant to be seen, and its EXIF orientation, 1 (stored so) to 8."""
+    with open_image(path, if_missing) as image:
+        orientation = _orientation(image)
+        stored_upright = orientation <= 4 or image.format == "TIFF"
+        return image.size if stored_upright else image.size[::-1], orientation
 
-    None if OpenCV cannot decode the file, or if its last bytes are not those of a JPEG: OpenCV fills what is missing
-    with grey, and only Pillow can tell.
+
+def _decode_jpeg(path: str | Path, reduction: int) -> np.ndarray | None:
+    """Decode a JPEG by OpenCV, as for the published results, and print libjpeg's warnings with the name of the file.
+
+    Args:
+        path: the file.
+        reduction: the sides are divided by 8, 4 or 2, whichever is the first that is not larger.
+
+    Returns:
+        H x W x 3 uint8 BGR. None if OpenCV cannot decode the file, or if its last bytes are not those of a JPEG:
+        OpenCV fills what is missing with grey, and only Pillow can tell.
     """
     content = np.fromfile(path, np.uint8)
-    if content[-2:].tobytes() != b"\xff\xd9":
-        return None
-    return cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    flags = next((REDUCED[step] for step in (8, 4, 2) if step <= reduction), cv2.IMREAD_COLOR)
+    pixels, printed = _imdecode(content, flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is not None and printed:
+        print(f"warning: {path}: {printed}", file=sys.stderr)
+    return pixels if content[-2:].tobytes() == b"\xff\xd9" else None
+
+
+def _imdecode(content: np.ndarray, flags: int) -> tuple[np.ndarray | None, str]:
+    """Decode with OpenCV, and catch what libjpeg prints on the stderr of the process."""
+    with _stderr:
+        try:
+            stderr = os.dup(2)
+        except OSError:  # closed
+            return cv2.imdecode(content, flags), ""
+        reader, writer = os.pipe()
+        for end in (reader, writer):
+            os.set_blocking(end, False)
+        os.dup2(writer, 2)
+        os.close(writer)
+        try:
+            pixels = cv2.imdecode(content, flags)
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            with open(reader, "rb", buffering=0) as caught:
+                printed = caught.read() or b""
+    return pixels, " ".join(printed.decode(errors="replace").split())
 
 
 def _orientation(image: Image.Image) -> int:
-    """The orientation in the EXIF or XMP data."""
+    """The orientation in the EXIF or XMP data, 1 (upright) to 8."""
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged EXIF data do not make the image unusable
         return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn and mirror pixels by an EXIF orientation."""
+    if orientation > 4:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2)
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
@@ -157,28 +187,8 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
-def turned_unseen(path: str | Path) -> bool:
-    """Whether an image is turned by its EXIF orientation, but not to another size.
-
-    The size of a label then does not show whether it is turned as well.
-    """
-    with open_image(path) as image:
-        orientation = _orientation(image)
-        return orientation in TURNS and (orientation <= 4 or image.width == image.height)
-
-
-def jpeg_warning(path: str | Path) -> str:
-    """What libjpeg prints about a damaged JPEG, which it decodes all the same; empty if nothing."""
-    content = np.fromfile(path, np.uint8)
-    if content[:2].tobytes() != b"\xff\xd8":
-        return ""
-    with tempfile.TemporaryFile() as caught:
-        stderr = os.dup(2)
-        os.dup2(caught.fileno(), 2)
-        try:
-            cv2.imdecode(content, cv2.IMREAD_REDUCED_COLOR_8)  # through Pillow, libjpeg prints nothing
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-        caught.seek(0)
-        return " ".join(caught.read().decode(errors="replace").split())
+def _on_white(image: Image.Image) -> np.ndarray:
+    """L, RGB or RGBA -> H x W x 3 uint8 BGR."""
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)

@@ -44,9 +44,6 @@ def read_label(
         size: expected (height, width), that of the image; None: any.
         ignore_label: the only value allowed outside 0..num_classes - 1.
         hints: end the messages about a missing and about a damaged file.
-
-    Raises:
-        InputError: the file is missing or damaged, or its mode, size, values or colours are wrong.
     """
     with open_image(path, *hints) as image:
         tiles = getattr(image, "tile", None)  # how the file stores the pixels
@@ -54,65 +51,46 @@ def read_label(
         labels = np.array(image, np.uint8)
         if step is not None:
             labels //= np.uint8(step)
-        elif image.mode == "P" and not has_voc_palette(image):
-            labels = _renumber(labels, image, path, num_classes, ignore_label)
-        elif image.mode in ("RGB", "RGBA"):
-            labels = _from_colours(np.array(image.convert("RGB")), path, num_classes, ignore_label)
-        elif image.mode not in ("1", "L", "P"):
+        elif image.mode in ("P", "RGB", "RGBA"):
+            labels = _by_colour(image, path, num_classes, ignore_label)
+        elif image.mode not in ("1", "L"):
             raise InputError(
                 f"{path} is an image of mode {image.mode}: labels must be 8-bit grey, palette or RGB images"
             )
     return validate_labels(labels, path, num_classes, size, ignore_label)
 
 
-def has_voc_palette(image: Image.Image) -> bool:
-    """Whether an image has a palette, in which the values have VOC's colours."""
-    if image.mode != "P":
-        return False
-    return palette().tobytes().startswith(bytes(image.getpalette() or ()))
-
-
 def _codes(colours: np.ndarray) -> np.ndarray:
-    """... x 3 uint8 RGB -> one integer for each colour."""
+    """... x 3 RGB -> one integer for each colour."""
     return colours @ np.array((1 << 16, 1 << 8, 1))
 
 
-def _labels_by_colour(num_classes: int, ignore_label: int) -> dict[int, int]:
+def _by_colour(image: Image.Image, path: str | Path, num_classes: int, ignore_label: int) -> np.ndarray:
+    """The labels that the colours of an image stand for, or the values of an image with a palette of its own."""
+    if image.mode == "P":
+        values, colours = np.array(image), np.reshape(image.getpalette() or (), (-1, 3))
+        if np.array_equal(colours, palette()[: len(colours)]):
+            return values
+        codes = np.full(256, -1)  # in no palette
+        codes[: len(colours)] = _codes(colours)
+    else:
+        codes, values = np.unique(_codes(np.array(image.convert("RGB"))), return_inverse=True)
+        values = values.reshape(image.height, image.width)
     labels = [*range(num_classes), ignore_label]
-    return dict(zip(_codes(palette()[labels]).tolist(), labels))
-
-
-def _renumber(
-    values: np.ndarray, image: Image.Image, path: str | Path, num_classes: int, ignore_label: int
-) -> np.ndarray:
-    """The labels that the colours stand for if all are VOC's, else the values, in a palette of its own.
-
-    Raises:
-        InputError: some colours are VOC's, but in another order, and some are not.
-    """
-    colours, known = image.getpalette() or [], _labels_by_colour(num_classes, ignore_label)
-    codes = {v: int(_codes(np.array(colours[3 * v : 3 * v + 3] or (-1, -1, -1)))) for v in np.unique(values).tolist()}
-    other = [value for value, code in codes.items() if code not in known]
-    moved = [value for value, code in codes.items() if known.get(code, value) != value]
-    if other and moved:
-        raise InputError(
-            f"{path} has VOC's colours in another order, and {tuple(colours[3 * other[0] :][:3])}, which is none of"
-            " them (see --num-classes): create it again, with labels as values of a grey image"
-        )
-    table = np.arange(256, dtype=np.uint8)
-    for value in moved:
-        table[value] = known[codes[value]]
-    return table[values]
-
-
-def _from_colours(rgb: np.ndarray, path: str | Path, num_classes: int, ignore_label: int) -> np.ndarray:
-    known = _labels_by_colour(num_classes, ignore_label)
-    codes, inverse = np.unique(_codes(rgb), return_inverse=True)
-    for code in codes.tolist():
-        if code not in known:
-            colour = (code >> 16, code >> 8 & 255, code & 255)
-            raise InputError(f"{path} contains the colour {colour}, which is not in VOC's colour map")
-    return np.array([known[code] for code in codes.tolist()], np.uint8)[inverse].reshape(rgb.shape[:2])
+    known = dict(zip(_codes(palette()[labels]).tolist(), labels))
+    table = np.array([known.get(code, -1) for code in codes.tolist()])
+    used = np.flatnonzero(np.bincount(values.ravel()))
+    other = used[table[used] < 0]
+    if not len(other):
+        return table[values]
+    if image.mode == "P" and ((table[used] < 0) | (table[used] == used)).all():
+        return values
+    code = int(codes[other[0]])
+    raise InputError(
+        f"{path} contains the colour {(code >> 16, code >> 8 & 255, code & 255)}, which is none of VOC's for labels"
+        f" 0..{num_classes - 1} and {ignore_label} (see --num-classes): create it again, with labels as values of a"
+        " grey image"
+    )
 
 
 def validate_labels(
@@ -122,11 +100,7 @@ def validate_labels(
     size: tuple[int, int] | None = None,
     ignore_label: int = IGNORE_LABEL,
 ) -> np.ndarray:
-    """Check the size and the values of the H x W label map read from `path`; returns it as uint8.
-
-    Raises:
-        InputError: it has another size, or a value that is no label.
-    """
+    """Check the size and the values of the H x W label map read from `path`; returns it as uint8."""
     if size is not None and labels.shape != tuple(size):
         found, expected = ("x".join(map(str, shape[::-1])) for shape in (labels.shape, size))
         raise InputError(f"{path} is {found}, but its image is {expected} pixels (width x height)")

@@ -3,6 +3,7 @@
 The classes are 0-based and do not count the background.
 """
 
+import functools
 import os
 from collections.abc import Iterable
 from pathlib import Path, PurePath
@@ -33,10 +34,6 @@ def read_list(path: str | Path, num_classes: int, labelled: bool = True) -> list
         path: the list.
         num_classes: number of labels, background included; classes must be below num_classes - 1.
         labelled: whether every line must have at least one class; otherwise classes are optional.
-
-    Raises:
-        InputError: the list is missing, empty or not text, or a line has an ID that is no relative path, no class, or
-            one out of range.
     """
     entries = []
     for number, line in read_lines(path, LIST_HINT):
@@ -89,9 +86,30 @@ def unique(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def image_path(image_dir: Path, id_: str) -> Path:
-    """The path of an image: ID with the first suffix for which a file exists, ID.jpg if there is none."""
-    paths = (image_dir / f"{id_}{suffix}" for lower in SUFFIXES for suffix in (lower, lower.upper()))
-    return next((path for path in paths if path.exists()), image_dir / f"{id_}{SUFFIXES[0]}")
+    """The path of an image: ID with any of SUFFIXES, in any case; ID.jpg if there is none."""
+    path = image_dir / f"{id_}.jpg"
+    return path if path.exists() else next(iter(images_of(image_dir, id_)), path)
+
+
+def images_of(image_dir: Path, id_: str) -> list[Path]:
+    """All images of an ID."""
+    folder, stem = os.path.split(image_dir / id_)
+    try:
+        names = _image_names(folder, os.stat(folder).st_mtime_ns)[stem]
+    except (OSError, KeyError):
+        return []
+    return [Path(folder, name) for name in names]
+
+
+@functools.cache
+def _image_names(folder: str, changed: int) -> dict[str, list[str]]:
+    """Names of the images in a folder, by their stems. A folder that has `changed` is listed anew."""
+    names: dict[str, list[str]] = {}
+    for name in sorted(os.listdir(folder)):
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in SUFFIXES:
+            names.setdefault(stem, []).append(name)
+    return names
 
 
 def read_class_names(path: str | Path | None, num_classes: int) -> list[str]:
@@ -101,9 +119,6 @@ def read_class_names(path: str | Path | None, num_classes: int) -> list[str]:
         path: a file with one name per line, background omitted; None: VOC's names for 21 classes, else
             `class 0`, `class 1`, ...
         num_classes: number of labels, background included.
-
-    Raises:
-        InputError: the file is missing, or has another number of names.
     """
     if path is not None:
         names = [line for _, line in read_lines(path, "write one class name per line, background omitted")]
@@ -120,11 +135,7 @@ def read_class_names(path: str | Path | None, num_classes: int) -> list[str]:
 
 
 def read_lines(path: str | Path, hint: str) -> list[tuple[int, str]]:
-    """The non-blank lines of a text file with their 1-based numbers.
-
-    Raises:
-        InputError: the file is missing, and the message ends with `hint`, or it is no text in UTF-8.
-    """
+    """The non-blank lines of a text file with their 1-based numbers; `hint` ends the message about a missing one."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -9,7 +9,7 @@ import numpy as np
 
 from datasets.voc import VOC_CLASSES
 from utils.core.errors import InputError
-from utils.core.files import error_reason, not_found
+from utils.core.files import error_reason
 
 NUM_CLASSES = len(VOC_CLASSES) + 1
 VOC_ARCHIVE = "VOCtrainval_11-May-2012.tar"
@@ -29,28 +29,8 @@ def find_sbd(path: Path) -> Path | None:
     return next((folder for folder in candidates if (folder / "cls").is_dir()), None)
 
 
-def find_folders(devkit: Path, sbd: Path | None) -> tuple[Path, Path | None]:
-    """The directories of VOC 2012 and, unless it is None, of SBD, at or below the given ones.
-
-    Raises:
-        InputError: one does not exist or has other contents.
-    """
-    voc_dir = find_devkit(devkit)
-    if voc_dir is None:
-        problem = f"{devkit} has no ImageSets/Segmentation" if devkit.exists() else not_found(devkit)
-        raise InputError(f"{problem}: unpack {VOC_ARCHIVE} and pass its VOC2012, or use --download")
-    sbd_dir = None if sbd is None else find_sbd(sbd)
-    if sbd is not None and sbd_dir is None:
-        raise InputError(f"{sbd} has no benchmark_RELEASE/dataset/cls: unpack SBD's {SBD_ARCHIVE} there")
-    return voc_dir, sbd_dir
-
-
 def download(devkit: Path, sbd: Path) -> None:
-    """Download VOC 2012 to `devkit` and SBD to `sbd` with torchvision, unless they exist.
-
-    Raises:
-        InputError: torchvision cannot be imported, or a download fails.
-    """
+    """Download VOC 2012 to `devkit` and SBD to `sbd` with torchvision, unless they exist."""
     try:
         from torchvision.datasets import SBDataset, VOCSegmentation
     except (ImportError, RuntimeError) as error:  # RuntimeError: built for another version of torch
@@ -60,22 +40,17 @@ def download(devkit: Path, sbd: Path) -> None:
         ) from None
     if find_sbd(sbd) is None:
         load_scipy()  # SBDataset needs it: fail before downloading gigabytes
-    if find_devkit(devkit) is None:
-        if devkit.exists():
-            raise InputError(
-                f"{devkit} contains something other than VOC 2012: choose another --devkit to download to"
-            )
-        _fetch(VOC_ARCHIVE, lambda: VOCSegmentation(devkit.parent, "2012", "trainval", download=True))
+    if find_devkit(devkit) is None and devkit.exists():
+        raise InputError(f"{devkit} contains something other than VOC 2012: choose another --devkit to download to")
+    archive = VOC_ARCHIVE
+    try:
+        if find_devkit(devkit) is None:
+            VOCSegmentation(devkit.parent, "2012", "trainval", download=True)
         if find_devkit(devkit) is None:
             os.rename(devkit.parent / "VOCdevkit" / "VOC2012", devkit)
-    if find_sbd(sbd) is None:
-        _fetch(SBD_ARCHIVE, lambda: SBDataset(sbd, "train", mode="segmentation", download=True))
-
-
-def _fetch(archive: str, start: Callable[[], object]) -> None:
-    """Run a download; any failure becomes an InputError."""
-    try:
-        start()
+        archive = SBD_ARCHIVE
+        if find_sbd(sbd) is None:
+            SBDataset(sbd, "train", mode="segmentation", download=True)
     except Exception as error:  # network, disk, archive or checksum: many types of exception
         raise InputError(
             f"{archive} could not be downloaded ({error_reason(error)}): download and unpack it manually"
@@ -83,11 +58,7 @@ def _fetch(archive: str, start: Callable[[], object]) -> None:
 
 
 def image_classes(path: Path) -> tuple[int, ...]:
-    """The sorted 0-based classes of the objects in an XML annotation.
-
-    Raises:
-        InputError: the file is missing or malformed, or has no object or one of an unknown class.
-    """
+    """The sorted 0-based classes of the objects in an XML annotation."""
     try:
         objects = ElementTree.parse(path).getroot().findall("object")
     except FileNotFoundError:
@@ -115,11 +86,7 @@ def load_scipy() -> Callable:
 
 
 def sbd_mask(path: Path) -> np.ndarray:
-    """H x W labels from a mask of SBD, a .mat file with a struct GTcls.
-
-    Raises:
-        InputError: the file is damaged or has no such struct, or scipy is not installed.
-    """
+    """H x W labels from a mask of SBD, a .mat file with a struct GTcls."""
     loadmat = load_scipy()
     try:
         labels = loadmat(path, variable_names=("GTcls",))["GTcls"]["Segmentation"][0, 0]

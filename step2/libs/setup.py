@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.checks import check_start, collect, warn
+from datasets.checks import WARNING, Problem, check_start, warn
 from datasets.labels import read_label
 from datasets.lists import Entry, read_class_names, read_list
 from step2.libs.config import Config
@@ -101,6 +101,5 @@ def warn_overlap(config: Config, entries: Sequence[Entry]) -> None:
     train, val = (split_path(s) for s in (config.DATASET.SPLIT.TRAIN, config.DATASET.SPLIT.VAL))
     if val.exists() and val != train:
         listed = {entry.id for entry in read_split(config, str(val))}
-        both = [entry.id for entry in entries if entry.id in listed]
-        for finding in collect("warning", f"also in {val.name}, whose scores are then meaningless", both):
-            warn(str(train), finding)
+        text = f"also in {val.name}, whose scores are then meaningless"
+        warn(train, (Problem(WARNING, text, entry.id) for entry in entries if entry.id in listed))

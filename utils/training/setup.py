@@ -72,11 +72,9 @@ def build_data(args: argparse.Namespace, names: list[str]) -> tuple[dict[str, Im
             require_files(dataset.files(), dataset.origin)
     # Training images are read from the first iterations on, these by the first validation only.
     if val is not None:
-        for finding in check_images(val.entries, images):
-            raise InputError(finding.first)
+        warn(images, check_images(val.entries, images))
     labelled = [train["simple"], *([val] if val else [])]
-    for finding in check_turned(path for dataset in labelled for path in dataset.files()["image"]):
-        warn(str(images), finding)
+    warn(images, check_turned(path for dataset in labelled for path in dataset.files()["image"]))
     return train, val
 
 
@@ -87,10 +85,7 @@ def read_lists(args: argparse.Namespace, names: list[str]) -> dict[str, list[Ent
         InputError: a list is missing, or its content makes training impossible.
     """
     lists = {name: read_needed_list(args, name) for name in needed_lists(args)}
-    for finding in check_lists(lists, names):
-        if finding.level == "error":
-            raise InputError(f"{args.list_dir}: {finding.text}; first: {finding.first}")
-        warn(str(args.list_dir), finding)
+    warn(args.list_dir, check_lists(lists, names))
     return lists
 
 
