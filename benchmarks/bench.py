@@ -16,12 +16,11 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -30,11 +29,13 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import evaluate
-from benchmarks.trainer import CASES, Setting, Trainer, loss_difference, make_batches, make_mix, moved, only_losses
-from datasets.images import read_image
-from datasets.labels import read_label, save_labels
+from benchmarks.ablation.report import markdown
+from benchmarks.trainer import CASES, Setting, Trainer, loss_difference, make_batches, moved, only_losses
+from datasets.labels import save_labels
 from datasets.lists import read_list
 from datasets.loaders import DataConfig, EvalDataset
+from datasets.openmoji.dataset import make_dataset
+from datasets.voc import VOC_CLASSES
 from networks.checkpoint import load_deeplab
 from networks.deeplab import build_deeplab
 from utils.core import cli
@@ -63,62 +64,43 @@ def timed(function: Callable[[], Any], device: str) -> tuple[Any, float]:
     return result, time.perf_counter() - start
 
 
-def markdown(rows: Rows) -> str:
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def table(rows: Rows) -> str:
+    return markdown(list(rows[0]), [list(row.values()) for row in rows])
 
 
-def iterations(args: argparse.Namespace, device: torch.device) -> Rows:
+def iterations(args: argparse.Namespace, device: torch.device, images: EvalDataset) -> Rows:
     """A row for each kind of iteration and mode, and for each mode the mean over a published run."""
     gpu = device.type == "cuda"
     s = Setting(args.arch, args.crop, args.batch_size or (10 if gpu else 2), device=str(device))
-    batches, mix = make_batches(s), make_mix(s)
-    if gpu:
-        batches = moved(batches, Tensor.pin_memory)
+    batches = moved(make_batches(s), Tensor.pin_memory) if gpu else make_batches(s)
     times: dict[tuple[str, str], list[float]] = {(case, mode): [] for case in CASES for mode in args.modes}
-    first = args.modes[0]
-    losses, peaks = {}, {}
+    peaks, losses, differ, first = {}, {}, {}, args.modes[0]
     for _ in range(args.rounds):
         for mode in args.modes:
             trainer = Trainer(mode, s)
             for case in CASES:
-                losses[case, mode] = only_losses(trainer.gradients(batches, case, mix))
+                losses[case, mode] = only_losses(trainer.gradients(batches, case))
+                differ[case, mode] = f"{loss_difference(losses[case, mode], losses[case, first]):.1e}"
                 if gpu:
                     torch.cuda.reset_peak_memory_stats(device)
-                step = partial(trainer.step, batches, case, mix)
+                step = partial(trainer.step, batches, case)
                 times[case, mode] += [timed(step, s.device)[1] for _ in range(args.iterations)]
                 if gpu:
-                    peaks[case, mode] = torch.cuda.max_memory_allocated(device) / 2**30
+                    peaks[case, mode] = f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f}"
     medians = {key: statistics.median(values) for key, values in times.items()}
-    rows = []
-    for (case, mode), value in medians.items():
-        row = {"iteration": case, "mode": mode, "seconds": f"{value:.4g}"}
-        row["speed-up"] = f"{medians[case, first] / value:.2f}"
-        row["peak GiB"] = f"{peaks[case, mode]:.2f}" if gpu else ""
-        row["losses differ by"] = f"{loss_difference(losses[case, mode], losses[case, first]):.1e}"
-        rows.append(row)
-    runs = {mode: sum(share * medians[case, mode] for case, share in SHARES.items()) for mode in args.modes}
-    for mode, value in runs.items():
-        row = {"iteration": "whole run", "mode": mode, "seconds": f"{value:.4g}"}
-        rows.append({**dict.fromkeys(rows[0], ""), **row, "speed-up": f"{runs[first] / value:.2f}"})
-    return rows
-
-
-def make_data(root: Path, count: int) -> list[str]:
-    """Write images, smooth noise with an ellipse of other noise, and their masks; returns the IDs."""
-    (root / "JPEGImages").mkdir()
-    rng, ids = np.random.default_rng(0), [str(k) for k in range(count)]
-    for k, id_ in enumerate(ids):
-        height, width = ((375, 500), (500, 375), (333, 500))[k % 3]
-        mask = np.zeros((height, width), np.uint8)
-        axes = int(rng.integers(40, width // 3)), int(rng.integers(40, height // 3))
-        cv2.ellipse(mask, (width // 2, height // 2), axes, 30, 0, 360, int(rng.integers(1, 21)), -1)
-        inside, outside = (cv2.resize(rng.uniform(20, 235, (6, 8, 3)), (width, height)) for _ in range(2))
-        pixels = np.where(mask[..., None] > 0, inside, outside) + rng.normal(0, 2, (height, width, 3))
-        cv2.imwrite(str(root / f"JPEGImages/{id_}.jpg"), pixels.clip(0, 255).astype(np.uint8))
-        save_labels(root / f"SegmentationClassAug/{id_}.png", mask)
-    (root / "val.txt").write_text("".join(f"{id_}\n" for id_ in ids))
-    return ids
+    for mode in args.modes:
+        medians["whole run", mode] = sum(share * medians[case, mode] for case, share in SHARES.items())
+    return [
+        {
+            "iteration": case,
+            "mode": mode,
+            "seconds": f"{value:.4g}",
+            "speed-up": f"{medians[case, first] / value:.2f}",
+            "peak GiB": peaks.get((case, mode), ""),
+            "losses differ by": differ.get((case, mode), ""),
+        }
+        for (case, mode), value in medians.items()
+    ]
 
 
 def soften(mask: np.ndarray, classes: int, rng: np.random.Generator) -> Tensor:
@@ -129,7 +111,7 @@ def soften(mask: np.ndarray, classes: int, rng: np.random.Generator) -> Tensor:
     return full_size(logits, mask.shape)[0].softmax(0)
 
 
-def crf(args: argparse.Namespace, device: torch.device, root: Path, ids: Sequence[str]) -> Rows:
+def crf(args: argparse.Namespace, device: torch.device, images: EvalDataset) -> Rows:
     """A row for each way; the first one is the reference."""
     ways: dict[str, tuple[str, str, float | None]] = {}
     if importlib.util.find_spec("pydensecrf") is not None:
@@ -137,29 +119,66 @@ def crf(args: argparse.Namespace, device: torch.device, root: Path, ids: Sequenc
     ways |= {"ours, all classes": ("torch", str(device), None), "ours": ("torch", str(device), PRUNE)}
     times: dict[str, list[float]] = {name: [] for name in ways}
     agreement, rng = dict.fromkeys(ways, 1.0), np.random.default_rng(0)
-    for id_ in ids:
-        image = read_image(root / f"JPEGImages/{id_}.jpg")
-        p = soften(read_label(root / f"SegmentationClassAug/{id_}.png", 21, image.shape[:2]), 21, rng)
-        reference = None
+    for entry in images.entries:
+        image, mask = images.read(entry)
+        assert mask is not None
+        p, reference = soften(mask, 21, rng), None
         for name, (backend, where, prune) in ways.items():
             q, taken = timed(partial(dense_crf, image, p.to(where), backend=backend, prune=prune), where)
             labels = q.argmax(0).cpu()
             reference = labels if reference is None else reference
             times[name].append(taken)
             agreement[name] = min(agreement[name], float((labels == reference).float().mean()))
-    base, rows = next(iter(times.values())), []
-    for name, values in times.items():
-        row = {"CRF, 21 classes": name, "device": ways[name][1], "s/image": f"{statistics.median(values):.4g}"}
-        row["speed-up"] = f"{statistics.median(b / v for b, v in zip(base, values)):.2f}"
-        rows.append({**row, "labels that agree, worst image": f"{100 * agreement[name]:.3f} %"})
-    return rows
+    base = next(iter(times.values()))
+    return [
+        {
+            "CRF, 21 classes": name,
+            "device": ways[name][1],
+            "s/image": f"{statistics.median(values):.4g}",
+            "speed-up": f"{statistics.median(b / v for b, v in zip(base, values)):.2f}",
+            "labels that agree, worst image": f"{100 * agreement[name]:.3f} %",
+        }
+        for name, values in times.items()
+    ]
 
 
-def one_by_one(root: Path, device: torch.device) -> None:
+def evaluation(args: argparse.Namespace, device: torch.device, images: EvalDataset) -> Rows:
+    """A row for a plain loop and one for evaluate.py."""
+    root = images.config.image_dir.parent
+    torch.save(build_deeplab(args.arch, 21, seed=0).state_dict(), root / "weights.pth")
+    words = [f"--data-dir={root}", f"--data-list={root}/lists/val.txt", f"--restore-from={root}/weights.pth"]
+    words += [f"--device={device}", f"--logit-dir={root}/ours/logits", f"--score-dir={root}/ours"]
+    words += [f"--save-predictions={root}/ours/png", f"--num-workers={args.num_workers}"]
+
+    def ours() -> None:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            evaluate.evaluate(evaluate.parse_args(words))
+
+    ways: dict[str, Callable[[], None]] = {"plain loop": partial(one_by_one, images, device), "evaluate.py": ours}
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(args.rounds):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            times[name].append(time.perf_counter() - start)
+    logits = [[np.load(root / f"{way}/logits/{e.id}.npy") for way in ("ours", "plain")] for e in images.entries]
+    apart = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in logits)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return [
+        {
+            "evaluation": name,
+            "images/s": f"{len(images) / seconds:.3g}",
+            "speed-up": f"{medians['plain loop'] / seconds:.2f}",
+            "logits differ by": f"{apart:.1e}",
+        }
+        for name, seconds in medians.items()
+    ]
+
+
+def one_by_one(images: EvalDataset, device: torch.device) -> None:
     """Evaluation as a plain loop."""
+    root = images.config.image_dir.parent
     network = load_deeplab(root / "weights.pth").to(device)
-    config = DataConfig(root / "JPEGImages", root / "SegmentationClassAug", num_classes=network.num_classes)
-    images = EvalDataset(read_list(root / "val.txt", network.num_classes, labelled=False), config)
     confusion = ConfusionMatrix(network.num_classes)
     with torch.inference_mode():
         for id_, image, label in (images[k] for k in range(len(images))):
@@ -170,34 +189,14 @@ def one_by_one(root: Path, device: torch.device) -> None:
             save_labels(root / f"plain/png/{id_}.png", prediction.numpy())
 
 
-def evaluation(args: argparse.Namespace, device: torch.device, root: Path, ids: Sequence[str]) -> Rows:
-    """A row for a plain loop and one for evaluate.py."""
-    torch.save(build_deeplab(args.arch, 21, seed=0).state_dict(), root / "weights.pth")
-    words = [f"--data-dir={root}", f"--data-list={root}/val.txt", f"--restore-from={root}/weights.pth"]
-    words += [f"--device={device}", f"--logit-dir={root}/ours/logits", f"--score-dir={root}/ours"]
-    words += [f"--save-predictions={root}/ours/png", f"--num-workers={args.num_workers}"]
-    times: dict[str, list[float]] = {"plain loop": [], "evaluate.py": []}
-    for _ in range(args.rounds):
-        for name, found in times.items():
-            start = time.perf_counter()
-            if name == "plain loop":
-                one_by_one(root, device)
-            else:
-                with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                    evaluate.evaluate(evaluate.parse_args(words))
-            found.append(time.perf_counter() - start)
-    pairs = [[np.load(root / f"{way}/logits/{id_}.npy") for way in ("ours", "plain")] for id_ in ids]
-    apart = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
-    rates = {name: len(ids) / statistics.median(values) for name, values in times.items()}
-    rows = [{"evaluation": name, "images/s": f"{rate:.3g}"} for name, rate in rates.items()]
-    ratios = [{"speed-up": f"{rate / rates['plain loop']:.2f}"} for rate in rates.values()]
-    return [{**row, **ratio, "logits differ by": f"{apart:.1e}"} for row, ratio in zip(rows, ratios)]
+PARTS: dict[str, Callable[[argparse.Namespace, torch.device, EvalDataset], Rows]]
+PARTS = {"iteration": iterations, "crf": crf, "evaluation": evaluation}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
-    add, parts = parser.add_argument, ("iteration", "crf", "evaluation")
-    add("--parts", nargs="+", choices=parts, default=parts, help="what to measure")
+    add = parser.add_argument
+    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
     add("--modes", nargs="+", choices=MODES, default=MODES, help="ways to compute an iteration")
     add("--device", help="cpu or cuda (default: the GPU if there is one)")
     add("--arch", default="resnet101", help="segmentation network, with random weights")
@@ -218,14 +217,13 @@ def main(argv: list[str] | None = None) -> dict[str, Rows]:
     print(f"{name}, torch {torch.__version__}, {args.arch}, crop {args.crop}")
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        ids = make_data(Path(folder), args.images)
-        on_images = {"crf": crf, "evaluation": evaluation}
+        root = Path(folder)
+        make_dataset(root, VOC_CLASSES, simple=0, complex_=0, val=args.images, size=(375, 500))
+        config = DataConfig(root / "JPEGImages", root / "SegmentationClassAug")
+        images = EvalDataset(read_list(root / "lists/val.txt", 21, labelled=False), config)
         for part in args.parts:
-            if part == "iteration":
-                found[part] = iterations(args, device)
-            else:
-                found[part] = on_images[part](args, device, Path(folder), ids)
-            print(f"\n{markdown(found[part])}", end="", flush=True)
+            found[part] = PARTS[part](args, device, images)
+            print(f"\n{table(found[part])}", end="", flush=True)
     return found
 
 

@@ -2,21 +2,20 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from benchmarks.baseline import PlainASPP, PlainIteration
 from networks.deeplab import Bottleneck, build_deeplab
 from networks.discriminator import build_discriminator
-from utils.alignment import CutMix, cutmix_box
+from utils.alignment import CutMix
 from utils.core.device import Precision, prepare, send, set_up_device
-from utils.denoising import noise_threshold
 from utils.iteration import Batches, Iteration, Method
-from utils.training.optim import RepeatedSGD, build_adam, build_sgd
+from utils.training.optim import build_adam, build_sgd
 
 CASES = {  # the iteration's number, and whether it uses S2C
     "warm-up": (0, False),
@@ -63,17 +62,7 @@ def make_batches(s: Setting) -> Batches:
 
 def moved(batches: Batches, move: Callable[[Tensor], Tensor]) -> Batches:
     """The batches with `move` applied to every tensor."""
-
-    def one(value: Any) -> Any:
-        return tuple(map(one, value)) if isinstance(value, tuple) else move(value)
-
-    return Batches(**{name: one(value) for name, value in vars(batches).items()})
-
-
-def make_mix(s: Setting) -> CutMix:
-    """A box of half the area in the middle."""
-    order = np.random.default_rng(1).permutation(s.batch_size)
-    return CutMix(0.5, s.crop // 2, s.crop // 2, tuple(map(int, order)))
+    return Batches(**tree_map(move, vars(batches)))
 
 
 class Trainer:
@@ -83,49 +72,41 @@ class Trainer:
     def __init__(self, mode: str, s: Setting) -> None:
         first, *extras = mode.split("+")
         self.device, amp = torch.device(s.device), "bf16" if "bf16" in extras else None
-        channels_last = "channels-last" in extras
         set_up_device(self.device, amp)
         if "float32" in extras:
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         G, D = build_deeplab(s.arch, s.num_classes, seed=0), build_discriminator(s.num_classes, 64, seed=1)
         for module in G.modules():
-            if isinstance(
-                module, Bottleneck
-            ):  # as after training; otherwise rounding errors grow from block to block
+            if isinstance(module, Bottleneck):  # as after training; otherwise rounding errors grow with the depth
                 nn.init.constant_(module.bn3.weight, 0.1)
-        self.G, self.D = (prepare(network, self.device, channels_last).train() for network in (G, D))
+        self.G, self.D = (prepare(network, self.device, "channels-last" in extras).train() for network in (G, D))
+        self.optimizers = [build_sgd(self.G, LEARNING_RATE), build_adam(self.D, LEARNING_RATE)]
         # The threshold of PND is near the loss of untrained networks, so that some pixels are dropped.
         thresholds, loss = torch.full((s.num_classes - 1,), s.iou_threshold), float(np.log(s.num_classes))
         exempt = torch.tensor([11], device=self.device)
         m = Method(thresholds.to(self.device), exempt, high_T=loss, low_T=loss)
+        # A box of half the area in the middle.
+        order = np.random.default_rng(1).permutation(s.batch_size)
+        self.mix = CutMix(0.5, s.crop // 2, s.crop // 2, tuple(map(int, order)))
+        self.iteration: Callable
         if first == "ours":
-            self.optimizers = [build_sgd(self.G, LEARNING_RATE), build_adam(self.D, LEARNING_RATE)]
-            ours = Iteration(self.G, self.D, m, Precision(amp, self.device))
-            self.iteration: Callable = lambda i, batches, mix: ours(i, batches, mix).tensors()
-            return
-        groups = [{**group, "fused": None} for group in build_sgd(self.G, LEARNING_RATE).param_groups]
-        self.optimizers = [RepeatedSGD(groups), torch.optim.Adam(self.D.parameters(), LEARNING_RATE, (0.9, 0.99))]
-        self.G.layer5.__class__ = PlainASPP
-        T = partial(noise_threshold, start=m.denoise_from, end=m.denoise_until, high=m.high_T, low=m.low_T)
-        plain = PlainIteration(self.G, self.D, m.iou_thresholds, m.exempt, T, m.lambda_adv, m.ignore_label)
+            self.iteration = Iteration(self.G, self.D, m, Precision(amp, self.device))
+        else:
+            self.G.layer5.__class__ = PlainASPP
+            self.iteration = PlainIteration(self.G, self.D, m)
 
-        def iteration(i: int, b: Batches, mix: CutMix | None) -> dict[str, float]:
-            box = mix and (cutmix_box(b.complex.shape[2:], mix.lam, mix.cx, mix.cy), mix.permutation)
-            return plain(i, (b.complex, b.cls, b.simple, b.gt), box)
-
-        self.iteration = iteration
-
-    def gradients(self, batches: Batches, case: str, mix: CutMix) -> Mapping[str, Any]:
+    def gradients(self, batches: Batches, case: str) -> Mapping[str, Any]:
         """Run an iteration without the optimizers' steps; returns what it computed, by name."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         i, mixed = CASES[case]
         batches = moved(batches, lambda tensor: send(tensor, self.device))
-        return self.iteration(i, batches, mix if mixed else None)
+        found = self.iteration(i, batches, self.mix if mixed else None)
+        return found if isinstance(found, dict) else found.tensors()
 
-    def step(self, batches: Batches, case: str, mix: CutMix) -> None:
+    def step(self, batches: Batches, case: str) -> None:
         """Run a whole iteration, which copies the batches to the device in every mode."""
-        self.gradients(batches, case, mix)
+        self.gradients(batches, case)
         for optimizer in self.optimizers:
             optimizer.step()
 
@@ -146,6 +127,5 @@ def loss_difference(losses: Mapping[str, float], first: Mapping[str, float]) -> 
 
 def gradient_difference(gradients: list[Tensor], first: list[Tensor]) -> float:
     """Norm of the difference of all gradients, relative to the norm of the first."""
-    pairs = [(a.double(), b.double()) for a, b in zip(gradients, first, strict=True)]
-    difference = sum(float((a - b).square().sum()) for a, b in pairs)
-    return (difference / max(sum(float(b.square().sum()) for _, b in pairs), 1e-300)) ** 0.5
+    ours, theirs = (torch.cat([g.flatten().double() for g in each]) for each in (gradients, first))
+    return float((ours - theirs).norm() / theirs.norm())

@@ -1,20 +1,21 @@
 """The ablation: rows and runs, what the denoising drops, a tiny experiment from end to end."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import error_line
+from conftest import ROOT, error_line
 from PIL import Image
 
 from benchmarks.ablation import __main__ as ablation
 from benchmarks.ablation import plan
-from benchmarks.ablation.plan import PARTS, ROWS, SETTINGS, Drawn, Photographs, Run, in_order, parts_of
+from benchmarks.ablation.plan import PARTS, ROWS, SETTINGS, Drawn, Photographs, Run, parts_of
 from benchmarks.ablation.report import differences, percent
 from benchmarks.ablation.run import filter_quality
-from benchmarks.ablation.script import lock
 from datasets.labels import read_label, save_labels
 from utils.core.errors import InputError
 from utils.training.options import parse_args
@@ -48,10 +49,12 @@ def test_rows_name_the_parts_and_same_parts_run_once() -> None:
     for wrong in ("onf+crf", "full-crf", "Full", ""):
         with pytest.raises(InputError, match="the parts are cls, onf, pnd, s2c, c2s"):
             parts_of(wrong)
-    runs = in_order(plan.plan("small", list(ROWS), [1], (0.3, 0.8), ""))
-    assert len(runs) == len(ROWS) - 1  # full without C2S is the row before the full method
-    assert [run.parts for run in runs[:2]] == [(), PARTS]
-    assert [run.labels for run in runs if run.labels == "truth"] == ["truth"]
+    planned = plan.plan("photos", list(ROWS), [1234, 1234], (0.3, 0.8), "")
+    keys = {row: run.key for row, (run,) in planned.items()}
+    assert len(keys) == len(ROWS) and len({*keys.values()}) == len(ROWS) - 1
+    assert keys["full-c2s"] == keys["cls+onf+pnd+s2c"]
+    # Finished runs are found again.
+    assert (keys["plain"], keys["full"], keys["truth"]) == ("22ce4c1d", "6c692160", "f4dba0c8")
 
 
 def test_settings_are_options_of_train() -> None:
@@ -131,9 +134,14 @@ def test_an_interrupted_run_is_resumed_and_other_processes_leave_it(
     monkeypatch.setitem(SETTINGS, "tiny", Drawn(("bird", "car"), 8, 4, 6, 48, TINY))
     args = words(tmp_path, "--rows", "plain")
     key = plan.plan("tiny", ["plain"], [3], (0.3, 0.8), "")["plain"][0].key
-    with lock(tmp_path / "locks" / key, wait=False):  # as another process does
+    hold = "import sys; from pathlib import Path; from utils.training.resume import lock_folder\n"
+    hold += "with lock_folder(Path(sys.argv[1])): print(flush=True), sys.stdin.read()"
+    command = [sys.executable, "-c", hold, tmp_path / "running" / key]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()  # it has the lock
         ablation.main(args)
-    assert "in progress in other processes: plain" in capsys.readouterr().out and not results(tmp_path)
+        other.stdin.close()
+    assert "in progress in another process: plain" in capsys.readouterr().out and not results(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("benchmarks.ablation.run.scores_by_kind", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -147,4 +155,4 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     assert "has no finished run" in error_line(SCRIPT, "--report-only", "--out", tmp_path)
     assert "--rows onf+x" in error_line(SCRIPT, "--rows", "onf+x", "--out", tmp_path)
     photos = ("--setting", "photos", "--photos", tmp_path, "--out", tmp_path)
-    assert "has no folder JPEGImages" in error_line(SCRIPT, *photos)
+    assert "voc_list/train_cls.txt not found" in error_line(SCRIPT, *photos)

@@ -12,7 +12,6 @@ from benchmarks.trainer import (
     gradients_of,
     loss_difference,
     make_batches,
-    make_mix,
     only_losses,
 )
 
@@ -21,9 +20,8 @@ from benchmarks.trainer import (
 @pytest.mark.parametrize("threshold", [0.3, 0.8, 2.0])  # some are kept; some at half of it; none, so all
 def test_baseline_filters_as_we_do(threshold: float, case: str) -> None:
     s = Setting("mini", crop=49, batch_size=4, iou_threshold=threshold)
-    batches, mix = make_batches(s), make_mix(s)
     ours, theirs = Trainer("ours", s), Trainer("baseline", s)
-    found, first = (trainer.gradients(batches, case, mix) for trainer in (ours, theirs))
+    found, first = (trainer.gradients(make_batches(s), case) for trainer in (ours, theirs))
     assert loss_difference(only_losses(found), only_losses(first)) < 1e-5
     assert gradient_difference(gradients_of(ours), gradients_of(theirs)) < 1e-3
     assert 0 < found["dropped"] < 1
@@ -36,7 +34,7 @@ def test_all_parts(capsys: pytest.CaptureFixture) -> None:
     small = "--device cpu --arch mini --crop 33 --images 1 --iterations 1 --rounds 1 --num-workers 0"
     found = bench.main(small.split())
     out = capsys.readouterr().out
-    assert all(bench.markdown(rows) in out for rows in found.values())
+    assert all(bench.table(rows) in out for rows in found.values())
     assert len(found["iteration"]) == (len(CASES) + 1) * len(bench.MODES)
     for row in found["iteration"]:
         bound = 0.05 if "bf16" in row["mode"] else 1e-4

@@ -16,7 +16,6 @@ from benchmarks.trainer import (
     gradients_of,
     loss_difference,
     make_batches,
-    make_mix,
     moved,
     only_losses,
 )
@@ -47,7 +46,7 @@ def run(mode: str, case: str, s: Setting, dtype: torch.dtype = torch.float32) ->
     def convert(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
-    figures = trainer.gradients(moved(make_batches(s), convert), case, make_mix(s))
+    figures = trainer.gradients(moved(make_batches(s), convert), case)
     return {name: torch.as_tensor(value).cpu() for name, value in figures.items()}, gradients_of(trainer)
 
 
@@ -78,7 +77,7 @@ def test_iteration_in_float32(case: str, device: torch.device) -> None:
 def test_bf16_is_finite_and_close(case: str, device: torch.device) -> None:
     s = setting(device, device, iou_threshold=0)  # rounding does not change ONF's decisions
     trainer = Trainer("ours+channels-last+bf16", s)
-    losses = trainer.gradients(make_batches(s), case, make_mix(s))
+    losses = trainer.gradients(make_batches(s), case)
     first, _ = run("baseline", case, s)
     assert loss_difference(only_losses(losses), only_losses(first)) < 0.05
     assert all(gradient.isfinite().all() for gradient in gradients_of(trainer))

@@ -12,19 +12,25 @@ OMP_NUM_THREADS=1: each process takes runs that no other works on.
 """
 
 import argparse
+import contextlib
+import fcntl
 import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.ablation.plan import ROWS, SETTINGS, Run, in_order, plan
+from benchmarks.ablation.plan import ROWS, SETTINGS, Run, plan
 from benchmarks.ablation.report import report
 from benchmarks.ablation.run import do_run
-from benchmarks.ablation.script import lock
 from utils.core import cli
 from utils.core.errors import InputError, run_script
 from utils.core.files import atomic_write, save_json
+from utils.training.resume import lock_folder
 
+SETTING_HELP = (
+    "small: drawn images; photos: photographs, scored on every other validation image; photos-choose: scored on the"
+    " rest of them, to choose options"
+)
 KEPT = ("result.json", "log.jsonl", "val.jsonl", "run.json", "final.pth")  # of a finished run
 
 
@@ -32,20 +38,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     parser.prog = "python -m benchmarks.ablation"
     add = parser.add_argument
-    settings = (
-        "small: drawn images, for a CPU; full: drawn images, 20 classes, ResNet-101, for a GPU; photos: photographs,"
-        " for a CPU, scored on every other validation image; photos-choose: the same, on the rest of them, to choose"
-        " options"
-    )
-    photos = (
-        "folder of the photographs: JPEGImages, SegmentationClassAug, saliency (of the one-class training images),"
-        " voc_list (train_cls.txt, val.txt) and mobilenet_v2_imagenet.pth"
-    )
-    rows = "plain, full, truth, parts joined by + (cls+onf), or full-PART (default: those of the tables, and truth)"
-    add("--setting", choices=SETTINGS, default="small", help=settings)
-    add("--photos", type=Path, metavar="DIR", help=photos)
+    add("--setting", choices=SETTINGS, default="small", help=SETTING_HELP)
+    add("--photos", type=Path, metavar="DIR", help="folder of the photographs, see benchmarks/RESULTS.md")
     add("--seeds", type=cli.count, nargs="+", default=[20, 21, 22], help="one run of every row per seed")
-    add("--rows", nargs="+", metavar="ROW", help=rows)
+    text = "plain, full, truth, parts joined by + (cls+onf), or full-PART (default: those of the tables, and truth)"
+    add("--rows", nargs="+", metavar="ROW", help=text)
     text = "shares of the drawn images whose label has a wrong object, and a wrong border"
     add("--noise", type=cli.fraction, nargs=2, default=[0.3, 0.8], metavar=("OBJECT", "BORDER"), help=text)
     add("--options", help="options of train.py that override those of the setting (default: none)")
@@ -61,14 +58,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def finish(run: Run, args: argparse.Namespace) -> bool:
-    """Do a run, unless it is finished; returns False where another process works on it."""
+def finish(run: Run, args: argparse.Namespace) -> None:
+    """Do a run, unless it is finished or another process works on it."""
     folder = args.out / run.key
-    with lock(args.out / "locks" / run.key, wait=False) as held:
-        if not held or (folder / "result.json").exists():
-            return held
+    with contextlib.ExitStack() as lock:
+        try:
+            lock.enter_context(lock_folder(args.out / "running" / run.key))
+        except InputError:
+            print(f"in progress in another process: {run.name}")
+            return
+        if (folder / "result.json").exists():
+            return
         print(f"\n{run.name}", flush=True)
-        with lock(args.out / "locks/data", wait=True):
+        with (args.out / "data.lock").open("w") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX)  # wait while another process makes the data
             data = run.setting.make_data(args.out / "data", run.seed, run.noise, args.photos)
         options = run.train_options(data, args.photos)
         result = do_run(options, folder, args.n_jobs, args.device, args.labels)
@@ -78,14 +81,14 @@ def finish(run: Run, args: argparse.Namespace) -> bool:
                 shutil.rmtree(path)
             elif path.name not in KEPT:
                 path.unlink()
-    return True
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     planned = plan(args.setting, args.rows, args.seeds, tuple(args.noise), args.options)
-    runs = in_order(planned)
-    left = [] if args.report_only else [run for run in runs if not finish(run, args)]
+    for run in dict.fromkeys(run for same in planned.values() for run in same):
+        if not args.report_only:
+            finish(run, args)
     paths = {row: [args.out / run.key / "result.json" for run in same] for row, same in planned.items()}
     found = {row: [json.loads(p.read_text()) for p in same if p.exists()] for row, same in paths.items()}
     finished = {row: results for row, results in found.items() if results}
@@ -96,9 +99,6 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\n{text}\ntables: {args.out / 'ablation.md'}")
     elif args.report_only:
         raise InputError(f"{args.out} has no finished run of these rows: run without --report-only")
-    elsewhere = [run.name for run in left if not (args.out / run.key / "result.json").exists()]
-    if elsewhere:
-        print(f"in progress in other processes: {', '.join(elsewhere)}")
 
 
 if __name__ == "__main__":

@@ -63,33 +63,20 @@ class Photographs:
         return root
 
 
-# For CPUs: half-size photographs, a small network that knows photographs.
+# Half-size photographs, and a small network that knows photographs.
 PHOTO_OPTIONS = (
     "--arch mobilenet_v2 --restore-from {photos}/mobilenet_v2_imagenet.pth --input-size 161 --batch-size 8"
     " --random-mirror --num-steps 1000 --learning-rate 0.002 --denoise-from 500 --high-T 3 --low-T 1.5"
     " --iou-thresholds auto --save-pred-every 250 --save-every 100 --channels-last --num-workers 0"
 )
+# The network has no pre-training and must learn before its predictions can filter labels.
+DRAWN_OPTIONS = (
+    "--arch mini --restore-from none --input-size 65 --batch-size 8 --random-mirror --num-steps 400"
+    " --learning-rate 0.005 --denoise-from 240 --high-T 3 --low-T 1.5 --iou-thresholds 0.3"
+    " --save-pred-every 80 --channels-last --num-workers 0"
+)
 SETTINGS: dict[str, Drawn | Photographs] = {
-    # For CPUs. The network has no pre-training and must learn before its predictions can filter labels.
-    "small": Drawn(
-        classes=("bus", "cat", "horse", "tvmonitor"),
-        simple=600,
-        complex=300,
-        val=200,
-        size=84,
-        options="--arch mini --restore-from none --input-size 65 --batch-size 8 --random-mirror --num-steps 400"
-        " --learning-rate 0.005 --denoise-from 240 --high-T 3 --low-T 1.5 --iou-thresholds 0.3"
-        " --save-pred-every 80 --channels-last --num-workers 0",
-    ),
-    # For a GPU: the published network, crop and schedule, with torchvision's weights.
-    "full": Drawn(
-        classes=VOC_CLASSES,
-        simple=6000,
-        complex=3000,
-        val=500,
-        size=375,
-        options="--restore-from imagenet --iou-thresholds auto --long-tail-labels none --save-pred-every 1000",
-    ),
+    "small": Drawn(("bus", "cat", "horse", "tvmonitor"), 600, 300, 200, 84, DRAWN_OPTIONS),
     "photos": Photographs(1, 2, PHOTO_OPTIONS),
     "photos-choose": Photographs(0, 2, PHOTO_OPTIONS),
 }
@@ -141,17 +128,8 @@ def parts_of(row: str) -> tuple[str, ...]:
 
 def plan(setting: str, rows: list[str], seeds: list[int], noise: Noise, options: str) -> dict[str, list[Run]]:
     """The runs of each row, one per seed; rows with the same parts have the same runs."""
-    labels = {"truth": "truth"}
-    return {
-        row: [
-            Run(SETTINGS[setting], parts_of(row), labels.get(row, "sal2gt"), seed, noise, options)
-            for seed in dict.fromkeys(seeds)
-        ]
-        for row in rows
-    }
-
-
-def in_order(planned: dict[str, list[Run]]) -> list[Run]:
-    """Each run once; cross-entropy and the full method first, so that they can be compared early."""
-    runs = dict.fromkeys(run for same_row in planned.values() for run in same_row)
-    return sorted(runs, key=lambda run: run.labels != "sal2gt" or run.parts not in ((), PARTS))
+    planned = {}
+    for row in rows:
+        parts, labels = parts_of(row), "truth" if row == "truth" else "sal2gt"
+        planned[row] = [Run(SETTINGS[setting], parts, labels, seed, noise, options) for seed in dict.fromkeys(seeds)]
+    return planned

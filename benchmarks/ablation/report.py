@@ -19,6 +19,20 @@ SECTIONS = {
 }
 
 
+def report(finished: Finished) -> str:
+    """All tables."""
+    scores = [
+        [ROWS.get(row, row), *(percent(run[how].get(kind) for run in runs) for how, kind in COLUMNS), seeds(runs)]
+        for row, runs in finished.items()
+    ]
+    tables = [markdown(["val mIoU, %", *HEADS, "seeds"], scores), gain_table(finished)]
+    return "\n".join(filter(None, [*tables, *(section_table(finished, section) for section in SECTIONS)]))
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *rows))
+
+
 def percent(values: Iterable[float | None], sign: str = "") -> str:
     """`50.1 ± 0.8` from shares: mean and standard deviation; without the deviation for one value, empty for none."""
     found = [100 * value for value in values if value is not None]
@@ -27,8 +41,8 @@ def percent(values: Iterable[float | None], sign: str = "") -> str:
     return f"{statistics.fmean(found):{sign}.1f}" + (f" ± {statistics.stdev(found):.1f}" if found[1:] else "")
 
 
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *rows))
+def seeds(runs: list[dict]) -> str:
+    return " ".join(str(run["seed"]) for run in runs)
 
 
 def differences(less: list[dict], more: list[dict], how: str, kind: str) -> list[float]:
@@ -36,14 +50,6 @@ def differences(less: list[dict], more: list[dict], how: str, kind: str) -> list
     before = {run["seed"]: run[how].get(kind) for run in less}
     pairs = [(before.get(run["seed"]), run[how].get(kind)) for run in more]
     return [b - a for a, b in pairs if a is not None and b is not None]
-
-
-def score_table(finished: Finished) -> str:
-    rows = []
-    for row, runs in finished.items():
-        scores = [percent(run[how].get(kind) for run in runs) for how, kind in COLUMNS]
-        rows.append([ROWS.get(row, row), *scores, " ".join(str(run["seed"]) for run in runs)])
-    return markdown(["val mIoU, %", *HEADS, "seeds"], rows)
 
 
 def gain_table(finished: Finished) -> str:
@@ -68,9 +74,3 @@ def section_table(finished: Finished, section: str) -> str:
         for row, runs in runs_of.items()
     ]
     return markdown([SECTIONS[section], *names], rows) if names else ""
-
-
-def report(finished: Finished) -> str:
-    """All tables."""
-    sections = [section_table(finished, section) for section in SECTIONS]
-    return "\n".join(filter(None, [score_table(finished), gain_table(finished), *sections]))
