@@ -43,23 +43,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def evaluate(args: argparse.Namespace) -> None:
     device = pick_device(args.device, args.gpu)
     with distributed.process_group(device):
-        deeplab = load_deeplab(args.restore_from, args.num_classes)
-        num_classes = deeplab.num_classes
-        network = prepare(deeplab, device, args.channels_last)
-        names = read_class_names(args.class_names, num_classes)
-        label_dir = args.label_dir or args.data_dir / "SegmentationClassAug"
-        config = DataConfig(
-            args.data_dir / "JPEGImages", label_dir, num_classes=num_classes, ignore_label=args.ignore_label
-        )
-        listed = read_list(args.data_list, num_classes, labelled=False)
+        network = prepare(load_deeplab(args.restore_from, args.num_classes), device, args.channels_last)
+        names = read_class_names(args.class_names, network.num_classes)
+        folders = args.data_dir / "JPEGImages", args.label_dir or args.data_dir / "SegmentationClassAug"
+        config = DataConfig(*folders, num_classes=network.num_classes, ignore_label=args.ignore_label)
+        listed = read_list(args.data_list, network.num_classes, labelled=False)
         images = EvalDataset(listed, config, labels=not args.no_labels)
         check_start(args.data_list, listed, images.files())
-        made_from = {"weights": weights_checksum(network), "scales": list(args.scales)}
+        made_from, number = {"weights": weights_checksum(network), "scales": list(args.scales)}, len(images)
         logit_dir = None if args.no_logits else args.logit_dir
-        files = result_files(images, made_from, logit_dir, args.save_predictions)
+        files = result_files(images, listed, made_from, logit_dir, args.save_predictions)
         confusion = score_images(network, images, args.num_workers, device, args.scales, files=files)
         if args.no_labels:
-            report_files(files)
+            report_files(files, number)
         else:
             report_scores(confusion, names, args.score_dir / "scores.json", vars(args), device)
 

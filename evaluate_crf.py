@@ -11,13 +11,16 @@ script without it to score the whole list.
 import argparse
 from pathlib import Path
 
+from datasets.checks import check_start
 from datasets.lists import read_class_names, read_list
+from datasets.loaders import DataConfig, EvalDataset
 from datasets.options import LABEL_DIR_HELP, add_data_options, add_list_options, sharded
 from utils.core import cli
 from utils.core.device import pick_device
 from utils.core.errors import run_script
-from utils.crf.run import add_crf_options, create_label_maps, crf_settings, evaluate_label_maps, make_tasks
+from utils.crf.run import add_crf_options, create_label_maps, crf_settings
 from utils.evaluation.metrics import report_scores
+from utils.evaluation.scoring import score_label_maps
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -38,27 +41,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def evaluate(args: argparse.Namespace) -> None:
     device = pick_device(args.device, args.gpu)
-    settings = crf_settings(args, args.num_classes, device)
     names = read_class_names(args.class_names, args.num_classes)
     listed = read_list(args.data_list, args.num_classes, labelled=False)
-    entries = sharded(listed, args.shard)
-    label_dir = args.label_dir or args.data_dir / "SegmentationClassAug"
-    tasks, results = make_tasks(
-        args.data_list,
-        listed,
-        entries,
-        settings,
-        args.data_dir / "JPEGImages",
-        args.logit_dir,
-        args.prediction_dir,
-        None if args.no_labels else label_dir,
-    )
-    create_label_maps(tasks, results, settings, args.n_jobs)
-    if args.no_labels:
-        return
-    confusion = evaluate_label_maps(tasks, settings, label_dir, args.ignore_label)
-    part = "" if args.shard is None else f"_{args.shard[0]}_of_{args.shard[1]}"
-    report_scores(confusion, names, args.score_dir / f"scores_crf{part}.json", vars(args), device)
+    folders = args.data_dir / "JPEGImages", args.label_dir or args.data_dir / "SegmentationClassAug"
+    config = DataConfig(*folders, num_classes=args.num_classes, ignore_label=args.ignore_label)
+    images = EvalDataset(sharded(listed, args.shard), config, labels=not args.no_labels)
+    check_start(args.data_list, listed, images.files())
+    create_label_maps(images, args.logit_dir, args.prediction_dir, crf_settings(args, device), args.n_jobs)
+    if not args.no_labels:
+        confusion = score_label_maps(images, args.prediction_dir)
+        part = "" if args.shard is None else f"_{args.shard[0]}_of_{args.shard[1]}"
+        report_scores(confusion, names, args.score_dir / f"scores_crf{part}.json", vars(args), device)
 
 
 if __name__ == "__main__":

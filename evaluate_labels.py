@@ -10,17 +10,14 @@ mIoU is computed over the pixels that the pseudo labels do not ignore; "labelled
 import argparse
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
 from datasets.checks import check_start
-from datasets.labels import read_label
 from datasets.lists import read_list, unique
 from datasets.options import add_data_options, add_list_options
 from utils.core import cli
 from utils.core.errors import run_script
 from utils.core.files import save_json
-from utils.evaluation.metrics import ConfusionMatrix, percent, warn_of_background
+from utils.evaluation.metrics import percent, warn_of_background
+from utils.evaluation.scoring import compare_labels
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -45,24 +42,14 @@ def quality(
     folder: Path, truth_dir: Path, ids: list[str], num_classes: int, ignore_label: int
 ) -> dict[str, float | None]:
     """Mean IoU, labelled fraction and error rate of the label maps in `folder`; None if nothing is labelled."""
-    # The pseudo label takes the place of the truth, because its ignored pixels must not be counted.
-    confusion, pixels = ConfusionMatrix(num_classes, ignore_label), 0
-    for id_ in tqdm(ids, desc=folder.name, leave=False, unit="img"):
-        truth = read_label(truth_dir / f"{id_}.png", num_classes, ignore_label=ignore_label)
-        found = read_label(folder / f"{id_}.png", num_classes, truth.shape, ignore_label)
-        known = truth != ignore_label
-        confusion.update(torch.from_numpy(found[known]), torch.from_numpy(truth[known]))
-        pixels += int(known.sum())
-    if not confusion.matrix().any():  # mining may have ignored everything
+    pairs = [(folder / f"{id_}.png", truth_dir / f"{id_}.png") for id_ in ids]
+    confusion, pixels = compare_labels(pairs, num_classes, ignore_label, folder.name)
+    labelled = int(confusion.matrix().sum())
+    if not labelled:  # mining may have ignored everything
         return {"Mean IoU": None, "labelled": 0.0, "error": None}
-    confusion = confusion.transposed()
     warn_of_background(confusion, str(folder))
     scores = confusion.scores()
-    return {
-        "Mean IoU": scores["Mean IoU"],
-        "labelled": int(confusion.matrix().sum()) / pixels,
-        "error": 1 - scores["Pixel Accuracy"],
-    }
+    return {"Mean IoU": scores["Mean IoU"], "labelled": labelled / pixels, "error": 1 - scores["Pixel Accuracy"]}
 
 
 def evaluate(args: argparse.Namespace) -> None:

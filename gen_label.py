@@ -9,18 +9,15 @@ rerun the command to resume. --shard I/N processes one of N parts of the list, f
 import argparse
 from pathlib import Path
 
-from tqdm import tqdm
-
 from datasets.checks import check_start
 from datasets.lists import read_list
-from datasets.loaders import DataConfig, EvalDataset, eval_loader
+from datasets.loaders import DataConfig, EvalDataset
 from datasets.options import add_data_options, add_list_options, sharded
 from networks.checkpoint import load_deeplab, weights_checksum
 from utils.core import cli
 from utils.core.device import pick_device, prepare
 from utils.core.errors import run_script
-from utils.core.files import Results
-from utils.evaluation.inference import infer, save_logits
+from utils.evaluation.scoring import report_files, result_files, score_images
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -38,23 +35,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def generate(args: argparse.Namespace) -> None:
     device = pick_device(args.device, args.gpu)
-    deeplab = load_deeplab(args.restore_from, args.num_classes)
-    num_classes = deeplab.num_classes
-    network = prepare(deeplab, device, args.channels_last)
-    listed = read_list(args.data_list, num_classes, labelled=False)
-    entries = sharded(listed, args.shard)
-    config = DataConfig(args.data_dir / "JPEGImages", num_classes=num_classes)
-    check_start(args.data_list, listed, EvalDataset(entries, config, labels=False).files())
-    made_from = {"weights": weights_checksum(network), "scales": list(args.scales)}
-    ids = [entry.id for entry in listed]
-    logits = Results(args.logit_dir, ".npy", "logits", dict.fromkeys(ids, made_from), [config.image_dir])
-    todo = logits.unfinished(entries, args.overwrite)
-    images = EvalDataset(todo, config, labels=False)
-    loader = eval_loader(images, args.num_workers, pin=device.type == "cuda")
-    results, done = infer(network, loader, device, args.scales), len(entries) - len(todo)
-    for id_, values, _, _ in tqdm(results, initial=done, total=len(entries), unit="img"):
-        save_logits(logits.path(id_), values, logits.note(id_))
-    print(f"logits of {len(entries)} images: {args.logit_dir}")
+    network = prepare(load_deeplab(args.restore_from, args.num_classes), device, args.channels_last)
+    listed = read_list(args.data_list, network.num_classes, labelled=False)
+    config = DataConfig(args.data_dir / "JPEGImages", num_classes=network.num_classes)
+    images = EvalDataset(sharded(listed, args.shard), config, labels=False)
+    check_start(args.data_list, listed, images.files())
+    made_from, number = {"weights": weights_checksum(network), "scales": list(args.scales)}, len(images)
+    files = result_files(images, listed, made_from, args.logit_dir, overwrite=args.overwrite)
+    score_images(network, images, args.num_workers, device, args.scales, files=files)
+    report_files(files, number)
 
 
 if __name__ == "__main__":

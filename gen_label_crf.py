@@ -9,12 +9,14 @@ Writes palette PNGs to --pseudo-label-dir. No ground truth is needed. If interru
 import argparse
 from pathlib import Path
 
+from datasets.checks import check_start
 from datasets.lists import read_list
+from datasets.loaders import DataConfig, EvalDataset
 from datasets.options import add_data_options, add_list_options, sharded
 from utils.core import cli
 from utils.core.device import pick_device
 from utils.core.errors import run_script
-from utils.crf.run import add_crf_options, create_label_maps, crf_settings, make_tasks
+from utils.crf.run import add_crf_options, create_label_maps, crf_settings
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,20 +35,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def generate(args: argparse.Namespace) -> None:
-    settings = crf_settings(args, args.num_classes, pick_device(args.device, args.gpu))
+    settings = crf_settings(args, pick_device(args.device, args.gpu))
     listed = read_list(args.data_list, args.num_classes, args.use_image_labels)
-    entries = sharded(listed, args.shard)
-    tasks, results = make_tasks(
-        args.data_list,
-        listed,
-        entries,
-        settings,
-        args.data_dir / "JPEGImages",
-        args.logit_dir,
-        args.pseudo_label_dir,
-        image_labels=args.use_image_labels,
-    )
-    create_label_maps(tasks, results, settings, args.n_jobs, args.overwrite)
+    config = DataConfig(args.data_dir / "JPEGImages", num_classes=args.num_classes)
+    images = EvalDataset(sharded(listed, args.shard), config, labels=False)
+    check_start(args.data_list, listed, images.files())
+    folders = args.logit_dir, args.pseudo_label_dir
+    create_label_maps(images, *folders, settings, args.n_jobs, args.use_image_labels, args.overwrite)
 
 
 if __name__ == "__main__":

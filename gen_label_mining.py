@@ -19,8 +19,8 @@ from datasets.labels import read_label, save_labels
 from datasets.lists import read_list
 from datasets.options import add_data_options, add_list_options, sharded
 from utils.core import cli
-from utils.core.errors import InputError, run_script
-from utils.core.files import Note, Results, read_note
+from utils.core.errors import run_script
+from utils.core.files import Results, fingerprint, read_note
 from utils.crf.run import LABEL_MAPS
 from utils.mining import MIN_PIXELS, mine
 
@@ -45,32 +45,26 @@ def mining(args: argparse.Namespace) -> None:
     paths = {entry.id: args.pseudo_label_dir / f"{entry.id}.png" for entry in entries}
     check_start(args.data_list, listed, {"pseudo label": list(paths.values())}, ": run gen_label_crf.py first")
     if args.out is None:  # the notes stay, so that gen_label_crf.py takes the label maps for finished
-        todo, target, notes = entries, args.pseudo_label_dir, {id_: read_note(path) for id_, path in paths.items()}
-        foreign = [paths[id_] for id_, note in notes.items() if (note or {}).get("kind") != LABEL_MAPS]
-        if foreign:
-            raise InputError(
-                f"{foreign[0]} was not written by gen_label_crf.py (the first of {len(foreign)}) and is not replaced:"
-                " choose a directory for the mined labels (--out)"
-            )
+        results = Results(args.pseudo_label_dir, ".png", LABEL_MAPS, {id_: {} for id_ in paths})
+        notes = {id_: read_note(path) for id_, path in paths.items()}
     else:
-        made_from: dict[str, Note] = {}
-        for id_, classes in entries:
-            stat = paths[id_].stat()
-            source = {"pseudo_label": [stat.st_mtime_ns, stat.st_size]}
-            made_from[id_] = source | {"min_pixels": args.min_pixels, "classes": classes}
+        made_from = {
+            id_: {"pseudo_label": fingerprint(paths[id_]), "min_pixels": args.min_pixels, "classes": classes}
+            for id_, classes in entries
+        }
         results = Results(args.out, ".png", "mined labels", made_from, [args.pseudo_label_dir])
-        todo, target = results.unfinished(entries, args.overwrite), args.out
         notes = {id_: results.note(id_) for id_ in paths}
+    finished = results.finished(overwrite=args.overwrite or args.out is None)
+    todo = [entry for entry in entries if entry.id not in finished]
     changed = 0
     for id_, classes in tqdm(todo, initial=len(entries) - len(todo), total=len(entries), unit="img"):
         labels = read_label(paths[id_], args.num_classes, ignore_label=args.ignore_label)
         mined = mine(labels, classes, args.min_pixels, args.ignore_label)
-        if not np.array_equal(mined, labels):
-            changed += 1
-        elif args.out is None:
-            continue
-        save_labels(target / f"{id_}.png", mined, notes[id_])
-    print(f"changed {changed} of {len(todo)} pseudo labels: {target}")
+        same = np.array_equal(mined, labels)
+        changed += not same
+        if args.out or not same:
+            save_labels(results.path(id_), mined, notes[id_])
+    print(f"changed {changed} of {len(todo)} pseudo labels: {results.folder}")
 
 
 if __name__ == "__main__":

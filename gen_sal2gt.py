@@ -30,7 +30,7 @@ from datasets.options import add_data_options
 from datasets.splits import write_split
 from utils.core import cli
 from utils.core.errors import InputError, run_script
-from utils.core.files import Results
+from utils.core.files import Results, fingerprint
 
 BORDER = 0.9  # of the border as foreground are suspicious; objects rarely touch more than two sides
 
@@ -182,9 +182,10 @@ def generate(args: argparse.Namespace) -> None:
     }
     made_from = {e.id: settings | {"label": e.classes[0] + 1, "map": None} for e in single}
     for id_, path in maps.items():
-        made_from[id_]["map"] = [path.stat().st_mtime_ns, path.stat().st_size]
+        made_from[id_]["map"] = fingerprint(path)
     results = Results(args.out, ".png", "saliency labels", made_from, [image_dir, args.saliency_dir])
-    unfinished = results.unfinished(single, args.overwrite)
+    finished = results.finished(args.overwrite)
+    unfinished = [entry for entry in single if entry.id not in finished]
     for entry in unfinished:
         if entry.id not in maps:
             results.path(entry.id).unlink(missing_ok=True)  # with --overwrite, that of a map which is gone

@@ -66,7 +66,8 @@ def generate(args: argparse.Namespace) -> None:
     detector = make_detector(args)
     made_from = dict.fromkeys((entry.id for entry in listed), detector.made_by)
     results = Results(args.out, ".png", "saliency maps", made_from, [config.image_dir])
-    todo = results.unfinished(entries, args.overwrite)
+    finished = results.finished(args.overwrite)
+    todo = [entry for entry in entries if entry.id not in finished]
     loader = iter(eval_loader(RgbDataset(todo, config, labels=False), args.num_workers))
     with tqdm(initial=len(entries) - len(todo), total=len(entries), unit="img") as bar:
         while batch := list(islice(loader, detector.batch_size)):

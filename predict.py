@@ -35,7 +35,7 @@ from datasets.labels import palette_image
 from datasets.options import CLASS_NAMES_HELP
 from utils.core import cli
 from utils.core.device import pick_device
-from utils.core.errors import InputError, is_out_of_memory, run_script
+from utils.core.errors import InputError, memory_hint, run_script
 from utils.core.files import Results, save_image, save_json
 from utils.crf.run import CRFSettings, add_crf_options, crf_settings
 from utils.evaluation.predictor import RATES, Predictor
@@ -88,24 +88,14 @@ def describe(found: dict) -> str:
 def segment(
     predictor: Predictor, source: Source, image: np.ndarray, size: tuple[int, int], crf: CRFSettings | None, out: Path
 ) -> dict:
-    """Write the mask and the overlay of an image.
+    """Write the mask and the overlay of an image; returns the entry of predictions.json.
 
     Args:
         image: H x W x 3 uint8 BGR, with sides of at most --max-side.
         size: (width, height) of the mask.
-
-    Returns:
-        The entry of predictions.json.
-
-    Raises:
-        InputError: memory runs out.
     """
-    try:
+    with memory_hint(f"{source.path} needs too much memory: try a smaller --max-side"):
         labels = predictor(image, crf)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise InputError(f"{source.path} needs too much memory: try a smaller --max-side") from None
     mask = palette_image(labels).resize(size, Image.Resampling.NEAREST)
     classes = count_classes(mask, predictor.names)
     entries = [(describe(found), found["label"]) for found in classes if found["label"] > 0]
@@ -118,20 +108,15 @@ def segment(
 
 
 def check_out(out: Path, sources: Sequence[Source]) -> None:
-    """Check that the results replace no other files than those of an earlier run.
-
-    Raises:
-        InputError: a mask or an overlay exists that this script has not written.
-    """
-    record = out / "predictions.json"
+    """Check that the results replace no other files than those of an earlier run."""
+    record, names = out / "predictions.json", [source.name for source in sources]
+    Results(out, ".png", KIND, {name: {} for name in names}).finished()
+    foreign = [out / f"{name}_overlay.jpg" for name in names if not (out / f"{name}.png").exists()]
     if record.exists() and '"passed_over":' not in record.read_text(errors="replace"):
-        raise InputError(f"{record} would be replaced: choose another directory for the results (--out)")
-    names = [source.name for source in sources]
-    Results(out, ".png", KIND, {name: {} for name in names}).unfinished(())
-    for name in names:
-        overlay = out / f"{name}_overlay.jpg"
-        if overlay.exists() and not (out / f"{name}.png").exists():
-            raise InputError(f"{overlay} would be replaced: choose another directory for the results (--out)")
+        foreign.append(record)
+    for path in foreign:
+        if path.exists():
+            raise InputError(f"{path} would be replaced: choose another directory for the results (--out)")
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -143,7 +128,7 @@ def predict(args: argparse.Namespace) -> None:
     predictor = Predictor(
         args.restore_from, device, args.class_names, args.scales, args.atrous_rates, args.channels_last
     )
-    crf = crf_settings(args, predictor.num_classes, device) if args.crf else None
+    crf = crf_settings(args, device) if args.crf else None
     done: list[dict] = []
     failed: list[dict] = []
     try:

@@ -20,7 +20,6 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datasets.checks import check_start
-from datasets.lists import unique
 from datasets.loaders import train_loader
 from networks.checkpoint import weights_checksum
 from step2.libs.config import Config, load_config
@@ -33,9 +32,9 @@ from utils.core import cli, distributed
 from utils.core.device import add_speed_options, pick_device, prepare, send, set_up_device
 from utils.core.errors import run_script
 from utils.crf.dense_crf import CRFParams
-from utils.crf.run import add_crf_running_options, create_label_maps, crf_settings, evaluate_label_maps, make_tasks
+from utils.crf.run import add_crf_running_options, create_label_maps, crf_settings
 from utils.evaluation.metrics import report_scores
-from utils.evaluation.scoring import report_files, result_files, score_images
+from utils.evaluation.scoring import report_files, result_files, score_images, score_label_maps
 from utils.training.log import TrainLog, add_log_options
 from utils.training.resume import lock_folder
 
@@ -123,8 +122,8 @@ def test(args: argparse.Namespace, config: Config) -> None:
         model = build(config)
         load_trained(model, args.model_path or paths.models / "checkpoint_final.pth")
         prepare(model, device, args.channels_last).eval()
-        made_from = {"weights": weights_checksum(model), "scales": [1, *SCALES]}
-        files = result_files(images, made_from, paths.logits, args.save_predictions)
+        made_from, number = {"weights": weights_checksum(model), "scales": [1, *SCALES]}, len(images)
+        files = result_files(images, listed, made_from, paths.logits, args.save_predictions)
         confusion = score_images(
             model,
             images,
@@ -135,7 +134,7 @@ def test(args: argparse.Namespace, config: Config) -> None:
             files=files,
         )
         if args.no_labels:
-            report_files(files)
+            report_files(files, number)
             return
         report_scores(confusion, class_names(config), paths.scores / "scores.json", options_of(args, config), device)
 
@@ -144,22 +143,14 @@ def crf(args: argparse.Namespace, config: Config) -> None:
     """Refine the saved logits with the dense CRF and score the label maps."""
     device, paths, c = pick_device(args.device, args.gpu), Paths(config), config.CRF
     params = CRFParams(c.ITER_MAX, c.POS_W, c.POS_XY_STD, c.BI_W, c.BI_XY_STD, c.BI_RGB_STD)
-    settings = crf_settings(args, config.DATASET.N_CLASSES, device, params, align_corners=False)
     listed = read_split(config, config.DATASET.SPLIT.VAL)
-    tasks, results = make_tasks(
-        split_path(config.DATASET.SPLIT.VAL),
-        listed,
-        unique(listed),
-        settings,
-        Path(config.DATASET.ROOT) / "JPEGImages",
-        paths.logits,
-        args.save_predictions or paths.crf,
-        None if args.no_labels else paths.truth,
-    )
-    create_label_maps(tasks, results, settings, args.n_jobs)
+    images = EvalDatasetBGR(listed, data_config(config, paths.truth), labels=not args.no_labels)
+    check_start(split_path(config.DATASET.SPLIT.VAL), listed, images.files())
+    out, settings = args.save_predictions or paths.crf, crf_settings(args, device, params, align_corners=False)
+    create_label_maps(images, paths.logits, out, settings, args.n_jobs)
     if args.no_labels:
         return
-    confusion = evaluate_label_maps(tasks, settings, paths.truth, config.DATASET.IGNORE_LABEL)
+    confusion = score_label_maps(images, out)
     report_scores(confusion, class_names(config), paths.scores / "scores_crf.json", options_of(args, config), device)
 
 

@@ -9,6 +9,7 @@ import torch
 from conftest import assert_close, reference_npz
 
 from datasets.lists import Entry
+from datasets.loaders import DataConfig, EvalDataset
 from utils.core.errors import InputError
 from utils.crf import dense_crf as dense_crf_module
 from utils.crf import run
@@ -161,11 +162,9 @@ def test_memory_that_runs_out_names_what_helps(
 ) -> None:
     np.save(tmp_path / "val_00001.npy", np.zeros((4, 9, 11), np.float32))
     monkeypatch.setattr(run, "dense_crf", lambda *_, **__: torch.empty(1 << 58))
-    entries, settings = [Entry("val_00001")], run.CRFSettings(4, CRFParams(), None)
-    folders = tiny_data / "JPEGImages", tmp_path, tmp_path / "crf"
-    tasks, _ = run.make_tasks(Path("list"), entries, entries, settings, *folders)
+    images = EvalDataset([Entry("val_00001")], DataConfig(tiny_data / "JPEGImages", num_classes=4), labels=False)
     with pytest.raises(InputError, match=r"val_00001\.jpg: out of memory in the CRF: .*--n-jobs"):
-        list(run.run_crf(tasks, settings, 1))
+        run.create_label_maps(images, tmp_path, tmp_path / "crf", run.CRFSettings(CRFParams(), None), n_jobs=1)
 
 
 IMAGE = make_image("smooth", 6, 8)

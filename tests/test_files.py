@@ -6,7 +6,6 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,34 +19,34 @@ from utils.core.errors import InputError
 from utils.core.errors import run_script as run_main
 from utils.core.files import LEFTOVER_SECONDS, Results, atomic_write, read_array, read_note, save_array, save_image
 
-A = [SimpleNamespace(id="sub/a"), SimpleNamespace(id="b")]
+IDS = "sub/a", "b"
 
 
 def results(folder: Path, suffix: str = ".npy", kind: str = "logits", **made_from: object) -> Results:
-    return Results(folder, suffix, kind, {item.id: made_from for item in A})
+    return Results(folder, suffix, kind, dict.fromkeys(IDS, made_from))
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".png"])
 def test_notes_tell_what_is_finished(tmp_path: Path, suffix: str) -> None:
     array = np.arange(6, dtype=np.uint8).reshape(2, 3)
     made = results(tmp_path, suffix, weights="x", scales=(1, 0.5))
-    assert made.unfinished(A, False) == A
+    assert made.finished(False) == set()
     if suffix == ".npy":
         save_array(made.path("sub/a"), array, made.note("sub/a"))
         assert np.array_equal(np.load(made.path("sub/a")), array)
     else:
         save_image(made.path("sub/a"), Image.fromarray(array), made.note("sub/a"))
-    assert made.unfinished(A, False) == made.unfinished(A) == made.unfinished(A, True) == A[1:]
+    assert made.finished(False) == made.finished(True) == {"sub/a"}
     other = results(tmp_path, suffix, weights="y", scales=(1, 0.5))
     with pytest.raises(InputError, match=r"a\.(npy|png) was made with other weights, the first of 1 .*--overwrite"):
-        other.unfinished(A[1:], False)  # although this is not the image to be processed
-    assert other.unfinished(A) == A
+        other.finished(False)
+    assert other.finished() == set()
     shutil.copy(made.path("sub/a"), tmp_path / f"sub/b{suffix}")
     os.truncate(tmp_path / f"sub/b{suffix}", 20)
     for foreign in (results(tmp_path, suffix, "maps"), results(tmp_path / "sub", suffix)):
-        for overwrite in (None, False, True):
+        for overwrite in (False, True):
             with pytest.raises(InputError, match="not replaced: choose another directory") as caught:
-                foreign.unfinished(A, overwrite)
+                foreign.finished(overwrite)
             assert "--overwrite" not in str(caught.value)
 
 

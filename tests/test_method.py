@@ -14,7 +14,7 @@ from networks.discriminator import Discriminator
 from utils.alignment import CutMix, cutmix, domain_loss, draw_cutmix, one_hot
 from utils.core.device import Precision, compile_blocks
 from utils.denoising import foreground_iou, online_noise_filter, segmentation_loss
-from utils.evaluation.metrics import ConfusionMatrix, pair_counts, score_table
+from utils.evaluation.metrics import ConfusionMatrix, score_table
 from utils.iteration import Batches, Iteration, Method
 from utils.training.optim import RepeatedSGD, build_sgd
 
@@ -223,16 +223,6 @@ def test_optimiser_groups() -> None:
     assert published == {(1, 1): 1, (1, 3): 99, (1, 4): 4, (10, 1): 8}
     single = {(g["lr_factor"], g["steps"]): len(g["params"]) for g in build_sgd(G, 1, repeated=False).param_groups}
     assert single == {(1, 1): 104, (10, 1): 8}
-
-
-def test_pairs_are_counted_alike_on_a_gpu_and_a_cpu() -> None:
-    torch.manual_seed(0)
-    truth, prediction = (torch.randint(0, 5, (2, 30, 40), dtype=torch.uint8) for _ in range(2))
-    truth[:, :7] = 255
-    confusion = ConfusionMatrix(5)
-    confusion.update(truth, prediction)
-    assert confusion.counts.sum() == 2 * 23 * 40
-    assert torch.equal(pair_counts(truth, prediction, 5), confusion.counts)
 
 
 def test_scores_of_absent_and_merely_predicted_classes() -> None:

@@ -13,10 +13,11 @@ from PIL import Image
 
 from datasets.labels import save_labels
 from datasets.lists import Entry, read_list
+from datasets.loaders import DataConfig, EvalDataset
 from datasets.options import sharded
 from utils.core.files import save_array
 from utils.crf.dense_crf import CRFParams, dense_crf
-from utils.crf.run import CRFSettings, make_tasks, run_crf
+from utils.crf.run import CRFSettings, create_label_maps
 from utils.mining import mine
 
 
@@ -153,17 +154,16 @@ def test_logits_of_two_networks_do_not_mix(tiny_data: Path, work: Path, tmp_path
 
 @pytest.mark.parametrize("size", [(9, 11), (4, 5)])  # of networks with strides of 8 and 16
 def test_crf_of_a_list_is_the_crf_of_each(tiny_data: Path, tmp_path: Path, size: tuple[int, int]) -> None:
-    settings, entries = CRFSettings(4, CRFParams(), None, align_corners=False), [Entry("val_00001")]
+    settings = CRFSettings(CRFParams(), None, align_corners=False)
+    images = EvalDataset([Entry("val_00001")], DataConfig(tiny_data / "JPEGImages", num_classes=4), labels=False)
     values = np.random.default_rng(0).normal(0, 2, (4, *size)).astype(np.float32)
     save_array(tmp_path / "logits/val_00001.npy", values)
-    folders = tiny_data / "JPEGImages", tmp_path / "logits", tmp_path
-    (task,), _ = make_tasks(Path("list"), entries, entries, settings, *folders)
-    (done,) = run_crf([task], settings, 1)
-    image = np.array(Image.open(task.image))[:, :, ::-1]
-    logits = torch.from_numpy(np.load(task.logits))[None]
+    create_label_maps(images, tmp_path / "logits", tmp_path, settings, n_jobs=1)
+    image = np.array(Image.open(tiny_data / "JPEGImages/val_00001.jpg"))[:, :, ::-1]
+    logits = torch.from_numpy(values)[None]
     p = torch.nn.functional.interpolate(logits, image.shape[:2], mode="bilinear", align_corners=False)[0].softmax(0)
     expected = dense_crf(np.ascontiguousarray(image), p, prune=None).argmax(0)
-    assert np.array_equal(np.array(Image.open(done.result)), expected)
+    assert np.array_equal(np.array(Image.open(tmp_path / "val_00001.png")), expected)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -1,10 +1,10 @@
 """Errors for the user: one line on stderr instead of a traceback, where the user can act on it."""
 
 import atexit
-import errno
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
@@ -13,30 +13,33 @@ class InputError(Exception):
     """Invalid input. The message is one line that names the file or option and gives a hint."""
 
 
-KILLED = (
-    "a data loading process was killed, possibly for lack of memory: use fewer processes (--num-workers; stage 2:"
-    " DATALOADER.NUM_WORKERS)"
-)
 LESS = (
     "training needs less with a smaller --batch-size and a larger --iter-size (stage 2: SOLVER.BATCH_SIZE.TRAIN,"
     " SOLVER.ITER_SIZE)"
 )
-DEVICE_FULL, HOST_FULL, MANY_FILES = "out of memory", "allocate", "Too many open files"
-# Faults of the machine, recognized by words in the messages of torch, numpy and the data loaders, and their hints.
-FAULTS = {
-    "DataLoader worker (pid": KILLED,
-    "Pin memory thread exited": KILLED,
-    DEVICE_FULL: f"out of GPU memory: {LESS}, and with --amp bf16",
-    "gloo/transport": "another process of this run has failed; see its message",
-    "NCCL": "another process of this run, or NCCL itself, has failed",
-    HOST_FULL: f"out of memory: {LESS}, and with fewer data loading processes",
-    MANY_FILES: "the limit of open files is too low: raise it (ulimit -n), or use fewer processes (--num-workers)",
-}
-SHARED_MEMORY_FULL = (
-    "no space left in a place without a name, possibly /dev/shm: use --num-workers 0 (stage 2:"
-    " DATALOADER.NUM_WORKERS=0; CRF: --n-jobs 1), or in a container docker run --shm-size=1g"
+MEMORY = ("out of memory", "allocate", "MemoryError")  # of a GPU, numpy and torch on a CPU, Python
+MANY_FILES = "Too many open files"
+DISK_FULL = ("No space left", "quota exceeded", "File too large")
+# Faults of the machine: words in messages of the system, torch, numpy and the data loaders, and the hint.
+FAULTS = (
+    (
+        ("DataLoader worker (pid", "Pin memory thread exited", "EOFError", "Connection re"),
+        "a data loading process was killed, possibly for lack of memory: use fewer processes (--num-workers; stage 2:"
+        " DATALOADER.NUM_WORKERS)",
+    ),
+    (MEMORY[:1], f"out of GPU memory: {LESS}, and with --amp bf16"),
+    (MEMORY, f"out of memory: {LESS}, and with fewer data loading processes"),
+    (("gloo/transport", "NCCL"), "another process of this run, or NCCL itself, has failed; see its message"),
+    (
+        (MANY_FILES,),
+        "the limit of open files is too low: raise it (ulimit -n), or use fewer processes (--num-workers)",
+    ),
+    (
+        DISK_FULL,
+        "no space left in a place without a name, possibly /dev/shm: use --num-workers 0 (stage 2:"
+        " DATALOADER.NUM_WORKERS=0; CRF: --n-jobs 1), or in a container docker run --shm-size=1g",
+    ),
 )
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RERUN = "finished files are kept; rerun the command to resume"
 
 
@@ -80,44 +83,44 @@ def _end_process(status: object) -> None:
 def _report_errors(main: Callable[[], object]) -> None:
     try:
         main()
-    except InputError as error:
-        # The worker of a data loader wraps the error into a traceback, whose last line is the message.
-        message = str(error).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
-        _exit(message, 2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         raise SystemExit(130) from None
-    except OSError as error:
-        if MANY_FILES in str(error):
-            _exit(f"{FAULTS[MANY_FILES]}; {RERUN}", 1)
-        if error.filename:
-            space = f": free some space; {RERUN}" if error.errno in NO_SPACE else ""
-            _exit(f"{error.filename}: {error.strerror or error}{space}", 2)
-        if error.errno in NO_SPACE:
-            _exit(f"{SHARED_MEMORY_FULL} ({error}); {RERUN}", 1)
-        if not isinstance(error, ConnectionError):
+    except Exception as error:
+        message, status = _explain(error)
+        if not message:
             raise
-        _exit(f"{KILLED} ({error}); {RERUN}", 1)
-    except EOFError as error:  # like a lost connection, from a data loading process
-        _exit(f"{KILLED} ({type(error).__name__}); {RERUN}", 1)
-    except (RuntimeError, MemoryError) as error:
-        # The message of Python's own MemoryError is empty.
-        message = HOST_FULL if isinstance(error, MemoryError) else str(error).strip()
-        hint = next((text for words, text in FAULTS.items() if words in message), None)
-        if hint is None:
-            raise
-        _exit(f"{hint} ({message.splitlines()[-1][:200]}); {RERUN}", 1)
+        for bar in list(getattr(tqdm, "_instances", ())):
+            bar.close()  # so that the message starts on a line of its own
+        # With torchrun, each process prints a line. An error found by all is shown without a number by the first.
+        rank = os.environ.get("RANK", "0")
+        print(f"error{f' (process {rank})' if rank != '0' else ''}: {message}", file=sys.stderr)
+        raise SystemExit(status) from None
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the host or the device is out of memory; torch has an error class for CUDA only."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in (DEVICE_FULL, HOST_FULL))
+def _explain(error: Exception) -> tuple[str, int]:
+    """One line for the user and the exit status; no line for an error that the user cannot act on."""
+    message = str(error).strip() or type(error).__name__
+    last = message.splitlines()[-1]
+    if isinstance(error, InputError):
+        # The worker of a data loader wraps the error into a traceback, whose last line is the message.
+        return last.removeprefix(f"{InputError.__module__}.InputError: "), 2
+    if isinstance(error, OSError) and error.filename and MANY_FILES not in message:
+        space = f": free some space; {RERUN}" if any(text in message for text in DISK_FULL) else ""
+        return f"{error.filename}: {error.strerror or error}{space}", 2
+    if isinstance(error, OSError | RuntimeError | MemoryError | EOFError):
+        for texts, hint in FAULTS:
+            if any(text in message for text in texts):
+                return f"{hint} ({last[:200]}); {RERUN}", 1
+    return "", 1
 
 
-def _exit(message: str, status: int) -> None:
-    for bar in list(getattr(tqdm, "_instances", ())):
-        bar.close()  # so that the message starts on a line of its own
-    # With torchrun, each process prints a line. An error found by all is shown without a number by the first.
-    rank = os.environ.get("RANK", "0")
-    print(f"error{f' (process {rank})' if rank != '0' else ''}: {message}", file=sys.stderr)
-    raise SystemExit(status) from None
+@contextlib.contextmanager
+def memory_hint(message: str) -> Iterator[None]:
+    """Raise InputError with the message if the host or the device runs out of memory in the block."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch has an error class for CUDA only
+        if isinstance(error, MemoryError) or any(text in str(error) for text in MEMORY):
+            raise InputError(message) from None
+        raise

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Protocol, TypeVar
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -23,16 +23,6 @@ NOTE_BYTES = 4096  # more than a note has
 NOTE_KEY = "mdba"  # of the text chunk in a PNG; begins the line behind the array in a .npy file
 
 Note = Mapping[str, object]  # values of JSON
-
-
-class HasID(Protocol):
-    """An image of a list."""
-
-    @property
-    def id(self) -> str: ...
-
-
-Item = TypeVar("Item", bound=HasID)
 
 
 @contextlib.contextmanager
@@ -110,15 +100,17 @@ def read_note(path: Path) -> Note | None:
 
 
 def check_same_origin(paths: Sequence[Path]) -> None:
-    """Check that the files that have notes have the same one.
-
-    Raises:
-        InputError: two differ, such as logits of two networks.
-    """
+    """Refuse files whose notes differ, such as logits of two networks; those without a note are not compared."""
     noted = [(path, note) for path in paths if (note := read_note(path)) is not None]
     for path, note in noted:
         if note != noted[0][1]:
             raise InputError(f"{noted[0][0]} and {path} were not made in the same way: create one of them again")
+
+
+def fingerprint(path: Path) -> list[int]:
+    """What tells a file from a changed one: the time of its last change and its size."""
+    stat = path.stat()
+    return [stat.st_mtime_ns, stat.st_size]
 
 
 def not_found(path: str | os.PathLike) -> str:
@@ -136,11 +128,7 @@ def error_reason(error: Exception) -> str:
 
 
 def read_array(path: str | os.PathLike, hint: str) -> np.ndarray:
-    """Read one `.npy` file.
-
-    Raises:
-        InputError: the file is missing or damaged; the message ends with `hint`.
-    """
+    """Read one `.npy` file; `hint` ends the message if it is missing or damaged."""
     try:
         array = np.load(path)
         if not isinstance(array, np.ndarray):
@@ -165,10 +153,7 @@ class Results:
         suffix: .png or .npy.
         kind: what the files are; files of another kind count as foreign.
         made_from: what the result of each image depends on, in values of JSON, by ID.
-        inputs: directories that the script reads.
-
-    Raises:
-        InputError: `folder` is one of the inputs.
+        inputs: directories that the script reads; `folder` may not be one of them.
     """
 
     def __init__(
@@ -186,38 +171,33 @@ class Results:
         """The note of an image's result, for `save_array` or `save_image`, as it is read again."""
         return json.loads(json.dumps({"kind": self.kind, **self.made_from[id_]}))
 
-    def unfinished(self, items: Iterable[Item], overwrite: bool | None = None) -> list[Item]:
-        """The images whose results do not exist yet. All results are checked, also those of no item.
+    def finished(self, overwrite: bool = True) -> set[str]:
+        """The IDs of `made_from` whose results exist.
 
-        Args:
-            items: images, with attribute `id`.
-            overwrite: whether results made from something else are replaced: their items are unfinished, too; False:
-                they are refused; None: as True.
-
-        Raises:
-            InputError: a result would replace another file, or one made from something else.
+        Results made from something else are to be replaced with `overwrite`, and refused without it. Other files are
+        refused in any case.
         """
         finished, other, foreign = set(), {}, []
         for id_ in self.made_from:
-            path = self.path(id_)
+            path, expected = self.path(id_), self.note(id_)
             if not os.path.lexists(path):
                 continue
             note = read_note(path)
             if note is None or note.get("kind", self.kind) != self.kind:
                 foreign.append(path)
-            elif note == self.note(id_):
+            elif note == expected:
                 finished.add(id_)
             else:
-                other[path] = [key for key, value in self.note(id_).items() if note.get(key) != value]
+                other[path] = [key for key, value in expected.items() if note.get(key) != value]
         if foreign:
             raise InputError(
-                f"{foreign[0]} is not one of the {self.kind} of this script, the first of {len(foreign)} such files,"
-                " which are not replaced: choose another directory for the results, or delete a damaged one"
+                f"{foreign[0]} is not one of the {self.kind}, the first of {len(foreign)} such files, which are not"
+                " replaced: choose another directory for the results, or delete a damaged one"
             )
-        if other and overwrite is False:
+        if other and not overwrite:
             path, keys = next(iter(other.items()))
             raise InputError(
                 f"{path} was made with other {' and '.join(keys)}, the first of {len(other)} such files: choose"
                 " another directory, or use --overwrite"
             )
-        return [item for item in items if item.id not in finished]
+        return finished

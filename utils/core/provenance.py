@@ -1,5 +1,6 @@
 """Records how a result was produced: options, versions, device and git revision."""
 
+import json
 import platform
 import shlex
 import subprocess
@@ -17,17 +18,15 @@ PACKAGES = ("numpy", "opencv-python-headless", "pillow", "torchvision", "pydense
 
 def save_provenance(path: Path, options: dict, device: torch.device) -> None:
     """Write the provenance of a run, with all its options, as JSON."""
-    save_json(
-        path,
-        {
-            "command": shlex.join(sys.argv),
-            "options": {key: _plain(value) for key, value in options.items()},
-            "versions": versions(),
-            "device": device_name(device),
-            "processes": distributed.world_size(),
-            "git": git_revision(),
-        },
-    )
+    record = {
+        "command": shlex.join(sys.argv),
+        "options": json.loads(json.dumps(options, default=str)),  # paths as text
+        "versions": versions(),
+        "device": device_name(device),
+        "processes": distributed.world_size(),
+        "git": git_revision(),
+    }
+    save_json(path, record)
 
 
 def versions() -> dict[str, str | None]:
@@ -56,10 +55,3 @@ def git_revision() -> str | None:
         return subprocess.check_output(command, cwd=ROOT, stderr=subprocess.DEVNULL, text=True, timeout=10).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _plain(value: object) -> object:
-    """Convert an option to a JSON type: paths to strings, tuples to lists."""
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, bool | int | float | str) or value is None else str(value)

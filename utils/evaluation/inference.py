@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.core.device import send
-from utils.core.files import Note, save_array
 
 
 @torch.no_grad()
@@ -47,14 +45,7 @@ def infer(
     scales: Sequence[float] = (1.0, 0.75),
     align_corners: bool = True,
 ) -> Iterator[tuple[str, Tensor, Tensor, Any]]:
-    """Predict the labels of whole images.
-
-    Args:
-        network: in eval mode, on `device`.
-        loader: yields (ID, image) or (ID, image, label).
-        device: device of the network.
-        scales: as in `multi_scale_logits`.
-        align_corners: as in `full_size`.
+    """Predict the labels of whole images, (ID, image) or (ID, image, label), with a network in eval mode.
 
     Yields:
         ID, logits 1 x C x h x w, prediction H x W (uint8) and true label H x W or None; tensors on `device`.
@@ -63,8 +54,3 @@ def infer(
         logits = multi_scale_logits(network, send(image, device), scales)
         prediction = full_size(logits, image.shape[2:], align_corners).argmax(1)[0].to(torch.uint8)
         yield id_, logits, prediction, send(label[0], device) if label else None
-
-
-def save_logits(path: Path, logits: Tensor, note: Note) -> None:
-    """Write 1 x C x h x w logits as C x h x w float32, the input of the CRF, with a note."""
-    save_array(path, logits[0].float().cpu().numpy(), note)

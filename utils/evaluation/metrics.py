@@ -25,13 +25,9 @@ class ConfusionMatrix:
 
     def update(self, truth: Tensor, prediction: Tensor) -> None:
         """Add one label map or a batch: two integer tensors of the same shape. Ignored pixels are not counted."""
-        self.counts = self.counts.to(truth.device)
-        if truth.device.type == "cpu":
-            pairs = truth.long() * self.num_classes + prediction.long()
-            counted = pairs[truth != self.ignore_label]
-            self.counts += torch.bincount(counted, minlength=self.num_classes**2)
-        else:
-            self.counts += pair_counts(truth, prediction, self.num_classes)
+        pairs = truth.long() * self.num_classes + prediction.long()
+        counts = torch.bincount(pairs[truth != self.ignore_label], minlength=self.num_classes**2)
+        self.counts = self.counts.to(truth.device) + counts
 
     def gather(self) -> "ConfusionMatrix":
         """Sum the counts over all processes, in place; returns itself."""
@@ -42,12 +38,6 @@ class ConfusionMatrix:
         """Counts as num_classes x num_classes; rows are true labels, columns predicted ones."""
         return self.counts.cpu().view(self.num_classes, self.num_classes)
 
-    def transposed(self) -> "ConfusionMatrix":
-        """A copy with true and predicted labels swapped."""
-        other = ConfusionMatrix(self.num_classes, self.ignore_label)
-        other.counts = self.matrix().t().reshape(-1)
-        return other
-
     def occurring(self) -> set[int]:
         """The labels that occur in the truth, over which the means are formed."""
         return set(self.matrix().sum(1).nonzero().flatten().tolist())
@@ -57,9 +47,6 @@ class ConfusionMatrix:
 
         Means and minimum are over the labels that occur in the truth. Class IoU is None for labels that occur
         neither in the truth nor in the prediction, and 0 for labels that are only predicted.
-
-        Raises:
-            InputError: no pixel has been counted.
         """
         matrix = self.matrix().double()
         hits, truth, predicted = matrix.diag(), matrix.sum(1), matrix.sum(0)
@@ -77,28 +64,13 @@ class ConfusionMatrix:
         }
 
 
-def pair_counts(truth: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
-    """num_classes^2 counts of the pairs, by a product of one-hot labels: unlike bincount, without waiting for a GPU.
-
-    Exact for up to 2^24 pixels. Labels that are not below num_classes are not counted.
-    """
-    classes = torch.arange(num_classes, device=truth.device)[:, None]
-    rows, columns = ((labels.flatten() == classes).float() for labels in (truth, prediction))
-    return (rows @ columns.T).long().flatten()
-
-
 def percent(value: float | None) -> str:
     """A share as `41.30`; a dash for None."""
     return "-" if value is None else f"{100 * value:.2f}"
 
 
 def class_ious(scores: dict, occurring: Container[int] | None = None) -> list[float | None]:
-    """The IoU of each label; None for those that do not occur in the truth, as the means leave them out.
-
-    Args:
-        scores: of a confusion matrix.
-        occurring: `ConfusionMatrix.occurring()`; None: all labels.
-    """
+    """The IoU of each label; None for those not in `occurring` (if given), as the means leave them out."""
     ious = enumerate(scores["Class IoU"].values())
     return [iou if occurring is None or label in occurring else None for label, iou in ious]
 
@@ -127,10 +99,7 @@ def report_scores(
 ) -> None:
     """Sum the counts over all processes; the main process then prints the scores and writes them as JSON.
 
-    Args:
-        confusion: the counts of this process.
-        path: `scores.json`; the confusion matrix goes to `confusion.json`, the provenance to `scores_run.json`.
-        options, device: for the provenance.
+    `path` is scores.json; the confusion matrix goes to confusion.json, the provenance to scores_run.json.
     """
     scores = confusion.gather().scores()
     if not is_main():

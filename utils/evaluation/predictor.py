@@ -39,9 +39,6 @@ class Predictor:
         scales: of the input, for stage 1 only (None: 1 and 0.75).
         rates: dilation rates of the ASPP of stage 2, which cannot be inferred.
         channels_last: see `prepare`.
-
-    Raises:
-        InputError: the file is damaged, its tensors are not those of such a network, or `scales` are for stage 2.
     """
 
     def __init__(

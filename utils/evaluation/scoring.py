@@ -1,42 +1,49 @@
-"""Scores a network on whole images, distributed over all processes; used by both stages."""
+"""Scores networks and label maps on whole images; used by both stages."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from datasets.labels import save_labels
+from datasets.labels import read_label, save_labels
+from datasets.lists import Entry
 from datasets.loaders import EvalDataset, eval_loader
 from utils.core import distributed
 from utils.core.errors import InputError
-from utils.core.files import Note, Results
-from utils.evaluation.inference import infer, save_logits
+from utils.core.files import Note, Results, save_array
+from utils.evaluation.inference import infer
 from utils.evaluation.metrics import ConfusionMatrix
 
 
 def result_files(
-    images: EvalDataset, made_from: Note, logit_dir: Path | None, prediction_dir: Path | None
+    images: EvalDataset,
+    listed: Iterable[Entry],
+    made_from: Note,
+    logit_dir: Path | None,
+    prediction_dir: Path | None = None,
+    overwrite: bool = True,
 ) -> list[Results]:
-    """The logits and the predictions of the images, as far as they are wanted; those of other weights are replaced.
+    """The logits and the predictions, as far as they are wanted.
 
     Without true labels, images whose results are finished are then left out of `images`.
 
-    Raises:
-        InputError: they would be written over other files, or into a directory that is read; or the images have no
-            labels, and no results are wanted.
+    Args:
+        images: those of this call.
+        listed: the whole list, of which no result may be of other weights without `overwrite`.
+        made_from: what the results depend on.
     """
     inputs = [folder for folder in (images.config.image_dir, images.config.label_dir) if folder]
     kinds = ((logit_dir, ".npy", "logits"), (prediction_dir, ".png", "predictions"))
-    made = dict.fromkeys((entry.id for entry in images.entries), made_from)
+    made = dict.fromkeys((entry.id for entry in listed), made_from)
     files = [Results(folder, suffix, kind, made, inputs) for folder, suffix, kind in kinds if folder]
-    unfinished = {entry.id for results in files for entry in results.unfinished(images.entries)}
+    finished = [results.finished(overwrite) for results in files]
     distributed.barrier()  # before another process begins to write
     if not images.needs_label:
         if not files:
             raise InputError("without labels and results there is nothing to do: use --save-predictions DIR")
-        images.entries = [entry for entry in images.entries if entry.id in unfinished]
+        images.entries = [entry for entry in images.entries if not all(entry.id in ids for ids in finished)]
     return files
 
 
@@ -72,15 +79,47 @@ def score_images(
         if label is not None:
             confusion.update(label, prediction)
         for result in files:
-            if result.suffix == ".npy":
-                save_logits(result.path(id_), logits, result.note(id_))
+            if result.suffix == ".npy":  # C x h x w float32, the input of the CRF
+                save_array(result.path(id_), logits[0].float().cpu().numpy(), result.note(id_))
             else:
                 save_labels(result.path(id_), prediction.cpu().numpy(), result.note(id_))
     return confusion
 
 
-def report_files(files: Sequence[Results]) -> None:
-    """Wait for all processes, and print where the results are."""
+def report_files(files: Sequence[Results], number: int) -> None:
+    """Wait for all processes, and print where the results of so many images are."""
     distributed.barrier()
     for results in files if distributed.is_main() else ():
-        print(f"{results.kind} of {len(results.made_from)} images: {results.folder}")
+        print(f"{results.kind} of {number} images: {results.folder}")
+
+
+def compare_labels(
+    pairs: Sequence[tuple[Path, Path]], num_classes: int, ignore_label: int, desc: str
+) -> tuple[ConfusionMatrix, int]:
+    """Compare label maps with the true labels.
+
+    Args:
+        pairs: the paths of a label map and its true labels.
+
+    Returns:
+        The counts of the pixels that both label, and the number of pixels with a true label.
+    """
+    confusion, pixels = ConfusionMatrix(num_classes, ignore_label), 0
+    for pair in tqdm(pairs, desc=desc, leave=False, unit="img"):
+        found, truth = (read_label(path, num_classes, ignore_label=ignore_label) for path in pair)
+        if found.shape != truth.shape:
+            shapes = f"{found.shape} and {truth.shape}"
+            raise InputError(f"{pair[0]} and {pair[1]} differ in size: {shapes} (height, width)")
+        labelled = found != ignore_label
+        confusion.update(torch.from_numpy(truth[labelled]), torch.from_numpy(found[labelled]))
+        pixels += int((truth != ignore_label).sum())
+    return confusion, pixels
+
+
+def score_label_maps(images: EvalDataset, folder: Path) -> ConfusionMatrix:
+    """Compare the label maps in `folder`, which label every pixel, with the true labels of the images."""
+    config, pairs = images.config, [(folder / f"{e.id}.png", images.label_path(e)) for e in images.entries]
+    confusion, pixels = compare_labels(pairs, config.num_classes, config.ignore_label, "scores")
+    if confusion.matrix().sum() < pixels:
+        raise InputError(f"{folder} has ignored pixels, as mined labels do: score it with evaluate_labels.py")
+    return confusion
