@@ -16,7 +16,6 @@ one of N parts of the list, for use on several machines.
 """
 
 import argparse
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -68,13 +67,10 @@ def generate(args: argparse.Namespace) -> None:
     results = Results(args.out, ".png", "saliency maps", made_from, [config.image_dir])
     finished = results.finished(args.overwrite)
     todo = [entry for entry in entries if entry.id not in finished]
-    loader = iter(eval_loader(RgbDataset(todo, config, labels=False), args.num_workers))
-    with tqdm(initial=len(entries) - len(todo), total=len(entries), unit="img") as bar:
-        while batch := list(islice(loader, detector.batch_size)):
-            maps = detector.detect([Image.fromarray(image.numpy()) for _, image in batch])
-            for (id_, _), saliency in zip(batch, maps):
-                save_image(results.path(id_), Image.fromarray(saliency), results.note(id_))
-                bar.update()
+    loader = eval_loader(RgbDataset(todo, config, labels=False), args.num_workers)
+    for id_, image in tqdm(loader, initial=len(entries) - len(todo), total=len(entries), unit="img"):
+        saliency = detector.detect(Image.fromarray(image.numpy()))
+        save_image(results.path(id_), Image.fromarray(saliency), results.note(id_))
     print(f"saliency maps of {len(entries)} images: {args.out}")
 
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import Done, error_line, flags, run_script
 from PIL import ExifTags, Image, ImageDraw
 
-from utils.saliency.onnx_model import CPU, GPU, choose_providers
+from utils.saliency.detectors import CPU, GPU, choose_providers
 
 LIST = {"a": (0,), "b": (1,), "c": (0, 2), "d": (2,), "e": (1, 1)}
 

@@ -22,8 +22,13 @@ def root(tmp_path: Path) -> Path:
     return make_root(tmp_path)
 
 
-def make_model(root: Path, shape: tuple = (None, 3, *SIZE), last: str = "Sigmoid", name: str = "m") -> Path:
-    """Write an ONNX file that weights the channels and applies `last`, or `last` alone to inputs of another rank."""
+def make_model(
+    root: Path, shape: tuple = (None, 3, *SIZE), last: str = "Sigmoid", name: str = "m", size: int | None = None
+) -> Path:
+    """Write an ONNX file that weights the channels and applies `last`, or `last` alone to inputs of another rank.
+
+    Of the file, `size` bytes are left.
+    """
     helper, tensor = onnx.helper, onnx.numpy_helper.from_array
     constants = [tensor(np.float32(WEIGHTS).reshape(1, 3, 1, 1), "w"), tensor(np.float32([BIAS]), "b")]
     conv = helper.make_node("Conv", ["x", "w", "b"], ["z"])
@@ -33,7 +38,7 @@ def make_model(root: Path, shape: tuple = (None, 3, *SIZE), last: str = "Sigmoid
     y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
     graph = helper.make_graph(nodes, "detector", [x], [y], constants if images else [])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.save(model, root / f"{name}.onnx")
+    (root / f"{name}.onnx").write_bytes(model.SerializeToString()[:size])
     return root / f"{name}.onnx"
 
 
@@ -58,14 +63,11 @@ def test_an_onnx_file(root: Path, output: str) -> None:
     assert read(root, "e").shape == (80, 60)
 
 
-def test_batches_do_not_change_the_maps(root: Path) -> None:
+def test_sizes_of_the_input(root: Path) -> None:
     generate(root, "--model", make_model(root), out="one")
-    generate(root, "--model", make_model(root), "--batch-size", 3, out="three")
-    generate(root, "--model", make_model(root, (2, 3, *SIZE)), out="fixed")
+    generate(root, "--model", make_model(root, (1, 3, *SIZE)), out="fixed")
     generate(root, "--model", make_model(root, (None, 3, None, None)), "--input-size", "40,50", out="other")
-    for id_ in LIST:
-        for out in ("three", "fixed"):
-            assert np.array_equal(read(root, id_, out), read(root, id_, "one"))
+    assert np.array_equal(read(root, "a", "fixed"), read(root, "a", "one"))
     assert not np.array_equal(read(root, "a", "other"), read(root, "a", "one"))
 
 
@@ -106,9 +108,10 @@ def test_the_package_rembg(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("model", "more", "text"),
     [
+        ({"size": 50}, [], "m.onnx cannot be loaded as an ONNX model"),
         ({"shape": (None, 3)}, [], "has the input None x 3 tensor(float), but a detector needs"),
         ({"shape": (None, 20, 30, 3)}, [], "it must accept N x 3 x H x W"),
-        ({"shape": (None, 3, None, None)}, [], "set the size it was trained with by --input-size"),
+        ({"shape": (None, 3, None, None)}, [], "set the one of its training by --input-size"),
         ({}, ["--input-size", "32"], "failed on an input of 1 x 3 x 32 x 32"),
         ({"last": "Identity"}, [], "which are no probabilities: use --output logits"),
         ({"last": "Flatten"}, [], "but a detector's is N x 1 x H x W"),
@@ -119,11 +122,3 @@ def test_bad_model_is_one_line(root: Path, model: dict, more: list, text: str) -
     line = error_line("gen_saliency.py", *options(root, "--model", make_model(root, **model), *more))
     assert text in line
     assert not list(root.glob("out/*.png"))
-
-
-def test_damaged_model_is_one_line(root: Path) -> None:
-    model = make_model(root)
-    model.write_bytes(model.read_bytes()[:50])
-    assert "m.onnx cannot be loaded as an ONNX model" in error_line(
-        "gen_saliency.py", *options(root, "--model", model)
-    )
