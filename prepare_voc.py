@@ -23,6 +23,7 @@ the originals change too. (All scripts here replace files.)
 """
 
 import argparse
+import contextlib
 import os
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from datasets.lists import Entry, read_list
 from datasets.splits import write_list, write_split
 from utils.core import cli
 from utils.core.errors import InputError, run_script
-from utils.core.files import atomic_write, not_found
+from utils.core.files import not_found
 
 PUBLISHED = {"train_cls": 10_582, "simple": 6_681, "complex": 3_901, "val": 1_449, "test": 1_456}
 
@@ -45,15 +46,13 @@ PUBLISHED = {"train_cls": 10_582, "simple": 6_681, "complex": 3_901, "val": 1_44
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
-    text = "directory VOC2012, or its parent VOCdevkit"
-    add("--devkit", type=Path, default=Path("dataset/VOC2012"), help=text)
+    add("--devkit", type=Path, default=Path("dataset/VOC2012"), help="directory VOC2012, or its parent VOCdevkit")
     add("--sbd", type=Path, help="directory benchmark_RELEASE, its parent or its subdirectory dataset")
     add("--out", type=Path, help="directory of the masks (default: SegmentationClassAug in --devkit)")
     add("--list-dir", type=Path, default=Path("dataset/voc_list"), help="directory of the lists")
     add("--sal2gt", type=Path, default=Path("dataset/sal2gt"), help="pseudo labels, ID.png")
     add("--overwrite", action="store_true", help="replace existing lists that have other contents")
-    text = "download missing data to --devkit and --sbd (or SBD next to it)"
-    add("--download", action="store_true", help=text)
+    add("--download", action="store_true", help="download missing data to --devkit and --sbd (or SBD next to it)")
     return parser.parse_args(argv)
 
 
@@ -87,42 +86,37 @@ def make_mask(source: Path, target: Path, image: Path) -> None:
     hints = archives.UNPACK_VOC, archives.UNPACK_VOC
     labels = read_label(source, archives.NUM_CLASSES, size, hints=hints)
     with open_image(source) as mask:
-        unchanged = np.array_equal(np.array(mask), labels)
-    if not unchanged:
-        save_labels(target, labels)
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # on another file system, or links are not supported
-        with atomic_write(target) as file:
-            file.write(source.read_bytes())
+        as_stored = np.array_equal(np.array(mask), labels)
+    if as_stored:
+        with contextlib.suppress(OSError):  # on another file system, or links are not supported
+            os.link(source.resolve(), target)
+            return
+    save_labels(target, labels)
 
 
-def make_masks(sources: dict[str, Path], devkit: Path, out: Path) -> None:
-    """Create the masks that are missing in `out` from the source file of each image."""
-    todo = {id_: path for id_, path in sources.items() if not (out / f"{id_}.png").exists()}
-    of_sbd = [path for path in todo.values() if path.suffix == ".mat"]
-    require_files({"VOC mask": [path for path in todo.values() if path.suffix == ".png"]}, archives.UNPACK_VOC)
+def make_masks(images: list[str], segmented: set[str], devkit: Path, sbd: Path | None, out: Path) -> None:
+    """Create the masks that are missing in `out`: VOC's where there is one or should be (`segmented`), else SBD's."""
+    sources = {}
+    for id_ in images:
+        of_voc = devkit / "SegmentationClass" / f"{id_}.png"
+        if (out / of_voc.name).exists():
+            continue
+        if sbd is None or id_ in segmented or of_voc.exists():  # without SBD, the masks of its images exist
+            sources[id_] = of_voc
+        else:
+            sources[id_] = sbd / "cls" / f"{id_}.mat"
+    of_sbd = [path for path in sources.values() if path.suffix == ".mat"]
+    require_files({"VOC mask": [path for path in sources.values() if path.suffix == ".png"]}, archives.UNPACK_VOC)
     require_files({"SBD mask": of_sbd}, f": unpack {archives.SBD_ARCHIVE} again")
     if of_sbd:
         archives.load_scipy()  # fail before the first mask is created
-    with tqdm(todo.items(), desc="masks", unit="img") as bar:
-        for id_, source in bar:
-            make_mask(source, out / f"{id_}.png", devkit / "JPEGImages" / f"{id_}.jpg")
+    out.mkdir(parents=True, exist_ok=True)
+    for id_, source in tqdm(sources.items(), desc="masks", unit="img"):
+        make_mask(source, out / f"{id_}.png", devkit / "JPEGImages" / f"{id_}.jpg")
     print(
-        f"{out}: {len(todo) - len(of_sbd):,} masks of VOC and {len(of_sbd):,} of SBD created,"
-        f" {len(sources) - len(todo):,} already existed"
+        f"{out}: {len(sources) - len(of_sbd):,} masks of VOC and {len(of_sbd):,} of SBD created,"
+        f" {len(images) - len(sources):,} already existed"
     )
-
-
-def mask_sources(images: list[str], segmented: set[str], devkit: Path, sbd: Path | None) -> dict[str, Path]:
-    """The source file of each image's mask: VOC's for the images in `segmented`, else SBD's."""
-    sources = {id_: devkit / "SegmentationClass" / f"{id_}.png" for id_ in images}
-    if sbd is not None:  # without it, the masks of all of SBD's images already exist
-        other = [id_ for id_, path in sources.items() if id_ not in segmented and not path.exists()]
-        sources |= {id_: sbd / "cls" / f"{id_}.mat" for id_ in other}
-    return sources
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -142,14 +136,12 @@ def prepare(args: argparse.Namespace) -> None:
         raise InputError(f"--out {out} contains VOC's own masks: choose another directory")
     official = devkit / "ImageSets" / "Segmentation"
     train, val = read_ids(official / "train.txt"), read_ids(official / "val.txt")
-    more = sbd_ids(sbd) if sbd else visible(out, ".png")
-    images = sorted({*train, *more} - {*val})
-    # As a context manager, the bar is closed before an error message is printed.
-    with tqdm(images, desc="classes", unit="img") as bar:
-        annotations = devkit / "Annotations"
-        entries = [Entry(id_, archives.image_classes(annotations / f"{id_}.xml")) for id_ in bar]
-    make_masks(mask_sources([*images, *val], {*train, *val}, devkit, sbd), devkit, out)
-    lists = {"train_aug": [Entry(id_) for id_ in images], "train_cls": entries, "val": [Entry(id_) for id_ in val]}
+    images = sorted({*train, *(sbd_ids(sbd) if sbd else visible(out, ".png"))} - {*val})
+    annotations = {id_: devkit / "Annotations" / f"{id_}.xml" for id_ in images}
+    bar = tqdm(annotations.items(), desc="classes", unit="img")
+    train_cls = [Entry(id_, archives.image_classes(path)) for id_, path in bar]
+    make_masks([*images, *val], {*train, *val}, devkit, sbd, out)
+    lists = {"train_aug": [Entry(id_) for id_ in images], "train_cls": train_cls, "val": [Entry(id_) for id_ in val]}
     if (official / "test.txt").exists():
         test = read_ids(official / "test.txt")
         lists["test"] = [Entry(id_) for id_ in test]
@@ -159,7 +151,7 @@ def prepare(args: argparse.Namespace) -> None:
         write_list(args.list_dir / f"{name}.txt", listed, args.overwrite)
     counts = {name: len(listed) for name, listed in lists.items()}
     if visible(args.sal2gt, ".png"):
-        parts = write_split(args.list_dir, entries, args.sal2gt, archives.NUM_CLASSES, overwrite=args.overwrite)
+        parts = write_split(args.list_dir, train_cls, args.sal2gt, archives.NUM_CLASSES, overwrite=args.overwrite)
         counts |= zip(("simple", "complex"), map(len, parts))
     else:
         print(

@@ -16,8 +16,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 from utils.core.errors import InputError
 from utils.core.files import error_reason, not_found
 
-JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
-SUFFIXES = (*JPEG_SUFFIXES, ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+_SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .avif .bmp .tif .tiff .gif .ppm .pgm"
+SUFFIXES = tuple(_SUFFIXES.split())
 # No other formats: Pillow passes some to external programs (EPS to Ghostscript).
 FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM"]
 if "avif" in features.modules and features.check("avif"):  # from Pillow 11.3 on

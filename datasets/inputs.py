@@ -27,9 +27,6 @@ def find_inputs(given: Sequence[Path], out: Path) -> tuple[list[Source], int]:
 
     Returns:
         The images, each once, and the number of other files in the directories.
-
-    Raises:
-        InputError: a path does not exist, there is no image, or a result would overwrite an image.
     """
     found: dict[str, tuple[Path, str]] = {}  # absolute path -> path, path for the name
     others = set()
@@ -49,12 +46,11 @@ def find_inputs(given: Sequence[Path], out: Path) -> tuple[list[Source], int]:
     if not found:
         raise InputError(f"{given[0]} contains no image ({' '.join(e[1:] for e in SUFFIXES)})")
     names = _names([short for _, short in found.values()], list(found))
-    sources = [Source(path, name) for (path, _), name in zip(found.values(), names)]
-    for source in sources:
-        for result in (out / f"{source.name}.png", out / f"{source.name}_overlay.jpg"):
+    for name in names:
+        for result in (out / f"{name}.png", out / f"{name}_overlay.jpg"):
             if os.path.abspath(result) in found:
                 raise InputError(f"--out {out}: {result} is one of the input images: choose another directory")
-    return sources, len(others)
+    return [Source(path, name) for (path, _), name in zip(found.values(), names)], len(others)
 
 
 def _files(directory: Path, out: Path) -> Iterator[Path]:
@@ -65,13 +61,12 @@ def _files(directory: Path, out: Path) -> Iterator[Path]:
 
     seen = {out.resolve(), directory.resolve()}  # a symbolic link may lead back to a folder
     for parent, folders, files in os.walk(directory, onerror=refuse, followlinks=True):
-        new = []
         for name in sorted(folders):
             target = Path(parent, name).resolve()
-            if not name.startswith(".") and target not in seen:
-                seen.add(target)
-                new.append(name)
-        folders[:] = new
+            if name.startswith(".") or target in seen:
+                folders.remove(name)
+            seen.add(target)
+        folders.sort()
         yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
 
 

@@ -56,7 +56,7 @@ def read_list(path: str | Path, num_classes: int, labelled: bool = True) -> list
                 f"{where}: the ID {id_} leaves the folders of images and results: write the path of the image"
                 " relative to JPEGImages"
             )
-        entries.append(Entry(_file_name(without_suffix(id_)), classes))
+        entries.append(Entry(without_suffix(id_), classes))
     if not entries:
         raise InputError(f"{path} is empty: {LIST_HINT}")
     return entries
@@ -66,15 +66,6 @@ def without_suffix(name: str) -> str:
     """A file name without the suffix of an image."""
     stem, suffix = os.path.splitext(name)
     return stem if suffix.lower() in SUFFIXES else name
-
-
-def _file_name(id_: str) -> str:
-    """The ID as Python represents it in file names, where the locale's encoding lacks some of its characters."""
-    try:
-        os.fsencode(id_)
-    except UnicodeEncodeError:  # such as `é` in an ASCII locale: its UTF-8 bytes, escaped
-        return os.fsdecode(id_.encode())
-    return id_
 
 
 def unique(entries: Iterable[Entry]) -> list[Entry]:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -90,10 +90,6 @@ class ImageDataset(Dataset):
         path = self.label_path(entry)
         return image, read_label(path, config.num_classes, image.shape[:2], config.ignore_label)
 
-    def to_network(self, image: np.ndarray) -> np.ndarray:
-        """Convert H x W x 3 uint8 BGR to the network's input, 3 x H x W float32."""
-        return T.to_network(T.subtract_mean(image))
-
     def files(self) -> dict[str, list[Path]]:
         """The files that the items are read from: images and, if `needs_label`, labels, for `require_files`."""
         files = {"image": [self.image_path(entry) for entry in self.entries]}
@@ -107,24 +103,18 @@ class ComplexDataset(ImageDataset):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple:
         position, index = key
-        entry = self.entries[index]
-        rng = generator(self.config.seed, self.purpose, position)
+        entry, config = self.entries[index], self.config
+        rng = generator(config.seed, self.purpose, position)
         image, label = self.rescaled(*self.read(entry), rng)
-        image, label = self.cropped(image, label, rng)
-        if self.config.random_mirror:
+        image, label = T.random_crop(image, label, config.crop, rng)
+        image, label = T.pad(T.mark_inside(image), label, config.crop, config.ignore_label)
+        if config.random_mirror:
             image, label = T.random_mirror(image, label, rng)
         return self.item(entry, image, label)
 
     def rescaled(self, image: np.ndarray, label: np.ndarray | None, rng: np.random.Generator) -> T.Pair:
         """Resize by a random factor if `random_scale` is set."""
-        if self.config.random_scale:
-            return T.scale(image, label, T.random_scale_factor(rng))
-        return image, label
-
-    def cropped(self, image: np.ndarray, label: np.ndarray | None, rng: np.random.Generator) -> T.Pair:
-        """Random crop and padding to the crop size."""
-        image, label = T.random_crop(image, label, self.config.crop, rng)
-        return T.pad(T.mark_inside(image), label, self.config.crop, self.config.ignore_label)
+        return T.scale(image, label, T.random_scale_factor(rng)) if self.config.random_scale else (image, label)
 
     def item(self, entry: Entry, image: np.ndarray, label: np.ndarray | None) -> tuple:
         return (T.to_planes(image),)
@@ -147,22 +137,18 @@ class SimpleDataset(ComplexDataset):
 class GTDataset(SimpleDataset):
     """Simple images for the discriminator, never padded.
 
-    The random factor is drawn again until the image covers the crop; if it never does, the image is stretched.
+    The random factor is drawn again, up to nine times, until the image covers the crop; if it never does, the image
+    is stretched.
     """
 
     purpose = "gt"
-    MAX_DRAWS: ClassVar[int] = 10
 
     def rescaled(self, image: np.ndarray, label: np.ndarray | None, rng: np.random.Generator) -> T.Pair:
-        scaled = image, label
-        for _ in range(self.MAX_DRAWS if self.config.random_scale else 0):
-            scaled = T.scale(image, label, T.random_scale_factor(rng))
-            if self._covers_crop(scaled[0]):
-                break
-        return scaled if self._covers_crop(scaled[0]) else T.resize(image, label, self.config.crop)
-
-    def _covers_crop(self, image: np.ndarray) -> bool:
-        return all(n >= s for n, s in zip(image.shape[:2], self.config.crop))
+        for _ in range(10 if self.config.random_scale else 1):
+            scaled = super().rescaled(image, label, rng)
+            if all(n >= s for n, s in zip(scaled[0].shape[:2], self.config.crop)):
+                return scaled
+        return T.resize(image, label, self.config.crop)
 
 
 class ClsDataset(ImageDataset):
@@ -175,10 +161,7 @@ class ClsDataset(ImageDataset):
         image, _ = T.resize(*self.read(entry), self.config.crop)
         classes = np.zeros(self.config.num_classes - 1, np.float32)
         classes[list(entry.classes)] = 1
-        return self.to_network(image), classes
-
-    def to_network(self, image: np.ndarray) -> np.ndarray:
-        return T.to_planes(T.mark_inside(image))
+        return T.to_planes(T.mark_inside(image)), classes
 
 
 class EvalDataset(ImageDataset):
@@ -193,6 +176,10 @@ class EvalDataset(ImageDataset):
         image, label = self.read(entry)
         item = entry.id, self.to_network(image)[None]
         return item if label is None else (*item, label)
+
+    def to_network(self, image: np.ndarray) -> np.ndarray:
+        """Convert H x W x 3 uint8 BGR to the network's input, 3 x H x W float32."""
+        return T.to_network(T.subtract_mean(image))
 
 
 def train_loader(

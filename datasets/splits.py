@@ -11,30 +11,15 @@ from datasets.voc import IGNORE_LABEL
 from utils.core.files import atomic_write
 
 
-def has_foreground(path: Path, num_classes: int, ignore_label: int = IGNORE_LABEL) -> bool:
-    """Whether a pseudo label exists and has a foreground pixel.
-
-    Raises:
-        InputError: the file is not a label map of `num_classes` labels.
-    """
-    if not path.exists():
-        return False
-    labels = read_label(path, num_classes, ignore_label=ignore_label)
-    return bool(((labels != 0) & (labels != ignore_label)).any())
-
-
 def write_list(path: Path, entries: Sequence[Entry], overwrite: bool) -> None:
     """Write `ID c [c ...]` lines and print what was done.
 
     A file with the same entries is left unchanged, an empty one is replaced. One with other entries is replaced only
     with `overwrite`; without it, `NAME.new.txt` is written beside it.
     """
-    # In a locale that lacks a character of an ID, read_list escapes its bytes.
-    lines = [" ".join(map(str, (e.id, *e.classes))).encode(errors="surrogateescape") for e in entries]
+    lines = [" ".join(map(str, (entry.id, *entry.classes))) for entry in entries]
     # The published lists have spaces at the ends of lines.
-    existing = None
-    if path.exists():
-        existing = [" ".join(line.split()).encode() for _, line in read_lines(path, "")]
+    existing = [" ".join(line.split()) for _, line in read_lines(path, "")] if path.exists() else None
     if existing == lines:
         print(f"{path}: {len(entries):,} images, unchanged")
         return
@@ -43,7 +28,7 @@ def write_list(path: Path, entries: Sequence[Entry], overwrite: bool) -> None:
         action = f"written, because {path} has other contents: use this list, or --overwrite to replace that one"
         path = path.with_suffix(".new.txt")
     with atomic_write(path) as file:
-        file.writelines(line + b"\n" for line in lines)
+        file.writelines(f"{line}\n".encode() for line in lines)
     print(f"{path}: {len(entries):,} images, {action}")
 
 
@@ -58,16 +43,15 @@ def write_split(
     """Split the training images, write simple_list.txt and complex_list.txt, and return both lists.
 
     Simple images have exactly one class and a pseudo label with foreground; all others are complex.
-
-    Raises:
-        InputError: the pseudo label of a one-class image cannot be read.
     """
-    parts: dict[str, list[Entry]] = {"simple": [], "complex": []}
-    with tqdm(entries, desc="simple or complex", unit="img") as bar:
-        for entry in bar:
-            path = label_dir / f"{entry.id}.png"
-            simple = len(set(entry.classes)) == 1 and has_foreground(path, num_classes, ignore_label)
-            parts["simple" if simple else "complex"].append(entry)
-    for name, part in parts.items():
-        write_list(list_dir / f"{name}_list.txt", part, overwrite)
-    return parts["simple"], parts["complex"]
+    simple: list[Entry] = []
+    complex_: list[Entry] = []
+    for entry in tqdm(entries, desc="simple or complex", unit="img"):
+        path, foreground = label_dir / f"{entry.id}.png", False
+        if len(set(entry.classes)) == 1 and path.exists():
+            labels = read_label(path, num_classes, ignore_label=ignore_label)
+            foreground = ((labels != 0) & (labels != ignore_label)).any()
+        (simple if foreground else complex_).append(entry)
+    write_list(list_dir / "simple_list.txt", simple, overwrite)
+    write_list(list_dir / "complex_list.txt", complex_, overwrite)
+    return simple, complex_

