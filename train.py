@@ -23,12 +23,11 @@ from utils.training.log import TrainLog
 from utils.training.options import build_method, parse_args
 from utils.training.resume import lock_folder
 from utils.training.setup import build_data, build_networks, endless_batches
-from utils.training.stage1 import MDBATrainer, Probe
+from utils.training.stage1 import MDBATrainer
 from utils.training.validation import Validation
 
 
-def train(args: argparse.Namespace, probe: Probe | None = None) -> None:
-    """Train; `probe` is called with i, G and the constants of the method before each validation."""
+def train(args: argparse.Namespace) -> None:
     device = pick_device(args.device, args.gpu)
     with distributed.process_group(device), lock_folder(args.snapshot_dir):
         set_up_device(device, args.amp, args.deterministic, args.sync_bn)
@@ -36,27 +35,26 @@ def train(args: argparse.Namespace, probe: Probe | None = None) -> None:
         images, val = build_data(args, names)
         validation = Validation(val, images["simple"], names, args.scales, args.num_workers, device)
         G, D = build_networks(args, device)
-        trainer = MDBATrainer(G, D, build_method(args, device), args, device, validation, probe)
+        trainer = MDBATrainer(G, D, build_method(args, device), args, device, validation)
         first = trainer.resume_or_start()
         batches = endless_batches(images, args, device, first * args.iter_size)
         images_per_iteration = len(images) * args.batch_size * args.iter_size
         iterations = range(first, args.num_steps)
         with TrainLog(args.snapshot_dir, iterations, device, images_per_iteration, args.logdir) as log:
-            trainer.fit(batches, log, args)
+            trainer.fit(batches, log)
         if distributed.is_main():
             report(trainer, names)
 
 
 def report(trainer: MDBATrainer, names: list[str]) -> None:
     """Print the result of the run."""
-    best, *_ = trainer.weights(0)
-    if trainer.scores is None:
+    best, progress = next(iter(trainer.weights(0))), trainer.progress
+    if progress.scores is None:
         print(f"weights of the last iteration (no validation): {best}")
     else:
         print(f"validation after the last iteration, {trainer.num_steps - 1}:")
-        print(score_table(trainer.scores, names, trainer.occurring))
-        iteration = "" if trainer.best_iteration is None else f", iteration {trainer.best_iteration}"
-        print(f"best val mIoU {100 * (trainer.best or 0):.2f} %{iteration}: {best}")
+        print(score_table(progress.scores, names, progress.occurring))
+        print(f"best val mIoU {100 * (progress.best or 0):.2f} %, iteration {progress.best_iteration}: {best}")
     print("next:", *next_commands(trainer.args), sep="\n    ")
 
 

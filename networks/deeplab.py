@@ -6,7 +6,7 @@ Fully Connected CRFs", TPAMI 2018. The tensors have the names used in the publis
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from networks import mobilenet
-from networks.batch_norm import BatchNorm2d, count_batches
+from networks.mobilenet import CHANNELS, mobilenet_v2
 
 
 class Arch(NamedTuple):
@@ -37,24 +36,21 @@ ARCHS = {
 class Bottleneck(nn.Module):
     """Residual block: 1x1 (strided) -> 3x3 (dilated) -> 1x1 convolution, of N, N and 4 N channels."""
 
-    expansion = 4
     is_block = True  # compiled on its own, see `compile_blocks`
 
     def __init__(self, inplanes: int, planes: int, stride: int, dilation: int, project: bool) -> None:
         super().__init__()
-        outplanes = planes * self.expansion
         self.conv1 = nn.Conv2d(inplanes, planes, 1, stride=stride, bias=False)
-        self.bn1 = BatchNorm2d(planes)
+        self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, padding=dilation, dilation=dilation, bias=False)
-        self.bn2 = BatchNorm2d(planes)
-        self.conv3 = nn.Conv2d(planes, outplanes, 1, bias=False)
-        self.bn3 = BatchNorm2d(outplanes)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, planes * 4, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(planes * 4)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if project:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inplanes, outplanes, 1, stride=stride, bias=False), BatchNorm2d(outplanes)
-            )
+            shortcut = nn.Conv2d(inplanes, planes * 4, 1, stride=stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(planes * 4))
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
@@ -64,40 +60,43 @@ class Bottleneck(nn.Module):
         return self.relu(out)
 
 
-class ASPP(nn.Module):
-    """The classifier: four dilated 3x3 convolutions of the same features, summed."""
+def stage(inplanes: int, planes: int, blocks: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    """Bottlenecks, of which the first has the stride and a shortcut with a convolution."""
+    first = Bottleneck(inplanes, planes, stride, dilation, project=True)
+    others = (Bottleneck(planes * 4, planes, 1, dilation, project=False) for _ in range(blocks - 1))
+    return nn.Sequential(first, *others)
 
-    def __init__(self, inplanes: int, num_classes: int, dilations: tuple[int, ...] = (6, 12, 18, 24)) -> None:
+
+class ASPP(nn.Module):
+    """The classifier: dilated 3x3 convolutions of the same features, summed."""
+
+    def __init__(self, inplanes: int, num_classes: int, dilations: Sequence[int] = (6, 12, 18, 24)) -> None:
         super().__init__()
         self.conv2d_list = nn.ModuleList(
             nn.Conv2d(inplanes, num_classes, 3, padding=d, dilation=d) for d in dilations
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return sum_of_dilated(x, self.conv2d_list)
+        """The sum of the convolutions, B x num_classes x H x W, in float32 at least.
 
+        Convolutions with many input and few output channels are slow. Therefore each of the nine taps of each
+        convolution becomes an output of one 1x1 convolution, and `F.fold` shifts and sums the outputs.
 
-def sum_of_dilated(x: Tensor, modules: Iterable[nn.Module]) -> Tensor:
-    """The sum of dilated 3x3 convolutions of the same features, B x outputs x H x W, in float32 at least.
-
-    Convolutions with many input and few output channels are slow. Therefore each of the nine taps of each convolution
-    becomes an output of one 1x1 convolution, and `F.fold` shifts and sums the outputs.
-
-    Do not compile this function: compiled by torch 2.13, `F.fold` gives wrong numbers.
-    """
-    convs = [module for module in modules if isinstance(module, nn.Conv2d)]
-    size, outputs = x.shape[2:], convs[0].out_channels
-    # F.fold moves tap (i, j) by (i, j), a convolution reads from there: the reverse.
-    taps = torch.stack([conv.weight for conv in convs]).flip(3, 4)
-    products = F.conv2d(x, taps.permute(0, 1, 3, 4, 2).flatten(0, 3)[..., None, None])
-    products = products.to(torch.promote_types(products.dtype, torch.float32))
-    moved = [
-        F.fold(part.flatten(2), size, 3, conv.dilation, conv.dilation)
-        for conv, part in zip(convs, products.split(9 * outputs, 1))
-    ]
-    # Neither torch.stack(...).sum(0) nor a sum of views, whose gradients would share memory.
-    bias = functools.reduce(torch.add, [conv.bias for conv in convs if conv.bias is not None])
-    return functools.reduce(torch.add, moved) + bias[:, None, None]
+        Do not compile this function: compiled by torch 2.13, `F.fold` gives wrong numbers.
+        """
+        convs = [module for module in self.conv2d_list if isinstance(module, nn.Conv2d)]
+        size, outputs = x.shape[2:], convs[0].out_channels
+        # F.fold moves tap (i, j) by (i, j), a convolution reads from there: the reverse.
+        taps = torch.stack([conv.weight for conv in convs]).flip(3, 4)
+        products = F.conv2d(x, taps.permute(0, 1, 3, 4, 2).flatten(0, 3)[..., None, None])
+        products = products.to(torch.promote_types(products.dtype, torch.float32))
+        moved = [
+            F.fold(part.flatten(2), size, 3, conv.dilation, conv.dilation)
+            for conv, part in zip(convs, products.split(9 * outputs, 1))
+        ]
+        # Neither torch.stack(...).sum(0) nor a sum of views, whose gradients would share memory.
+        bias = functools.reduce(torch.add, [conv.bias for conv in convs if conv.bias is not None])
+        return functools.reduce(torch.add, moved) + bias[:, None, None]
 
 
 class DeepLab(nn.Module):
@@ -106,35 +105,29 @@ class DeepLab(nn.Module):
     The output stride, H / h, is about 8 with a ResNet and 16 with MobileNetV2, see `logit_side`.
     """
 
-    def __init__(self, num_classes: int = 21, arch: Arch = ARCHS["resnet101"]) -> None:
+    freeze_bn = False  # keep batch normalization in eval mode
+
+    def __init__(
+        self, num_classes: int = 21, arch: Arch = ARCHS["resnet101"], head: Callable[[int], nn.Module] | None = None
+    ) -> None:
+        """Args: head: makes another classifier for this number of channels; all layers then keep torch's weights."""
         super().__init__()
-        self.num_classes = num_classes
-        self.arch = arch
-        self.freeze_bn = False
+        self.num_classes, self.arch = num_classes, arch
         if arch.blocks:
-            self._add_resnet(arch.blocks, arch.width)
-            self.layer5 = ASPP(arch.width * 32, num_classes)
+            width, channels = arch.width, arch.width * 32
+            self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+            self.bn1 = nn.BatchNorm2d(width)
+            self.relu = nn.ReLU(inplace=True)
+            self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
+            self.layer1 = stage(width, width, arch.blocks[0])
+            self.layer2 = stage(width * 4, width * 2, arch.blocks[1], stride=2)
+            self.layer3 = stage(width * 8, width * 4, arch.blocks[2], dilation=2)
+            self.layer4 = stage(width * 16, width * 8, arch.blocks[3], dilation=4)
         else:
-            self.features = mobilenet.mobilenet_v2()
-            self.layer5 = ASPP(mobilenet.CHANNELS, num_classes)
-        self._init_weights()
-
-    def _add_resnet(self, blocks: tuple[int, ...], width: int) -> None:
-        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
-        self.layer1 = self._stage(width, width, blocks[0])
-        self.layer2 = self._stage(width * 4, width * 2, blocks[1], stride=2)
-        self.layer3 = self._stage(width * 8, width * 4, blocks[2], dilation=2)
-        self.layer4 = self._stage(width * 16, width * 8, blocks[3], dilation=4)
-
-    @staticmethod
-    def _stage(inplanes: int, planes: int, blocks: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-        outplanes = planes * Bottleneck.expansion
-        first = Bottleneck(inplanes, planes, stride, dilation, project=True)
-        others = (Bottleneck(outplanes, planes, 1, dilation, project=False) for _ in range(blocks - 1))
-        return nn.Sequential(first, *others)
+            self.features, channels = mobilenet_v2(), CHANNELS
+        self.layer5 = head(channels) if head else ASPP(channels, num_classes)
+        if head is None:
+            self._init_weights()
 
     def _init_weights(self) -> None:
         published = bool(self.arch.blocks) and not self.arch.from_scratch
@@ -149,7 +142,7 @@ class DeepLab(nn.Module):
                 module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "DeepLab":
-        """Set training mode; with `freeze_bn`, batch normalization stays in eval mode."""
+        """Set training mode, but that of batch normalization only without `freeze_bn`."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, _BatchNorm) and self.freeze_bn:
@@ -157,7 +150,6 @@ class DeepLab(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        count_batches(self)
         if not self.arch.blocks:
             return self.layer5(self.features(x))
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))

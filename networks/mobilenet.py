@@ -6,8 +6,6 @@ names, so that its ImageNet weights load.
 
 from torch import Tensor, nn
 
-from networks.batch_norm import BatchNorm2d
-
 CHANNELS = 320  # of the features
 # Expansion, output channels, number of blocks, stride of the first block. As a classifier, the last but one has
 # stride 2; here the blocks after its first are dilated instead.
@@ -20,7 +18,7 @@ def conv_bn_relu(
 ) -> nn.Sequential:
     padding = dilation * (kernel // 2)
     conv = nn.Conv2d(inplanes, planes, kernel, stride, padding, dilation, groups, bias=False)
-    return nn.Sequential(conv, BatchNorm2d(planes), nn.ReLU6(inplace=True))
+    return nn.Sequential(conv, nn.BatchNorm2d(planes), nn.ReLU6(inplace=True))
 
 
 class InvertedResidual(nn.Module):
@@ -36,7 +34,7 @@ class InvertedResidual(nn.Module):
             *expand,
             conv_bn_relu(wide, wide, 3, stride, dilation, groups=wide),
             nn.Conv2d(wide, planes, 1, bias=False),
-            BatchNorm2d(planes),
+            nn.BatchNorm2d(planes),
         )
         self.residual = stride == 1 and inplanes == planes
 

@@ -11,25 +11,19 @@ resume. Values of the configuration can be overridden on the command line: SOLVE
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datasets.checks import check_start
-from datasets.loaders import train_loader
 from networks.checkpoint import weights_checksum
 from step2.libs.config import Config, load_config
-from step2.libs.datasets.pseudo_labelled import EvalDatasetBGR, PseudoLabelDataset
-from step2.libs.models import load_trained
-from step2.libs.models.msc import SCALES
-from step2.libs.setup import Paths, build, check_training, class_names, data_config, read_split, split_path
+from step2.libs.datasets.pseudo_labelled import EvalDatasetBGR
+from step2.libs.models import SCALES, load_trained
+from step2.libs.setup import Paths, build, class_names, data_config, read_split, split_path, training_images
 from step2.libs.trainer import build_trainer
 from utils.core import cli, distributed
-from utils.core.device import add_speed_options, pick_device, prepare, send, set_up_device
+from utils.core.device import add_speed_options, pick_device, prepare, set_up_device
 from utils.core.errors import run_script
 from utils.crf.dense_crf import CRFParams
 from utils.crf.run import add_crf_running_options, create_label_maps, crf_settings
@@ -37,6 +31,7 @@ from utils.evaluation.metrics import report_scores
 from utils.evaluation.scoring import report_files, result_files, score_images, score_label_maps
 from utils.training.log import TrainLog, add_log_options
 from utils.training.resume import lock_folder
+from utils.training.trainer import device_batches
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -72,44 +67,19 @@ def train(args: argparse.Namespace, config: Config) -> None:
     device, solver, paths = pick_device(args.device, args.gpu), config.SOLVER, Paths(config)
     with distributed.process_group(device), lock_folder(paths.models):
         set_up_device(device, args.amp, args.deterministic)
-        images = training_images(args, config, paths)
+        distributed.local_batch_size(solver.BATCH_SIZE.TRAIN)
+        images = training_images(config, args.seed, args.train_on_ground_truth)
         trainer = build_trainer(config, args, device)
         outputs = [*paths.models.glob("checkpoint_*.pth")]
-        options, start = options_of(args, config), config.MODEL.INIT_MODEL
-        first = trainer.begin(not args.no_resume, options, device, outputs, [start])
-        batches = endless_batches(images, config, device, first * solver.ITER_SIZE)
-        iterations, number = range(first, solver.ITER_MAX), solver.BATCH_SIZE.TRAIN * solver.ITER_SIZE
+        first = trainer.begin(vars(args) | config.values, outputs, [config.MODEL.INIT_MODEL])
+        workers, number = config.DATALOADER.NUM_WORKERS, solver.BATCH_SIZE.TRAIN * solver.ITER_SIZE
+        batches = device_batches(images, solver.BATCH_SIZE.TRAIN, workers, device, first * solver.ITER_SIZE)
+        iterations = range(first, solver.ITER_MAX)
         log = TrainLog(paths.models, iterations, device, number, args.logdir, "iteration", 1, ["log.jsonl"])
         with log:
-            trainer.fit(batches, log, args)
+            trainer.fit(batches, log)
         if distributed.is_main():
             print(f"weights: {paths.models / 'checkpoint_final.pth'}")
-
-
-def training_images(args: argparse.Namespace, config: Config, paths: Paths) -> PseudoLabelDataset:
-    """Load and check the training images and their pseudo labels."""
-    distributed.local_batch_size(config.SOLVER.BATCH_SIZE.TRAIN)
-    labels = data_config(config, Path(config.DATASET.PSEUDO_LABELS), args.seed)
-    images = PseudoLabelDataset(read_split(config, config.DATASET.SPLIT.TRAIN), labels)
-    if distributed.is_main():
-        print(f"training labels: {Path(config.DATASET.PSEUDO_LABELS).resolve()} ({len(images)} images)")
-    check_training(images, config, paths, args.train_on_ground_truth)
-    return images
-
-
-def endless_batches(
-    images: PseudoLabelDataset, config: Config, device: torch.device, start: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield this process's part of the batches, starting with batch `start`: images and labels on `device`."""
-    part, workers = (distributed.rank(), distributed.world_size()), config.DATALOADER.NUM_WORKERS
-    batch_size, pin = config.SOLVER.BATCH_SIZE.TRAIN, device.type == "cuda"
-    for image, label in train_loader(images, batch_size, workers, start, pin, part):
-        yield send(image, device), send(label, device)
-
-
-def options_of(args: argparse.Namespace, config: Config) -> dict:
-    """The command-line options and the configuration, for the record of a run."""
-    return vars(args) | {"config": config.to_yaml()}
 
 
 def test(args: argparse.Namespace, config: Config) -> None:
@@ -136,7 +106,8 @@ def test(args: argparse.Namespace, config: Config) -> None:
         if args.no_labels:
             report_files(files, number)
             return
-        report_scores(confusion, class_names(config), paths.scores / "scores.json", options_of(args, config), device)
+        options = vars(args) | config.values
+        report_scores(confusion, class_names(config), paths.scores / "scores.json", options, device)
 
 
 def crf(args: argparse.Namespace, config: Config) -> None:
@@ -150,14 +121,15 @@ def crf(args: argparse.Namespace, config: Config) -> None:
     create_label_maps(images, paths.logits, out, settings, args.n_jobs)
     if args.no_labels:
         return
-    confusion = score_label_maps(images, out)
-    report_scores(confusion, class_names(config), paths.scores / "scores_crf.json", options_of(args, config), device)
+    confusion, options = score_label_maps(images, out), vars(args) | config.values
+    report_scores(confusion, class_names(config), paths.scores / "scores_crf.json", options, device)
 
 
-def main(args: argparse.Namespace) -> None:
+def main() -> None:
+    args = parse_args()
     config = load_config(args.config_path, args.overrides)
     {"train": train, "test": test, "crf": crf}[args.command](args, config)
 
 
 if __name__ == "__main__":
-    run_script(lambda: main(parse_args()))
+    run_script(main)

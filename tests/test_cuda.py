@@ -23,6 +23,7 @@ from networks.checkpoint import read_state
 from train import train
 from utils.core.device import send
 from utils.training.options import parse_args
+from utils.training.stage1 import MDBATrainer
 
 each_case = pytest.mark.parametrize("case", CASES if torch.cuda.is_available() else ["denoising+cutmix"])
 
@@ -91,19 +92,20 @@ class Stopped(Exception):
 
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one(
-    device: torch.device, textured_data: Path, tmp_path: Path
+    device: torch.device, textured_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def options(name: str) -> list[str]:
         more = flags(device=device, save_every=2, save_pred_every=3, num_steps=6)
         return list(map(str, train_options(textured_data, tmp_path / name, "--deterministic", *more)))
 
-    def stop(i: int, *_: object) -> None:
-        if i == 3:
-            raise Stopped
+    def stop(*_: object) -> None:
+        raise Stopped
 
     train(parse_args("", options("whole")))
-    with pytest.raises(Stopped):
-        train(parse_args("", options("stopped")), probe=stop)
+    with monkeypatch.context() as patch:
+        patch.setattr(MDBATrainer, "validate", stop)  # after iteration 3
+        with pytest.raises(Stopped):
+            train(parse_args("", options("stopped")))
     train(parse_args("", options("stopped")))
     # Some of torch's operations are not deterministic on a GPU.
     tolerance = 0 if device.type == "cpu" else 1e-3

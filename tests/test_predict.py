@@ -15,9 +15,7 @@ from datasets.inputs import find_inputs
 from datasets.voc import palette
 from networks.checkpoint import save
 from networks.deeplab import Arch, DeepLab
-from step2.libs.models import from_stage1
-from step2.libs.models.deeplab import DeepLabV1, DeepLabV2
-from step2.libs.models.msc import MSC
+from step2.libs.models import MSC, from_stage1
 from utils.core.errors import InputError
 from utils.evaluation.predictor import Predictor
 
@@ -49,9 +47,8 @@ def network(classes: int = 4) -> DeepLab:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same network as a checkpoint of either stage, and a DeepLab-v1."""
     folder, first = tmp_path_factory.mktemp("weights"), network().state_dict()
-    second = {f"base.{key}": tensor for key, tensor in from_stage1(first).items()}
-    v1 = DeepLabV1(4, ARCH.blocks, ARCH.width).state_dict()
-    for name, state in (("stage1", first), ("stage2", second), ("v1", v1)):
+    v1 = {key.removeprefix("base."): v for key, v in MSC(4, ARCH.blocks, None, ARCH.width).state_dict().items()}
+    for name, state in (("stage1", first), ("stage2", from_stage1(first)), ("v1", v1)):
         save(state, folder / f"{name}.pth")
     return {path.stem: path for path in folder.iterdir()}
 
@@ -177,7 +174,7 @@ def test_checkpoint_tells_the_network(tmp_path: Path) -> None:
         save(state, tmp_path / "some.pth")
         return Predictor(tmp_path / "some.pth", **options)
 
-    deep = MSC(DeepLabV2(7, (1, 2, 3, 1), (6, 12), 4)).state_dict()
+    deep = MSC(7, (1, 2, 3, 1), (6, 12), 4).state_dict()
     trained = load(deep, rates=(6, 12))
     assert (trained.stage, trained.num_classes) == (2, 7) and not trained.network.training
     assert trained(drawing()[:, :, ::-1]).shape == (40, 60)

@@ -8,9 +8,7 @@ import pytest
 from networks.checkpoint import load_matching, read_state
 from networks.deeplab import build_deeplab
 from networks.imagenet import FILES, read_initial
-from step2.libs.models import load_initial
-from step2.libs.models.deeplab import DeepLabV2
-from step2.libs.models.msc import MSC
+from step2.libs.models import MSC, load_initial
 from utils.evaluation.predictor import Predictor
 
 FOLDER = Path(os.environ.get("MDBA_WEIGHTS", "none"))
@@ -43,5 +41,5 @@ def test_torchvisions_classifiers(arch: str) -> None:
 
 
 def test_initial_weights_of_stage_2() -> None:
-    model = MSC(DeepLabV2(21, (3, 4, 23, 3), (6, 12, 18, 24)))
+    model = MSC(21, (3, 4, 23, 3), (6, 12, 18, 24))
     assert load_initial(model, find("deeplabv1_resnet101-coco.pth")) >= TRUNK

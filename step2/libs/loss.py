@@ -10,15 +10,12 @@ from utils.denoising import segmentation_loss
 
 
 def msc_loss(logits: list[Tensor], labels: Tensor, ignore_label: int) -> tuple[Tensor, list[Tensor]]:
-    """Sum of the cross-entropies of the logits at each scale and of their maximum.
+    """Sum of the cross-entropies of the logits at each scale and of their maximum, and its parts.
 
     Args:
         logits: the outputs of MSC in training mode, B x C x h x w each.
         labels: B x H x W; resized to the size of each of the logits.
-        ignore_label: label of pixels that do not count.
-
-    Returns:
-        The sum, and the cross-entropy of each of the logits.
+        ignore_label: of pixels that do not count.
     """
     parts = [
         segmentation_loss(out, resize_labels(labels, out.shape[2:]), ignore_label=ignore_label)[0] for out in logits

@@ -1,7 +1,7 @@
 """The optimizer and the learning rate schedule of stage 2."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from utils.training.optim import fused, poly_lr, start_momentum
 
@@ -11,15 +11,11 @@ def build_sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float)
 
     The scale and shift of batch normalization are not trained.
     """
-    backbone: list[Tensor] = []
-    weights: list[Tensor] = []
-    biases: list[Tensor] = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            head = ".aspp." in f".{name}." or name.endswith("fc")
-            (weights if head else backbone).append(module.weight)
-            if module.bias is not None:
-                biases.append(module.bias)
+    named = dict(model.named_parameters())
+    backbone = [p for name, p in named.items() if ".layer5." not in name and p.ndim == 4]
+    head = {name: p for name, p in named.items() if ".layer5." in name}
+    weights = [p for name, p in head.items() if name.endswith("weight")]
+    biases = [p for name, p in head.items() if name.endswith("bias")]
     groups = [
         {"params": backbone, "lr_factor": 1, "weight_decay": weight_decay},
         {"params": weights, "lr_factor": 10, "weight_decay": weight_decay},

@@ -1,6 +1,5 @@
 """Builds lists, data sets, networks and output paths of stage 2 from its configuration."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,8 @@ from datasets.labels import read_label
 from datasets.lists import Entry, read_class_names, read_list
 from step2.libs.config import Config
 from step2.libs.datasets.pseudo_labelled import PseudoLabelDataset, Stage2Config
-from step2.libs.models import build_model
-from step2.libs.models.msc import MSC
+from step2.libs.models import MSC, build_model
+from utils.core.distributed import is_main
 from utils.core.errors import InputError
 
 
@@ -20,13 +19,11 @@ class Paths:
 
     def __init__(self, config: Config) -> None:
         def folder(kind: str, split: str) -> Path:
-            return Path(config.EXP.OUTPUT_DIR) / kind / config.EXP.ID / config.MODEL.NAME.lower() / split
+            return Path(config.EXP.OUTPUT_DIR) / kind / config.EXP.ID / config.MODEL.NAME.lower() / Path(split).stem
 
-        train, val = (Path(split).stem for split in (config.DATASET.SPLIT.TRAIN, config.DATASET.SPLIT.VAL))
-        self.models = folder("models", train)
-        self.logits = folder("features", val) / "logit"
-        self.crf = folder("features", val) / "crf"
-        self.scores = folder("scores", val)
+        train, val = config.DATASET.SPLIT.TRAIN, config.DATASET.SPLIT.VAL
+        self.models, self.scores = folder("models", train), folder("scores", val)
+        self.logits, self.crf = folder("features", val) / "logit", folder("features", val) / "crf"
         self.truth = Path(config.DATASET.ROOT) / "SegmentationClassAug"
 
 
@@ -63,28 +60,31 @@ def class_names(config: Config) -> list[str]:
     return read_class_names(config.DATASET.LABELS, config.DATASET.N_CLASSES)
 
 
-def check_training(images: PseudoLabelDataset, config: Config, paths: Paths, truth_allowed: bool) -> None:
-    """Check that training images and labels exist and that the labels are not the ground truth.
-
-    Raises:
-        InputError: a file is missing, or the labels are the ground truth and `truth_allowed` is false.
-    """
-    folder = Path(config.DATASET.PSEUDO_LABELS)
-    missing = [e.id for e in images.entries if not images.label_path(e).exists()]
+def training_images(config: Config, seed: int, truth_allowed: bool) -> PseudoLabelDataset:
+    """The training images and their pseudo labels, which must exist and not be the ground truth."""
+    folder, split, truth = Path(config.DATASET.PSEUDO_LABELS), config.DATASET.SPLIT, Paths(config).truth
+    images = PseudoLabelDataset(read_split(config, split.TRAIN), data_config(config, folder, seed))
+    if is_main():
+        print(f"training labels: {folder.resolve()} ({len(images)} images)")
+    missing = [entry.id for entry in images.entries if not images.label_path(entry).exists()]
     if missing:
         raise InputError(
             f"{folder} lacks the pseudo labels of {len(missing)} of {len(images)} images, first {missing[0]}:"
             " generate them with gen_label.py, gen_label_crf.py and gen_label_mining.py, or remove the images from"
             " DATASET.SPLIT.TRAIN"
         )
-    same_folder = folder.resolve() == paths.truth.resolve()
-    if not truth_allowed and (same_folder or equal_ground_truth(images, paths.truth)):
+    if not truth_allowed and (folder.resolve() == truth.resolve() or equal_ground_truth(images, truth)):
         raise InputError(
             f"{folder} is the ground truth, not pseudo labels: set DATASET.PSEUDO_LABELS, or use"
             " --train-on-ground-truth if this is intended"
         )
-    check_start(split_path(config.DATASET.SPLIT.TRAIN), images.entries, images.files())
-    warn_overlap(config, images.entries)
+    train, val = split_path(split.TRAIN), split_path(split.VAL)
+    check_start(train, images.entries, images.files())
+    if val.exists() and val != train:
+        listed = {entry.id for entry in read_split(config, split.VAL)}
+        text = f"also in {val.name}, whose scores are then meaningless"
+        warn(train, (Problem(WARNING, text, entry.id) for entry in images.entries if entry.id in listed))
+    return images
 
 
 def equal_ground_truth(images: PseudoLabelDataset, truth_dir: Path, count: int = 20) -> bool:
@@ -94,12 +94,3 @@ def equal_ground_truth(images: PseudoLabelDataset, truth_dir: Path, count: int =
     pairs = [(label, truth) for label, truth in pairs if truth.exists()][:count]
     equal = (np.array_equal(read_label(a, *options), read_label(b, *options)) for a, b in pairs)
     return bool(pairs) and all(equal)
-
-
-def warn_overlap(config: Config, entries: Sequence[Entry]) -> None:
-    """Warn if the validation list exists and contains training images."""
-    train, val = (split_path(s) for s in (config.DATASET.SPLIT.TRAIN, config.DATASET.SPLIT.VAL))
-    if val.exists() and val != train:
-        listed = {entry.id for entry in read_split(config, str(val))}
-        text = f"also in {val.name}, whose scores are then meaningless"
-        warn(train, (Problem(WARNING, text, entry.id) for entry in entries if entry.id in listed))

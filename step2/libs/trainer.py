@@ -1,7 +1,7 @@
 """The trainer of stage 2."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from step2.libs.config import Config
 from step2.libs.loss import msc_loss
-from step2.libs.models import load_initial
-from step2.libs.models.msc import MSC
+from step2.libs.models import MSC, load_initial
 from step2.libs.optim import build_sgd, lr_after
 from step2.libs.setup import Paths, build
 from utils.core import distributed
-from utils.core.device import Precision, compile_blocks, prepare
+from utils.core.device import compile_blocks, prepare
 from utils.training.trainer import Trainer
 
 
@@ -27,23 +26,20 @@ class MSCTrainer(Trainer):
     def __init__(self, model: MSC, config: Config, args: argparse.Namespace, device: torch.device) -> None:
         """Args: model: in training mode, on `device`."""
         s = config.SOLVER
-        super().__init__(
-            Paths(config).models,
-            [model],
-            {build_sgd(model, s.LR, s.MOMENTUM, s.WEIGHT_DECAY): s.LR},
-            lambda i: lr_after(i, 1.0, s.ITER_MAX, s.POLY_POWER, s.LR_DECAY),
-            s.ITER_MAX,
-            Precision(args.amp, device),
-            vars(args) | config.training_options(),
-        )
+
+        def decay(i: int) -> float:
+            return lr_after(i, 1.0, s.ITER_MAX, s.POLY_POWER, s.LR_DECAY)
+
+        sgd = build_sgd(model, s.LR, s.MOMENTUM, s.WEIGHT_DECAY)
+        options = vars(args) | config.training_options()
+        super().__init__(Paths(config).models, [model], {sgd: s.LR}, decay, s.ITER_MAX, args, device, options)
         self.model, self.ignore_label = model, config.DATASET.IGNORE_LABEL
         self.average, self.iter_size, self.validate_every = s.AVERAGE_LOSS, s.ITER_SIZE, s.ITER_SAVE
 
-    def accumulate(self, i: int, k: int, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
+    def accumulate(self, i: int, k: int, batch: Sequence[Tensor]) -> Mapping[str, Tensor]:
         """As in Trainer; batch: images and labels."""
         images, labels = batch
-        logits = self.precision.forward(self.model, images)
-        loss, _ = msc_loss(logits, labels, self.ignore_label)
+        loss, _ = msc_loss(self.precision.forward(self.model, images), labels, self.ignore_label)
         self.precision.backward(loss / self.iter_size)
         return {"loss": loss.detach()}
 

@@ -16,8 +16,7 @@ from networks.checkpoint import load_strict, read_state
 from networks.deeplab import DeepLab, arch_from_state
 from step2.libs.datasets.pseudo_labelled import Stage2Config
 from step2.libs.datasets.pseudo_labelled import to_network as to_network_stage2
-from step2.libs.models.deeplab import DeepLabV1, DeepLabV2
-from step2.libs.models.msc import MSC
+from step2.libs.models import MSC, with_base
 from utils.core.device import prepare
 from utils.core.errors import InputError
 from utils.crf.dense_crf import dense_crf
@@ -93,7 +92,7 @@ def _load(path: str | Path, rates: Sequence[int]) -> tuple[nn.Module, int, int]:
         network: nn.Module = DeepLab(*found)
         num_classes = found[0]
     else:
-        state = {f"base.{key.removeprefix('base.')}": tensor for key, tensor in state.items()}
+        state = with_base(state)
         num_classes, network = _build_stage2(state, path, rates)
     load_strict(network, state, path)
     if num_classes > 255:
@@ -111,6 +110,4 @@ def _build_stage2(state: Mapping[str, Tensor], path: str | Path, rates: Sequence
         )
     found = {m.groups() for key in state if (m := re.match(r"base\.layer([2-5])\.block(\d+)\.", key))}
     blocks = [sum(layer == stage for layer, _ in found) for stage in "2345"]
-    if v2 is None:
-        return len(head), MSC(DeepLabV1(len(head), blocks, len(stem)))
-    return len(head), MSC(DeepLabV2(len(head), blocks, rates, len(stem)))
+    return len(head), MSC(len(head), blocks, None if v2 is None else rates, len(stem))

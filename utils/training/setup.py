@@ -19,7 +19,6 @@ from datasets.loaders import (
     GTDataset,
     ImageDataset,
     SimpleDataset,
-    train_loader,
 )
 from datasets.sampling import generator
 from datasets.transforms import to_input
@@ -28,11 +27,12 @@ from networks.deeplab import DeepLab, build_deeplab
 from networks.discriminator import build_discriminator
 from networks.imagenet import imagenet_state, read_initial
 from utils.core import distributed
-from utils.core.device import compile_blocks, prepare, send
+from utils.core.device import compile_blocks, prepare
 from utils.core.errors import InputError
 from utils.core.files import not_found
 from utils.iteration import Batches
 from utils.training.options import needed_lists, read_needed_list
+from utils.training.trainer import device_batches
 
 
 def build_data(args: argparse.Namespace, names: list[str]) -> tuple[dict[str, ImageDataset], EvalDataset | None]:
@@ -93,18 +93,16 @@ def endless_batches(
     train: dict[str, ImageDataset], args: argparse.Namespace, device: torch.device, start: int
 ) -> Iterator[Batches]:
     """The part of this process of the batches of an iteration, on the device, from batch `start` on."""
-    part, pin = (distributed.rank(), distributed.world_size()), device.type == "cuda"
-    loaders = {
-        purpose: iter(train_loader(images, args.batch_size, args.num_workers, start, pin, part))
+    streams = {
+        purpose: device_batches(images, args.batch_size, args.num_workers, device, start)
         for purpose, images in train.items()
     }
 
-    def next_batch(loader: Iterator) -> Any:
-        planes, *labels = (send(tensor, device) for tensor in next(loader))
+    def batch(planes: Tensor, *labels: Tensor) -> Any:
         return (to_input(planes), *labels) if labels else to_input(planes)
 
     while True:
-        yield Batches(**{purpose: next_batch(loader) for purpose, loader in loaders.items()})
+        yield Batches(**{purpose: batch(*next(stream)) for purpose, stream in streams.items()})
 
 
 def build_networks(args: argparse.Namespace, device: torch.device) -> tuple[DeepLab, nn.Module | None]:
