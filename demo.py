@@ -18,8 +18,8 @@ from pathlib import Path
 from utils.core import cli
 from utils.core.errors import run_script
 from utils.core.files import save_json
-from utils.report.page import score_table
-from utils.report.run import Run
+from utils.evaluation.metrics import percent
+from utils.report.run import Run, score_table
 
 ROOT = Path(__file__).resolve().parent
 CLASSES = "bicycle,bus,cat,horse,pottedplant,tvmonitor"
@@ -126,7 +126,7 @@ class Demo:
         width = max(map(len, run.names))
         print(f"\n{'val IoU %':<{width}}" + "".join(f"{name:>15}" for name in scores))
         for name, row in zip([*run.names, "Mean IoU"], [*run.names, "mean"]):
-            print(f"{row:<{width}}" + "".join(f"{value:>15}" for value in table[name]))
+            print(f"{row:<{width}}" + "".join(f"{percent(value):>15}" for value in table[name].values()))
         save_json(self.out / "scores/summary.json", {"scores": scores, "commands": self.commands})
 
     def report(self) -> None:

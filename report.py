@@ -11,12 +11,14 @@ import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
+from datasets.voc import palette
 from utils.core import cli
 from utils.core.errors import InputError, run_script
-from utils.core.files import atomic_write, read_note, save_image
-from utils.report.images import gallery_sheet, read_gallery
-from utils.report.page import render
-from utils.report.run import Run
+from utils.core.files import ROOT, atomic_write, read_note, save_image
+from utils.evaluation.metrics import percent
+from utils.report.curves import draw_all
+from utils.report.images import Kind, gallery_sheet, picture_uri, read_gallery
+from utils.report.run import Run, score_table
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -28,6 +30,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def render(run: Run, gallery: list[Kind]) -> str:
+    """The page."""
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(ROOT / "utils/report")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"percent": percent, "picture_uri": picture_uri}
+    colours = [*zip(run.names, palette().tolist()), ("ignored", palette()[255].tolist())]
+    page = environment.get_template("page.html.j2")
+    return page.render(run=run, scores=score_table(run), curves=draw_all(run), gallery=gallery, colours=colours)
+
+
 def report(args: argparse.Namespace) -> None:
     for package in ("jinja2", "matplotlib"):
         if find_spec(package) is None:
@@ -35,19 +49,15 @@ def report(args: argparse.Namespace) -> None:
     run = Run(args.run)
     out = args.out or args.run / "report.html"
     gallery = read_gallery(run)
-    page = render(run, gallery)
     with atomic_write(out) as file:
-        file.write(page.encode(errors="surrogateescape"))  # file names in an ASCII locale
+        file.write(render(run, gallery).encode(errors="surrogateescape"))  # file names in an ASCII locale
     print(f"report: {out} ({out.stat().st_size / 1e6:.1f} MB)")
     if args.gallery is not None:
-        picture = gallery_sheet(gallery, run.names)
-        if picture is None:
+        if not gallery:
             raise InputError(f"{args.gallery} is not written: the run has no label maps to show")
         if args.gallery.exists() and read_note(args.gallery) is None:
-            raise InputError(
-                f"{args.gallery} is not a gallery of this script and is not replaced: choose another name"
-            )
-        save_image(args.gallery, picture, {"kind": "gallery"})
+            raise InputError(f"{args.gallery} is not a gallery of this script: choose another name")
+        save_image(args.gallery, gallery_sheet(gallery, run.names), {"kind": "gallery"})
         print(f"gallery: {args.gallery}")
 
 

@@ -13,62 +13,57 @@ from datasets.voc import IGNORE_LABEL, VOC_CLASSES
 from utils.core.errors import InputError
 from utils.core.files import read_array
 from utils.evaluation.inference import full_size
-from utils.evaluation.metrics import COUNTS
+from utils.evaluation.metrics import COUNTS, class_ious
+
+MEANS = ("Mean IoU", "Min IoU", "Mean Accuracy", "Pixel Accuracy", "Frequency Weighted IoU")
 
 
 class Stage(NamedTuple):
     """The results of one step on the validation images; empty where a file is missing."""
 
     name: str
-    command: str  # makes the results, with the options of the run
     scores: dict
     counts: dict  # of confusion.json
     folder: Path | None  # label maps or logits
 
 
 class Run:
-    """The outputs of a run in its default folders, or in those that train.py and evaluate.py recorded.
-
-    Args:
-        root: the folder that the scripts wrote to.
-
-    Raises:
-        InputError: there is nothing to report, or a file cannot be read.
-    """
+    """The outputs of a run in its default folders, or in those that train.py and evaluate.py recorded."""
 
     def __init__(self, root: Path) -> None:
+        """Args: root: the folder that the scripts wrote to."""
         self.root = root
         snapshots, scores = self.folder("snapshots", ".") or root, self.folder("scores", ".") or root
+        self.logs = {
+            "train": read_lines(snapshots / "log.jsonl"),
+            "val": read_lines(snapshots / "val.jsonl"),
+            "step2": read_lines(self._newest("models/*/*/*/log.jsonl")),
+        }
         self.made = read_json(snapshots / "run.json")
-        self.train_log = read_lines(snapshots / "log.jsonl")
-        self.val_log = read_lines(snapshots / "val.jsonl")
-        self.step2_log = read_lines(self._newest("models/*/*/*/log.jsonl"))
         commands = read_json(root / "scores/summary.json").get("commands")
         self.commands: list[dict] = commands or [{"command": f"python {self.made.get('command', 'train.py')}"}]
         labels = {kind: read_json(scores / f"labels_{kind}_list.json") for kind in ("simple", "complex")}
         self.label_scores = {kind: rows for kind, rows in labels.items() if rows}
+        training = self.made.get("options", {})
         evaluated = read_json(scores / "scores_run.json").get("options", {})
         after_crf = read_json(scores / "scores_crf_run.json").get("options", {})
-        self.options: dict = self.made.get("options", {})
-        self.data_options = evaluated | self.options
-        recorded = self.data_options.get("data_dir")
-        self.data = self.folder("data", "dataset/VOC2012", recorded=recorded) or root
+        self.options: dict = evaluated | training
+        self.denoise_from = denoising_start(training)
+        self.data = self.folder("data", "dataset/VOC2012", recorded=self.options.get("data_dir")) or root
         logits = self.folder("logit_val", recorded=evaluated.get("logit_dir"))
         maps = self.folder("crf_val", recorded=after_crf.get("prediction_dir"))
         self.step2_logits, maps2 = (self._newest(f"features/*/*/*/{name}") for name in ("logit", "crf"))
-        scores2 = [self._newest(f"scores/*/*/*/scores{end}.json") for end in ("", "_crf")]
+        scores2, scores_crf2 = (self._newest(f"scores/*/*/*/scores{end}.json") for end in ("", "_crf"))
         self.stages = [
-            read_stage("stage 1", "python evaluate.py ...", scores / "scores.json", logits),
-            read_stage("stage 1 + CRF", "python evaluate_crf.py ...", scores / "scores_crf.json", maps),
-            read_stage("stage 2", "cd step2 && python main.py test ...", scores2[0], self.step2_logits),
-            read_stage("stage 2 + CRF", "cd step2 && python main.py crf ...", scores2[1], maps2),
+            read_stage("stage 1", scores / "scores.json", logits),
+            read_stage("stage 1 + CRF", scores / "scores_crf.json", maps),
+            read_stage("stage 2", scores2, self.step2_logits),
+            read_stage("stage 2 + CRF", scores_crf2, maps2),
         ]
-        if not (self.train_log or self.step2_log or any(s.scores or s.folder for s in self.stages)):
-            raise InputError(
-                f"{root} holds neither logs nor scores: --run names the folder that the scripts wrote to"
-            )
+        if not any((*self.logs.values(), *(stage.scores or stage.folder for stage in self.stages))):
+            raise InputError(f"{root} holds neither logs nor scores: --run names the folder of a run")
         self.names = self._class_names()
-        self.ignore_label: int = self.data_options.get("ignore_label", IGNORE_LABEL)
+        self.ignore_label: int = self.options.get("ignore_label", IGNORE_LABEL)
 
     def folder(self, *places: str, recorded: str | None = None) -> Path | None:
         """The first folder that exists: the recorded one or those below the run; None if there is none."""
@@ -76,11 +71,7 @@ class Run:
         return next((path for path in [*folders, *(self.root / p for p in places)] if path.is_dir()), None)
 
     def read_labels(self, folder: Path, id_: str, size: tuple[int, int] | None = None) -> np.ndarray:
-        """H x W uint8 labels of an image of `size` (H, W): a palette PNG, or the argmax of logits.
-
-        Raises:
-            InputError: the file is missing or damaged.
-        """
+        """H x W uint8 labels of an image of `size` (H, W): a palette PNG, or the argmax of logits."""
         path, number = folder / f"{id_}.npy", len(self.names)
         if not path.exists():
             return read_label(folder / f"{id_}.png", number, size, self.ignore_label)
@@ -100,28 +91,45 @@ class Run:
         for stage in self.stages:
             if stage.counts:
                 return stage.counts["labels"]
-        file = self.data_options.get("class_names")
-        count = self.data_options.get("num_classes") or len(VOC_CLASSES) + 1
+        file = self.options.get("class_names")
+        count = self.options.get("num_classes") or len(VOC_CLASSES) + 1
         return read_class_names(file if file and Path(file).is_file() else None, count)
 
 
-def read_stage(name: str, command: str, path: Path | None, folder: Path | None) -> Stage:
+def denoising_start(options: dict) -> int | None:
+    """The first iteration with ONF and PND, from the options of train.py; None if unknown or never."""
+    if "num_steps" not in options or (options.get("no_onf") and options.get("no_pnd")):
+        return None
+    start = options.get("denoise_from")
+    return options["num_steps"] // 12 if start is None else start
+
+
+def read_stage(name: str, path: Path | None, folder: Path | None) -> Stage:
     """Read `scores.json` and the confusion matrix beside it."""
     counts = path and path.with_name(path.name.replace("scores", "confusion", 1))
-    return Stage(name, command, read_json(path, "Class IoU"), read_json(counts, COUNTS), folder)
+    return Stage(name, read_json(path), read_json(counts), folder)
 
 
-def read_json(path: Path | None, key: str = "") -> dict:
-    """A JSON object; empty if the file is missing. InputError if it is damaged or lacks the key."""
+def score_table(run: Run) -> dict[str, dict[str, float | None]]:
+    """The rows of the table of scores: shares, or None, by the stages that have scores."""
+    columns = {}
+    for stage in run.stages:
+        if stage.scores:
+            counts = stage.counts.get(COUNTS)
+            present = {label for label, row in enumerate(counts) if sum(row)} if counts else None
+            ious = dict(zip(run.names, class_ious(stage.scores, present)))
+            columns[stage.name] = ious | {key: stage.scores.get(key) for key in MEANS}
+    return {row: {stage: values[row] for stage, values in columns.items()} for row in (*run.names, *MEANS)}
+
+
+def read_json(path: Path | None) -> dict:
+    """A JSON object; empty if the file is missing."""
     if path is None or not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} cannot be read ({error}): delete it, or make it again") from None
-    if not isinstance(value, dict) or (key and key not in value):
-        raise InputError(f"{path} has no results: delete it, or make it again")
-    return value
 
 
 def read_lines(path: Path | None) -> list[dict]:
