@@ -112,8 +112,6 @@ def find_problem(saliency: np.ndarray, labels: np.ndarray, label: int) -> str | 
         return "values end at 1 (16 bits: 255) instead of 255 (65535): scale the maps to the full range"
     if not foreground.any():
         return "no pixel reaches --foreground, no label written"
-    if foreground.all():
-        return "foreground fills the image"
     border = np.concatenate((foreground[0], foreground[-1], foreground[:, 0], foreground[:, -1]))
     if border.mean() >= BORDER:
         return f"foreground fills {BORDER:.0%} of the border or more, as in an inverted map"

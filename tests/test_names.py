@@ -1,4 +1,4 @@
-"""Lists and file names of any kind: byte order marks, spaces, characters beyond ASCII, other working directories."""
+"""File names of any kind: spaces, characters beyond ASCII, other working directories."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from conftest import DEADLINE, ROOT, error_line, flags, run_script
 
 from datasets.checks import require_files
 from datasets.inputs import find_inputs
-from datasets.lists import Entry, read_class_names, read_list
+from datasets.lists import Entry
 from datasets.loaders import DataConfig, EvalDataset
 from utils.core.errors import InputError
 
@@ -28,16 +28,6 @@ def named_data(own_data: Path) -> Path:
             text = text.replace(id_, f"café_{id_}")
         path.write_text(text.replace("bird", "oiseau bleuté"), encoding="utf-8")
     return root
-
-
-def test_byte_order_marks_are_no_part_of_an_id(tmp_path: Path) -> None:
-    path = tmp_path / "list.txt"
-    path.write_text("\ufeffone 1\n\ufefftwo 2\n", encoding="utf-8")
-    assert read_list(path, 21) == [Entry("one", (1,)), Entry("two", (2,))]
-    assert read_class_names(path, 3) == ["background", "one 1", "two 2"]
-    path.write_text("one 1\n", encoding="utf-16")
-    with pytest.raises(InputError, match=r"list\.txt cannot be read as text .*: save it as UTF-8"):
-        read_list(path, 21)
 
 
 def test_an_image_with_a_space_is_missed_by_name(tmp_path: Path) -> None:
