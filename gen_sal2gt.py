@@ -25,9 +25,8 @@ from tqdm import tqdm
 from datasets.checks import WARNING, Problem, check_start, warn
 from datasets.images import open_image, read_size
 from datasets.labels import save_labels
-from datasets.lists import Entry, image_path, read_list, unique
+from datasets.lists import Entry, image_path, read_list, unique, write_split
 from datasets.options import add_data_options
-from datasets.splits import write_split
 from utils.core import cli
 from utils.core.errors import InputError, run_script
 from utils.core.files import Results, fingerprint

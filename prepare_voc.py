@@ -34,8 +34,7 @@ from datasets import voc_archives as archives
 from datasets.checks import require_files
 from datasets.images import open_image, read_size
 from datasets.labels import read_label, save_labels, validate_labels
-from datasets.lists import Entry, read_list
-from datasets.splits import write_list, write_split
+from datasets.lists import Entry, read_list, write_list, write_split
 from utils.core import cli
 from utils.core.errors import InputError, run_script
 from utils.core.files import not_found

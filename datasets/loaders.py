@@ -2,6 +2,7 @@
 
 import copy
 import os
+import resource
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datasets import transforms as T
@@ -22,11 +22,6 @@ from datasets.sampling import InfiniteBatchSampler, generator
 from datasets.voc import IGNORE_LABEL
 from utils.core import cli
 from utils.core.errors import InputError
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 SHARED_MEMORY = Path("/dev/shm")
 ENOUGH_FILES = 256  # that a process may open
@@ -86,14 +81,15 @@ class ImageDataset(Dataset):
         image = read_image(self.image_path(entry))
         if not self.needs_label:
             return image, None
-        config = self.config
-        path = self.label_path(entry)
-        return image, read_label(path, config.num_classes, image.shape[:2], config.ignore_label)
+        labels = self.config.num_classes, image.shape[:2], self.config.ignore_label
+        return image, read_label(self.label_path(entry), *labels)
 
     def files(self) -> dict[str, list[Path]]:
         """The files that the items are read from: images and, if `needs_label`, labels, for `require_files`."""
-        files = {"image": [self.image_path(entry) for entry in self.entries]}
-        return files | ({"label": list(map(self.label_path, self.entries))} if self.needs_label else {})
+        files = {"image": list(map(self.image_path, self.entries))}
+        if self.needs_label:
+            files["label"] = list(map(self.label_path, self.entries))
+        return files
 
 
 class ComplexDataset(ImageDataset):
@@ -189,13 +185,10 @@ def train_loader(
     start: int = 0,
     pin: bool = False,
     part: tuple[int, int] = (0, 1),
-) -> Iterator[list[Tensor]]:
-    """Endless batches of training images; `start` and `part` as in InfiniteBatchSampler.
-
-    There are at most as many worker processes as cores, here and in `eval_loader`; torch warns about more.
-    """
-    config = dataset.config
-    sampler = InfiniteBatchSampler(len(dataset), batch_size, config.seed, dataset.purpose, start, part)
+) -> Iterator[list]:
+    """Endless batches of training images; `start` and `part` as in InfiniteBatchSampler."""
+    seed = dataset.config.seed
+    sampler = InfiniteBatchSampler(len(dataset), batch_size, seed, dataset.purpose, start, part)
     return _load(num_workers, _stack, dataset=dataset, batch_sampler=sampler, pin_memory=pin)
 
 
@@ -222,11 +215,10 @@ def _load(num_workers: int, to_arrays: Callable, **options: Any) -> Iterator[lis
     milliseconds a batch.
     """
     little_memory = SHARED_MEMORY.exists() and shutil.disk_usage(SHARED_MEMORY).free < ENOUGH
-    if little_memory or (resource and resource.getrlimit(resource.RLIMIT_NOFILE)[0] < ENOUGH_FILES):
+    if little_memory or resource.getrlimit(resource.RLIMIT_NOFILE)[0] < ENOUGH_FILES:
         options["collate_fn"] = to_arrays
-    workers = min(num_workers, cli.CORES)
-    loader = DataLoader(num_workers=workers, worker_init_fn=_init_worker, **options)
-    return map(_to_tensors, loader)
+    workers = min(num_workers, cli.CORES)  # torch warns about more
+    return map(_to_tensors, DataLoader(num_workers=workers, worker_init_fn=_init_worker, **options))
 
 
 def _to_tensors(values: Sequence) -> list:

