@@ -17,13 +17,11 @@ from pathlib import Path
 
 from utils.core import cli
 from utils.core.errors import run_script
-from utils.core.files import save_json
+from utils.core.files import ROOT, save_json
 from utils.evaluation.metrics import percent
 from utils.report.run import Run, score_table
 
-ROOT = Path(__file__).resolve().parent
 CLASSES = "bicycle,bus,cat,horse,pottedplant,tvmonitor"
-NUM_CLASSES = 7
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -41,10 +39,11 @@ class Demo:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.out, self.data = args, args.out.resolve(), args.out.resolve() / "data"
-        self.classes = ["--num-classes", NUM_CLASSES]
-        self.images = ["--data-dir", self.data, *self.classes, "--device", args.device]
-        self.names = ["--class-names", self.data / "lists/class_names.txt"]
-        self.network = ["--restore-from", self.out / "snapshots/VOC_best.pth", "--num-workers", 0]
+        self.lists = self.data / "lists"
+        self.classes = ("--num-classes", len(CLASSES.split(",")) + 1)
+        self.images = ("--data-dir", self.data, *self.classes, "--device", args.device)
+        self.names = ("--class-names", self.lists / "class_names.txt")
+        self.network = ("--restore-from", self.out / "snapshots/VOC_best.pth", "--num-workers", 0)
         self.commands: list[dict[str, object]] = []
 
     def run(self, *command: object, cwd: Path = ROOT) -> None:
@@ -59,74 +58,67 @@ class Demo:
             raise SystemExit(status)
         self.commands.append({"command": line, "seconds": time.monotonic() - started})
 
-    def make_data(self) -> None:
-        counts = ("--simple", 600, "--complex", 300, "--val", 150)
-        options = ("--classes", CLASSES, *counts, "--size", 128, "--seed", self.args.seed)
-        self.run("-m", "datasets.openmoji", "--root", self.data, *options)
-
-    def train(self) -> None:
-        """Train stage 1; `evaluate` scores the result. Denoising starts late, as the network is not pre-trained."""
+    def stage1(self) -> None:
+        """Draw the images, train and evaluate. Denoising starts late, as the network is not pre-trained."""
         steps, seed = self.args.num_steps, self.args.seed
+        counts = ("--simple", 600, "--complex", 300, "--val", 150, "--size", 128, "--seed", seed)
+        self.run("-m", "datasets.openmoji", "--root", self.data, "--classes", CLASSES, *counts)
+        places = ("--list-dir", self.lists, "--pseudo-label-dir", self.data / "sal2gt")
+        network = ("--arch", "mini", "--restore-from", "none", "--input-size", 97, "--batch-size", 8)
         schedule = ("--num-steps", steps, "--learning-rate", 0.005, "--denoise-from", steps * 2 // 5)
         thresholds = ("--high-T", 3, "--low-T", 1.5, "--iou-thresholds", 0.3)
-        places = ("--list-dir", self.data / "lists", "--pseudo-label-dir", self.data / "sal2gt")
-        network = ("--arch", "mini", "--restore-from", "none", "--input-size", 97, "--batch-size", 8)
         run = ("--no-val", "--random-seed", seed, "--snapshot-dir", self.out / "snapshots")
         options = (*places, *network, "--random-mirror", *schedule, *thresholds, *run, "--num-workers", 0)
         self.run("train.py", *self.images, *self.names, *options)
-
-    def evaluate(self) -> None:
-        val = ("--data-list", self.data / "lists/val.txt", "--logit-dir", self.out / "logit_val")
+        val = ("--data-list", self.lists / "val.txt", "--logit-dir", self.out / "logit_val")
         common = (*self.images, *self.names, *val, "--score-dir", self.out / "scores")
         self.run("evaluate.py", *common, *self.network)
         self.run("evaluate_crf.py", *common, "--prediction-dir", self.out / "crf_val")
 
     def pseudo_labels(self) -> None:
         """Generate the pseudo labels for stage 2, and score the labels of each step against the truth."""
-        train_cls = ("--data-list", self.data / "lists/train_cls.txt")
-        common = (*self.images, "--logit-dir", self.out / "logit_train_aug", *train_cls)
+        train_cls = ("--data-list", self.lists / "train_cls.txt")
+        logits = (*self.images, "--logit-dir", self.out / "logit_train_aug", *train_cls)
         labels, pseudo_labels = self.out / "labels", self.out / "pseudo_labels"
-        self.run("gen_label.py", *common, *self.network, "--overwrite")
-        common = (*common, "--overwrite", "--pseudo-label-dir")
-        self.run("gen_label_crf.py", *common, labels / "raw", "--crf-iterations", 0)
-        self.run("gen_label_crf.py", *common, labels / "crf")
+        self.run("gen_label.py", *logits, *self.network, "--overwrite")
+        made = (*logits, "--overwrite", "--pseudo-label-dir")
+        self.run("gen_label_crf.py", *made, labels / "raw", "--crf-iterations", 0)
+        self.run("gen_label_crf.py", *made, labels / "crf")
         mined = ("--pseudo-label-dir", labels / "crf", "--out", pseudo_labels, "--overwrite")
         self.run("gen_label_mining.py", *self.classes, *train_cls, *mined)
         saliency = {"saliency": self.data / "sal2gt"}
         steps = {"network": labels / "raw", "+CRF": labels / "crf", "+mining": pseudo_labels}
         for images, folders in (("simple_list", saliency | steps), ("complex_list", steps)):
             named = [f"{name}={os.path.relpath(folder, ROOT)}" for name, folder in folders.items()]
-            truth = ("--truth-dir", self.data / "truth", "--data-list", self.data / f"lists/{images}.txt")
+            truth = ("--truth-dir", self.data / "truth", "--data-list", self.lists / f"{images}.txt")
             table = ("--score-path", self.out / f"scores/labels_{images}.json")
             self.run("evaluate_labels.py", *self.classes, *truth, *table, *named)
 
-    def step2(self) -> None:
+    def stage2(self) -> None:
         """Train and evaluate stage 2. The configuration names the folders of `--out demo`; others override them."""
         paths = {
             "EXP.OUTPUT_DIR": self.out / "step2/data",
             "DATASET.ROOT": self.data,
             "DATASET.PSEUDO_LABELS": self.out / "pseudo_labels",
-            "DATASET.LABELS": self.data / "lists/class_names.txt",
-            "DATASET.SPLIT.VAL": self.data / "lists/val.txt",
-            "DATASET.SPLIT.TRAIN": self.data / "lists/train_aug.txt",
+            "DATASET.LABELS": self.lists / "class_names.txt",
+            "DATASET.SPLIT.VAL": self.lists / "val.txt",
+            "DATASET.SPLIT.TRAIN": self.lists / "train_aug.txt",
             "MODEL.INIT_MODEL": self.out / "snapshots/VOC_best.pth",
         }
         overrides = [f"SOLVER.ITER_MAX={self.args.step2_steps}"]
         if self.out != ROOT / "demo":
             overrides += [f"{key}={os.path.relpath(path, ROOT / 'step2')}" for key, path in paths.items()]
-        options = ("--device", self.args.device, "--seed", self.args.seed)
+        options = ("--config-path", "configs/demo.yaml", "--device", self.args.device, "--seed", self.args.seed)
         for command in ("train", "test", "crf"):
-            config = ("--config-path", "configs/demo.yaml")
-            self.run("main.py", command, *config, *options, *overrides, cwd=ROOT / "step2")
+            self.run("main.py", command, *options, *overrides, cwd=ROOT / "step2")
 
     def summary(self) -> None:
-        """Print the scores of all stages on val as a table, and write them with the commands."""
+        """Print the scores of all stages on val, and write them with the commands."""
         run = Run(self.out)
-        scores, table = {stage.name: stage.scores for stage in run.stages}, score_table(run)
-        width = max(map(len, run.names))
+        scores, width = {stage.name: stage.scores for stage in run.stages}, max(map(len, run.names))
         print(f"\n{'val IoU %':<{width}}" + "".join(f"{name:>15}" for name in scores))
-        for name, row in zip([*run.names, "Mean IoU"], [*run.names, "mean"]):
-            print(f"{row:<{width}}" + "".join(f"{percent(value):>15}" for value in table[name].values()))
+        for name, row in list(score_table(run).items())[: len(run.names) + 1]:
+            print(f"{name:<{width}}" + "".join(f"{percent(value):>15}" for value in row.values()))
         save_json(self.out / "scores/summary.json", {"scores": scores, "commands": self.commands})
 
     def report(self) -> None:
@@ -141,13 +133,8 @@ class Demo:
 
 def main(args: argparse.Namespace) -> None:
     started, demo = time.monotonic(), Demo(args)
-    demo.make_data()
-    demo.train()
-    demo.evaluate()
-    demo.pseudo_labels()
-    demo.step2()
-    demo.summary()
-    demo.report()
+    for step in (demo.stage1, demo.pseudo_labels, demo.stage2, demo.summary, demo.report):
+        step()
     print(f"{time.monotonic() - started:.0f} s in total")
 
 
