@@ -20,7 +20,7 @@ from datasets.lists import Entry, image_path, read_class_names, unique
 from datasets.options import add_data_options, add_stage1_data_options
 from utils.core import cli
 from utils.core.errors import InputError, run_script
-from utils.training.options import LISTS, needed_lists, option, read_needed_list
+from utils.training.options import LISTS, needed_lists, read_needed_list
 
 Lists = Mapping[str, Sequence[Entry]]
 
@@ -31,7 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for name, without in LISTS.items():
         if without:
             text = f"as in train.py: do not use {name}.txt"
-            parser.add_argument(option(without), action="store_true", help=text)
+            parser.add_argument(without, action="store_true", help=text)
     return parser.parse_args(argv)
 
 

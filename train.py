@@ -24,7 +24,6 @@ from utils.training.options import build_method, parse_args
 from utils.training.resume import lock_folder
 from utils.training.setup import build_data, build_networks, endless_batches
 from utils.training.stage1 import MDBATrainer
-from utils.training.validation import Validation
 
 
 def train(args: argparse.Namespace) -> None:
@@ -33,10 +32,9 @@ def train(args: argparse.Namespace) -> None:
         set_up_device(device, args.amp, args.deterministic, args.sync_bn)
         names = read_class_names(args.class_names, args.num_classes)
         images, val = build_data(args, names)
-        validation = Validation(val, images["simple"], names, args.scales, args.num_workers, device)
         G, D = build_networks(args, device)
-        trainer = MDBATrainer(G, D, build_method(args, device), args, device, validation)
-        first = trainer.resume_or_start()
+        trainer = MDBATrainer(G, D, build_method(args, device), args, device, images["simple"], val, names)
+        first = trainer.begin(vars(args), [*trainer.weights(0)], [args.restore_from, args.restore_from_D])
         batches = endless_batches(images, args, device, first * args.iter_size)
         images_per_iteration = len(images) * args.batch_size * args.iter_size
         iterations = range(first, args.num_steps)

@@ -101,8 +101,7 @@ class Trainer:
             optimizer.zero_grad()
         i, mixed = CASES[case]
         batches = moved(batches, lambda tensor: send(tensor, self.device))
-        found = self.iteration(i, batches, self.mix if mixed else None)
-        return found if isinstance(found, dict) else found.tensors()
+        return self.iteration(i, batches, self.mix if mixed else None)
 
     def step(self, batches: Batches, case: str) -> None:
         """Run a whole iteration, which copies the batches to the device in every mode."""

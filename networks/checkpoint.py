@@ -25,11 +25,8 @@ DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": tor
 
 
 def save(value: object, path: str | Path) -> None:
-    """Write a value atomically with torch.save; torch.load(weights_only=True) must be able to read it.
-
-    Tensors are written as those of a CPU, so that a machine without the device can read them too.
-    """
-    value = tree_map_only(Tensor, lambda tensor: tensor.cpu(), value)
+    """Write a value atomically with torch.save; torch.load(weights_only=True) must be able to read it."""
+    value = tree_map_only(Tensor, lambda tensor: tensor.cpu(), value)  # for machines without the device
     with atomic_write(path) as file:
         try:
             torch.save(value, file)
@@ -43,10 +40,6 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
     It may lie inside a dictionary, as in {"model": state_dict, "epoch": 3}, and its keys may share a prefix, such as
     `module.`: both are removed, and a line says so.
-
-    Raises:
-        InputError: the file is missing or damaged, contains code, no state dict or several, or values that are not
-            finite.
     """
     value = read_checkpoint(path)
     if isinstance(value, Mapping) and {"iteration", "networks", "optimizers"} <= set(value):
@@ -69,11 +62,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
 
 def find_state_dict(value: object, path: str | Path) -> tuple[str, dict[str, Tensor]]:
-    """The state dict that a file contains, and its key in the dictionary around it, or "".
-
-    Raises:
-        InputError: there is none, or more than one.
-    """
+    """The state dict that a file contains, and its key in the dictionary around it, or ""."""
     if is_state_dict(value):
         return "", value
     inner = {str(k): v for k, v in value.items() if is_state_dict(v)} if isinstance(value, Mapping) else {}
@@ -104,13 +93,11 @@ def shared_prefix(state: Mapping[str, Tensor]) -> str:
 
 
 def read_checkpoint(path: str | Path, if_damaged: str = "download it again") -> object:
-    """Read a file of torch.save or safetensors to the CPU; `if_damaged` is the advice that ends an error.
-
-    Raises:
-        InputError: the file is missing or damaged, or contains code.
-    """
+    """Read a file of torch.save or safetensors to the CPU; `if_damaged` is the advice that ends an error."""
     try:
         return read_safetensors(path) or torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(not_found(path)) from None
     except IsADirectoryError:
@@ -129,11 +116,7 @@ def read_checkpoint(path: str | Path, if_damaged: str = "download it again") -> 
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor] | None:
-    """Read a file of the format safetensors: the size of a JSON header in 8 bytes, the header, the values.
-
-    Returns:
-        The tensors by name; None if the file has another format.
-    """
+    """Read a safetensors file: the size of a JSON header in 8 bytes, the header, the values. None: another format."""
     with open(path, "rb") as file:
         start = 8 + int.from_bytes(file.read(8), "little")
         if file.read(1) != b"{" or start > os.fstat(file.fileno()).st_size:
@@ -144,6 +127,10 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor] | None:
     header.pop("__metadata__", None)
     tensors = {}
     for name, entry in header.items():
+        if entry["dtype"] not in DTYPES:
+            raise InputError(
+                f"{path}: {name} has values of type {entry['dtype']}: save a copy of the weights in float32"
+            )
         dtype, (begin, end) = DTYPES[entry["dtype"]], entry["data_offsets"]
         values = torch.frombuffer(data, dtype=dtype, count=(end - begin) // dtype.itemsize, offset=start + begin)
         tensors[name] = values.reshape(entry["shape"]).clone()
@@ -152,25 +139,21 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor] | None:
 
 def state_dict_mismatch(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     """Describe the missing and unexpected tensors of a state dict and those of wrong shape; empty if it matches."""
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in own]
-    wrong_shape = [key for key in state if key in own and state[key].shape != own[key].shape]
-    problems = []
-    for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of wrong shape", wrong_shape)):
-        if keys:
-            problems.append(f"{len(keys)} {kind}, first {keys[0]}")
-    if wrong_shape:
-        key = wrong_shape[0]
-        problems[-1] += f": {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+    kinds = {
+        "missing": [key for key in own if key not in state and not key.endswith("num_batches_tracked")],
+        "unexpected": [key for key in state if key not in own],
+        "of wrong shape": [
+            f"{key}: {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+            for key in state
+            if key in own and state[key].shape != own[key].shape
+        ],
+    }
+    problems = [f"{len(found)} {kind}, first {found[0]}" for kind, found in kinds.items() if found]
     return f"tensors {'; '.join(problems)}" if problems else ""
 
 
 def load_strict(network: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Load a state dict that must match; only `num_batches_tracked` may be missing, as in old files.
-
-    Raises:
-        InputError: it does not match; the message names the first tensors.
-    """
+    """Load a state dict that must match; only `num_batches_tracked` may be missing, as in old files."""
     problems = state_dict_mismatch(network.state_dict(), state)
     if problems:
         raise InputError(f"{path} does not fit this network: {problems}")
@@ -178,20 +161,10 @@ def load_strict(network: nn.Module, state: Mapping[str, Tensor], path: str | Pat
 
 
 def load_matching(network: nn.Module, state: Mapping[str, Tensor], path: str | Path, skip: str = "") -> int:
-    """Copy the tensors whose name and shape match, except those whose name starts with `skip`.
-
-    Returns:
-        The number of tensors copied.
-
-    Raises:
-        InputError: no convolution matches.
-    """
+    """Copy the tensors whose name and shape match, unless the name starts with `skip`; returns their number."""
     own = network.state_dict()
-    matching = {
-        key: value
-        for key, value in state.items()
-        if key in own and value.shape == own[key].shape and not (skip and key.startswith(skip))
-    }
+    matching = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
+    matching = {key: value for key, value in matching.items() if not (skip and key.startswith(skip))}
     # Counters and small biases match any network, convolutions do not.
     if not any(value.ndim == 4 for value in matching.values()):
         raise InputError(
@@ -203,11 +176,7 @@ def load_matching(network: nn.Module, state: Mapping[str, Tensor], path: str | P
 
 
 def load_deeplab(path: str | Path, num_classes: int | None = None) -> DeepLab:
-    """Load a trained segmentation network in eval mode; the architecture is inferred from the tensors.
-
-    Raises:
-        InputError: the file is not such a checkpoint, or has another number of classes.
-    """
+    """Load a trained segmentation network in eval mode; the architecture is inferred from the tensors."""
     state = read_state(path)
     found = arch_from_state(state)
     if found is None:

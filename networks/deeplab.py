@@ -160,8 +160,7 @@ def logit_side(side: int, stride: int = 8) -> int:
     """Height or width of the logits for that of an image, at output stride 8 (ResNets) or 16 (MobileNetV2)."""
     if stride == 16:
         return (side - 1) // 16 + 1
-    stem = (side - 1) // 2 + 1
-    pooled = stem // 2 + 1
+    pooled = ((side - 1) // 2 + 1) // 2 + 1
     return (pooled - 1) // 2 + 1
 
 

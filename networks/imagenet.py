@@ -35,9 +35,6 @@ def imagenet_state(arch: str) -> dict[str, Tensor]:
     """The state dict of torchvision's network `arch`, without classifier, for images normalized as in stage 1.
 
     A file that was downloaded before, also by torchvision, is read from torch.hub's cache.
-
-    Raises:
-        InputError: there is no such network, or the file cannot be downloaded or read.
     """
     if arch not in FILES:
         raise InputError(
@@ -47,12 +44,9 @@ def imagenet_state(arch: str) -> dict[str, Tensor]:
     try:
         state = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
     except Exception as error:  # urllib and torch.load raise many kinds
-        reason = error_reason(error)
-        problem = (
-            f"{cached} cannot be read ({reason}): delete it to download it again"
-            if cached.exists()
-            else f"{url} cannot be downloaded ({reason}): download it elsewhere and copy it to {cached}"
-        )
+        problem = f"{url} cannot be downloaded ({error_reason(error)}): download it elsewhere and copy it to {cached}"
+        if cached.exists():
+            problem = f"{cached} cannot be read ({error_reason(error)}): delete it to download it again"
         raise InputError(f"--restore-from imagenet: {problem}") from None
     return from_torchvision(state)
 
@@ -68,7 +62,7 @@ def read_initial(path: str | Path) -> dict[str, Tensor]:
 
 
 def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convert a state dict of torchvision's: without the layers after DeepLab's features, normalization folded in."""
+    """Without the layers after DeepLab's features, normalization folded in."""
     after = ("fc.", "classifier.", "features.18.")
     return fold_normalization({key: value for key, value in state.items() if not key.startswith(after)})
 

@@ -11,10 +11,8 @@ from torch import Tensor
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """B x C x h x w -> B x C x H x W for `size` (H, W): `F.interpolate(mode="bilinear", align_corners=True)`.
 
-    Call it outside autocast, which would round the products.
-
-    Off a CPU, the backward pass of `F.interpolate` adds with atomics: its result depends on their order, and
-    deterministic algorithms replace it by a very slow one.
+    Call it outside autocast, which would round the products. Off a CPU, the backward pass of `F.interpolate` adds
+    with atomics: its result depends on their order, and deterministic algorithms replace it by a very slow one.
     """
     rows, columns = (_weights(n, m, x.dtype, x.device) for n, m in zip(x.shape[2:], size, strict=True))
     return rows @ (x @ columns.T)

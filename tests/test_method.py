@@ -124,11 +124,11 @@ def test_c2s_starts_at_its_iteration() -> None:
     G, D = tiny_networks()
     iteration, precision = Iteration(G, D, tiny_method(c2s_from=3)), Precision("fp16")
     optimizers = [torch.optim.SGD(network.parameters(), 1e-4) for network in (G, D)]
-    assert "loss_D" not in iteration(2, tiny_batches()).tensors()
+    assert "loss_D" not in iteration(2, tiny_batches())
     assert all(p.grad is None for p in D.parameters()) and all(p.grad is not None for p in G.parameters())
     precision.backward(G(tiny_batches().complex).sum())
     precision.step(optimizers)
-    assert {"loss_adv_complex", "loss_D"} <= iteration(3, tiny_batches()).tensors().keys()
+    assert {"loss_adv_complex", "loss_D"} <= iteration(3, tiny_batches()).keys()
     assert all(p.grad is not None for p in D.parameters())
 
 
@@ -139,7 +139,7 @@ def test_unused_forwards_run_without_gradient(i: int, mixed: bool) -> None:
     calls = []
     G.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     mix = CutMix(0.5, 16, 20, (1, 2, 0)) if mixed else None
-    losses = Iteration(G, D, tiny_method())(i, tiny_batches(), mix).tensors()
+    losses = Iteration(G, D, tiny_method())(i, tiny_batches(), mix)
     simple = [False, True] if mixed else [True]
     gt = [False] if i >= 5 else []
     assert calls == [True, True, *simple, *gt]
@@ -162,8 +162,7 @@ def test_compiled_blocks_are_compiled_once(float64: None, monkeypatch: pytest.Mo
         mix = CutMix(0.5, 16, 20, (3, 1, 2, 0)) if mixed else None
         method = replace(tiny_method(), iou_thresholds=torch.full((3,), threshold))
         found, expected = (
-            Iteration(*networks, method)(i, tiny_batches(step, 4), mix).tensors()
-            for networks in ((G, D), (G_plain, D_plain))
+            Iteration(*networks, method)(i, tiny_batches(step, 4), mix) for networks in ((G, D), (G_plain, D_plain))
         )
         for name, value in expected.items():
             assert_close(found[name], value, 1e-9, name)
@@ -189,7 +188,7 @@ def test_discriminator_gets_gradient_from_its_own_loss_alone(float64: None) -> N
 def test_parts_left_out() -> None:
     G, _ = tiny_networks()
     batches = Batches(simple=tiny_batches().simple)
-    losses = Iteration(G, None, tiny_method(onf=False, pnd=False, c2s=False, cls=False))(7, batches).tensors()
+    losses = Iteration(G, None, tiny_method(onf=False, pnd=False, c2s=False, cls=False))(7, batches)
     assert set(losses) == {"loss_seg", "kept", "dropped", "foreground"}
     assert losses["kept"] == 3 and losses["dropped"] == 0
     calls = []

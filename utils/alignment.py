@@ -41,15 +41,12 @@ def cutmix_box(size: Sequence[int], lam: float, cx: int, cy: int) -> tuple[int, 
 
 
 def cutmix(images: Tensor, labels: Tensor, mix: CutMix) -> tuple[Tensor, Tensor]:
-    """S2C: paste one box from a permutation of the batch into the batch, in images and labels.
+    """S2C: paste one box from a permutation of the batch into the batch, in copies of images and labels.
 
     Args:
         images: B x 3 x H x W.
         labels: B x H x W.
         mix: a draw for at least B images.
-
-    Returns:
-        The mixed images and labels; the arguments are not changed.
     """
     x1, y1, x2, y2 = cutmix_box(images.shape[2:], mix.lam, mix.cx, mix.cy)
     source = torch.tensor([p for p in mix.permutation if p < len(images)])
@@ -61,15 +58,12 @@ def cutmix(images: Tensor, labels: Tensor, mix: CutMix) -> tuple[Tensor, Tensor]
 
 
 def domain_loss(logits: Tensor, domain: float, ignored: Tensor | None = None) -> Tensor:
-    """C2S: binary cross-entropy of the logits of D with a domain.
+    """C2S: binary cross-entropy of the logits of D with a domain; see `batch_mean`.
 
     Args:
         logits: B x 1 x H x W, the output of D resized to the crop.
         domain: 1 (label map) or 0 (prediction).
         ignored: B x H x W booleans, pixels that are left out.
-
-    Returns:
-        The mean over the pixels of the whole batch that are not left out (see `batch_mean`); 0 if there is none.
     """
     loss = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, domain), reduction="none")[:, 0]
     if ignored is None:
@@ -81,6 +75,5 @@ def one_hot(labels: Tensor, num_classes: int, ignore_label: int = IGNORE_LABEL) 
     """B x H x W labels -> B x num_classes x H x W floats on the same device; all zero at ignored pixels."""
     ignored = (labels == ignore_label)[:, None]
     index = labels.long()[:, None].masked_fill(ignored, 0)
-    shape = (len(labels), num_classes, *labels.shape[1:])
-    maps = torch.zeros(shape, device=labels.device)
+    maps = torch.zeros((len(labels), num_classes, *labels.shape[1:]), device=labels.device)
     return maps.scatter_(1, index, (~ignored).to(maps.dtype))

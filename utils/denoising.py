@@ -12,18 +12,15 @@ VOC_IOU_THRESHOLDS = tuple(n / 10 for n in (4, 5, 5, 5, 5, 6, 6, 6, 4, 6, 0, 7, 
 
 
 def foreground_iou(logits: Tensor, labels: Tensor, ignore_label: int = IGNORE_LABEL) -> Tensor:
-    """IoU(F_p, F_l) of the predicted and the labelled foreground of each image.
+    """IoU(F_p, F_l) of the predicted and the labelled foreground of each of B images.
 
     Args:
         logits: B x C x H x W; F_p is where the argmax is not 0.
         labels: B x H x W; F_l is where the label is neither 0 nor ignored. Ignored pixels count in F_p.
-
-    Returns:
-        B values. Areas are fractions of the image, and so is the 1e-4 added to the denominator.
     """
     predicted = logits.argmax(1) != 0
     labelled = (labels > 0) & (labels != ignore_label)
-    intersection = (predicted & labelled).float().mean((1, 2))
+    intersection = (predicted & labelled).float().mean((1, 2))  # areas are fractions of the image, as is 1e-4
     union = (predicted | labelled).float().mean((1, 2))
     return intersection / (union + 1e-4)
 
@@ -36,9 +33,6 @@ def online_noise_filter(iou: Tensor, thresholds: Tensor) -> Tensor:
     Args:
         iou: B foreground IoUs.
         thresholds: B values, T_class of the class of each image.
-
-    Returns:
-        B booleans on the same device, without synchronizing with it. At least one of the whole batch is true.
     """
     keep = iou > thresholds
     halved = iou > thresholds / 2
@@ -71,11 +65,9 @@ def segmentation_loss(
     """Cross-entropy; with PND, the loss of a pixel is set to zero where it exceeds the threshold.
 
     Args:
-        logits: B x C x H x W.
-        labels: B x H x W integers.
+        logits, labels: B x C x H x W, B x H x W integers.
         threshold: T(i); None: no PND.
         exempt: labels that PND never drops (the long-tail classes).
-        ignore_label: label of pixels without a label.
 
     Returns:
         The mean over *all* labelled pixels of the whole batch, dropped ones included (0 if no pixel is labelled), and

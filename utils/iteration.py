@@ -1,7 +1,6 @@
 """One training iteration of stage 1, as in Figure 2 of the paper: complex, classification, simple, discriminator."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
@@ -38,8 +37,9 @@ class Method:
 
     def T(self, i: int) -> float | None:
         """T(i) of PND; None during the warm-up and without PND."""
-        schedule = self.denoise_from, self.denoise_until, self.high_T, self.low_T
-        return noise_threshold(i, *schedule) if self.pnd else None
+        return (
+            noise_threshold(i, self.denoise_from, self.denoise_until, self.high_T, self.low_T) if self.pnd else None
+        )
 
 
 class Batches(SimpleNamespace):
@@ -52,35 +52,6 @@ class Batches(SimpleNamespace):
     cls: tuple[Tensor, Tensor]  # images, B x (C - 1) of 0 and 1; with classification
     simple: tuple[Tensor, Tensor, Tensor]  # images, labels, classes
     gt: tuple[Tensor, Tensor, Tensor]  # images, labels, classes; with C2S
-
-
-@dataclass
-class Figures:
-    """What an iteration computed: unweighted losses and what the denoising did; None where it did not take place.
-
-    The mean of a scalar over the processes is the value of the whole batch.
-    """
-
-    loss_adv_complex: Tensor | None = None
-    loss_cls: Tensor | None = None
-    iou_simple: Tensor | None = None  # B: foreground IoU of prediction and label
-    keep_simple: Tensor | None = None  # B booleans: ONF's decision
-    passed: Tensor | None = None  # images above their class's threshold
-    kept: Tensor | None = None  # images that ONF kept
-    dropped: Tensor | None = None  # share of the labelled pixels that PND dropped
-    foreground: Tensor | None = None  # share of the pixels that are predicted as foreground
-    loss_seg: Tensor | None = None
-    loss_adv_simple: Tensor | None = None
-    loss_D_pred: Tensor | None = None  # half of the loss on predictions
-    iou_gt: Tensor | None = None
-    keep_gt: Tensor | None = None
-    loss_D_gt: Tensor | None = None  # half of the loss on label maps
-    loss_D: Tensor | None = None
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        """What was computed, by name, without gradient."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value.detach() for name, value in values.items() if value is not None}
 
 
 class Iteration:
@@ -97,14 +68,23 @@ class Iteration:
         self.G, self.D, self.method = G, D, method
         self.precision = precision or Precision()
 
-    def __call__(self, i: int, batches: Batches, mix: CutMix | None = None, loss_scale: float = 1.0) -> Figures:
+    def __call__(
+        self, i: int, batches: Batches, mix: CutMix | None = None, loss_scale: float = 1.0
+    ) -> dict[str, Tensor]:
         """Run iteration i.
 
         Args:
             mix: a draw of CutMix; None: no S2C in this iteration.
             loss_scale: factor of every loss; 1 / n where the gradients of n calls make one step.
+
+        Returns:
+            What was computed, without gradient; the mean of a scalar over the processes is that of the whole batch.
+            loss_*: unweighted losses; loss_D is loss_D_pred + loss_D_gt.
+            iou_simple, keep_simple, iou_gt, keep_gt: the foreground IoU of each image, ONF's decision.
+            passed, kept: numbers of simple images above the threshold of their class, and of those that ONF kept.
+            dropped, foreground: shares of labelled pixels that PND dropped, of pixels predicted as foreground.
         """
-        m, f = self.method, Figures()
+        m, f = self.method, SimpleNamespace()
         D = self.D if m.c2s and i >= m.c2s_from else None
         onf = m.onf and i >= m.denoise_from
 
@@ -127,18 +107,19 @@ class Iteration:
         # 3. Simple images.  ONF: keep those with IoU(F_p, F_l) > T_class.  S2C: x, y = CutMix(x, y).
         #    PND:  L_seg = mean over labelled pixels of l * [l <= T(i)], l the cross-entropy of a pixel.
         x, y, classes = batches.simple
+        kept = torch.ones_like(classes, dtype=torch.bool)
         if mix is None or onf or D is not None:
             with torch.set_grad_enabled(mix is None):
                 p = self.logits(self.G, x)
         if onf:
-            f.iou_simple, f.passed, f.keep_simple, y = self.filter_images(p, y, classes)
+            f.iou_simple, f.passed, kept, y = self.filter_images(p, y, classes)
+            f.keep_simple = kept
         if mix is None:
             p_seg, y_seg = p, y
         else:
-            x_mix, y_seg = cutmix(*kept_images(x, y, f.keep_simple), mix)
+            x_mix, y_seg = cutmix(*(kept_images(x, y, kept) if onf else (x, y)), mix)
             p_seg = self.logits(self.G, x_mix)
-        keep = torch.ones_like(classes) if f.keep_simple is None else f.keep_simple
-        f.kept = world_size() * keep.sum().float()
+        f.kept = world_size() * kept.sum().float()
         f.loss_seg, f.dropped = segmentation_loss(p_seg, y_seg, m.T(i), m.exempt, m.ignore_label)
         f.foreground = (p_seg.detach().argmax(1) != 0).float().mean()
         loss = f.loss_seg
@@ -161,7 +142,7 @@ class Iteration:
             f.loss_D_gt = domain_loss(self.logits(D, label_maps), 1, y_gt == m.ignore_label) / 2
             f.loss_D = f.loss_D_pred + f.loss_D_gt
             backward(f.loss_D)
-        return f
+        return {name: value.detach() for name, value in vars(f).items()}
 
     def logits(self, network: nn.Module, x: Tensor) -> Tensor:
         """The output of G for images, or of D for maps, in float32 and resized to the input."""
@@ -175,12 +156,7 @@ class Iteration:
         return loss
 
     def filter_images(self, p: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """ONF.
-
-        Returns:
-            B foreground IoUs; the number of images above their threshold; B booleans: which images to keep; the
-            labels, every pixel of a dropped image ignored, which drops the image in each loss.
-        """
+        """ONF: B IoUs, the number above their threshold, B decisions, and labels that ignore dropped images."""
         iou = foreground_iou(p.detach(), labels, self.method.ignore_label)
         thresholds = self.method.iou_thresholds[classes]
         passed = world_size() * (iou > thresholds).sum().float()
@@ -188,13 +164,8 @@ class Iteration:
         return iou, passed, keep, labels.masked_fill(~keep[:, None, None], self.method.ignore_label)
 
 
-def kept_images(images: Tensor, labels: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The images that ONF keeps and their labels; all without ONF.
-
-    If all kept images are in other processes, the first one takes part, every pixel of which is ignored.
-    """
-    if keep is None:
-        return images, labels
+def kept_images(images: Tensor, labels: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """The images that ONF keeps; if all are in other processes, the first one, every pixel of which is ignored."""
     index = keep.nonzero()[:, 0]
     index = index if len(index) else index.new_zeros(1)
     return images[index], labels[index]

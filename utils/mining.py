@@ -18,9 +18,6 @@ def mine(
         labels: H x W uint8 pseudo labels.
         classes: 0-based classes of the image; the labels of an image of one class are not changed.
         min_pixels: a class with fewer pixels is missing.
-
-    Returns:
-        A new H x W map. The operation is idempotent.
     """
     mined = labels.copy()
     if len(set(classes)) < 2:

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import json
-import os
 import resource
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,7 +35,6 @@ BACKGROUND_ONLY = (
 
 
 def add_log_options(group: argparse._ActionsContainer) -> None:
-    """Add --log-every and --logdir."""
     add = group.add_argument
     add("--log-every", type=cli.positive_int, default=10, help="iterations between lines of log.jsonl")
     add("--logdir", type=Path, help="directory for TensorBoard; needs the package tensorboard")
@@ -56,10 +54,10 @@ class TrainLog:
     names: Sequence[str] = ("log.jsonl", "val.jsonl")
 
     def __enter__(self) -> "TrainLog":
-        done, total = self.iterations.start, self.iterations.stop
-        first, main = done + self.first_number, distributed.is_main()
-        self.board = open_board(self.logdir, first) if self.logdir is not None and main else None
-        self.files = {name: open_log(self.folder / name, self.key, first) for name in self.names}
+        done, total, main = self.iterations.start, self.iterations.stop, distributed.is_main()
+        first = done + self.first_number
+        self.board = open_board(self.logdir, first) if self.logdir and main else None
+        self.files = {name: open_log(self.folder / name, self.key, first) for name in self.names if main}
         self.bar = tqdm(self.iterations, initial=done, total=total, unit="it", disable=not main)
         self.watches = [Watch("loss_D", 0.01, D_WINS), Watch("passed", 0.001, NONE_PASSES)]
         self.said_collapsed = False
@@ -69,10 +67,9 @@ class TrainLog:
         self.bar.close()
         # After an error such as a full disk, closing may fail as well.
         with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
-            for file in self.files.values():
-                file.close()
-            if self.board is not None:
-                self.board.close()
+            for file in (*self.files.values(), self.board):
+                if file is not None:
+                    file.close()
 
     def __call__(self, n: int, lr: float, figures: Mapping[str, float], shown: Sequence[str]) -> None:
         """Log the mean figures of iteration n and its learning rate; the bar shows those named `shown`."""
@@ -100,18 +97,15 @@ class TrainLog:
         self.add_scalars(n, {f"val/{name}": v for name, v in scores.items() if isinstance(v, float)})
 
     def picture(self, n: int, sheet: Image.Image) -> None:
-        """Add a contact sheet to TensorBoard."""
         if self.board is not None:
             self.board.add_image("simple images", np.asarray(sheet), n, dataformats="HWC")
 
     def add_scalars(self, n: int, values: Mapping[str, float]) -> None:
-        """Add values to TensorBoard."""
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(name, value, n)
 
     def append(self, name: str, record: dict) -> None:
-        """Write one line to a JSON-lines file. An error names the file."""
         try:
             self.files[name].write(json.dumps(record) + "\n")
         except OSError as error:
@@ -136,20 +130,11 @@ class Watch:
             return None
         self.lines = self.lines + 1 if figures[self.name] < self.below else 0
         self.said = self.lines == self.LINES
-        warning = f"{self.name} below {self.below:g} in {self.LINES} log lines: {self.text}"
-        return warning if self.said else None
+        return f"{self.name} below {self.below:g} in {self.LINES} log lines: {self.text}" if self.said else None
 
 
 def open_log(path: Path, key: str, first: int) -> IO[str]:
-    """Open a JSON-lines log for appending, without the lines of iterations that will be run again.
-
-    Args:
-        path: the log; in all processes but the main one, lines are discarded instead.
-        key: the name of the iteration in a line.
-        first: the first iteration that will be run.
-    """
-    if not distributed.is_main():
-        return open(os.devnull, "w")
+    """Open a JSON-lines log for appending, without the lines whose `key` is `first` or later, to be run again."""
     kept = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
@@ -166,9 +151,10 @@ def open_log(path: Path, key: str, first: int) -> IO[str]:
 def mean_figures(batches: Iterable[Mapping[str, Tensor]]) -> dict[str, float]:
     """The means of all scalars over batches and processes. Synchronizes with the device."""
     values: dict[str, list[Tensor]] = {}
-    for name, value in (item for batch in batches for item in batch.items()):
-        if value.ndim == 0:
-            values.setdefault(name, []).append(value)
+    for batch in batches:
+        for name, value in batch.items():
+            if value.ndim == 0:
+                values.setdefault(name, []).append(value)
     means = torch.stack([torch.stack(scalars).mean() for scalars in values.values()])
     return dict(zip(values, (distributed.all_reduce_sum(means) / distributed.world_size()).tolist()))
 
@@ -189,11 +175,7 @@ def peak_memory(device: torch.device) -> float:
 
 
 def open_board(logdir: Path, first: int) -> "SummaryWriter":
-    """The writer for TensorBoard; purges what an earlier run wrote from iteration `first` on.
-
-    Raises:
-        InputError: the package is not installed.
-    """
+    """The writer for TensorBoard; purges what an earlier run wrote from iteration `first` on."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

@@ -24,8 +24,7 @@ class RepeatedSGD(torch.optim.SGD):
 
 def fused(network: nn.Module) -> dict[str, bool]:
     """The fused implementation where torch has one; otherwise torch's default."""
-    device = next(network.parameters()).device
-    return {"fused": True} if device.type in ("cuda", "cpu") else {}
+    return {"fused": True} if next(network.parameters()).device.type in ("cuda", "cpu") else {}
 
 
 def build_sgd(
@@ -33,12 +32,9 @@ def build_sgd(
 ) -> RepeatedSGD:
     """SGD for the segmentation network: `layer5` at 10 x lr, all other trained parameters at lr.
 
-    Args:
-        G: the network.
-        lr, momentum, weight_decay: of SGD.
-        repeated: step a tensor of a ResNet once per module that contains it, as the published checkpoints were
-            trained: the stem once, the convolutions of blocks 3 times, those of shortcuts 4 times. The head and
-            MobileNetV2 (`features`) step once.
+    With `repeated`, a tensor of a ResNet steps once per module that contains it, as the published checkpoints were
+    trained: the stem once, the convolutions of blocks 3 times, those of shortcuts 4 times. The head and MobileNetV2
+    (`features`) step once.
     """
     groups: dict[tuple[int, int], list[nn.Parameter]] = {}
     for name, parameter in G.named_parameters():
@@ -47,16 +43,11 @@ def build_sgd(
         head, resnet = name.startswith("layer5."), not name.startswith(("layer5.", "features."))
         steps = name.count(".") if repeated and resnet else 1  # a dot in the name is a module around it
         groups.setdefault((10 if head else 1, steps), []).append(parameter)
-    optimizer = RepeatedSGD(
-        [
-            {"params": params, "lr": lr * factor, "lr_factor": factor, "steps": steps}
-            for (factor, steps), params in sorted(groups.items())
-        ],
-        lr=lr,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        **fused(G),
-    )
+    listed = [
+        {"params": params, "lr": lr * factor, "lr_factor": factor, "steps": steps}
+        for (factor, steps), params in sorted(groups.items())
+    ]
+    optimizer = RepeatedSGD(listed, lr=lr, momentum=momentum, weight_decay=weight_decay, **fused(G))
     start_momentum(optimizer)
     return optimizer
 
@@ -72,7 +63,6 @@ def start_momentum(optimizer: torch.optim.SGD) -> None:
 
 
 def build_adam(D: nn.Module, lr: float) -> torch.optim.Adam:
-    """Adam for the discriminator."""
     optimizer = torch.optim.Adam(D.parameters(), lr=lr, betas=(0.9, 0.99), **fused(D))
     optimizer.param_groups[0]["lr_factor"] = 1
     return optimizer

@@ -16,9 +16,8 @@ from utils.denoising import VOC_IOU_THRESHOLDS
 from utils.iteration import Method
 from utils.training.log import add_log_options
 
-LEARNING_RATES = {"mobilenet_v2": 0.002}
 PUBLISHED_LEARNING_RATE = 2.5e-4  # with the repeated steps of a ResNet, see docs/fidelity.md
-
+MOBILENET_LEARNING_RATE = 0.002
 CONSTANTS = ("high_T", "low_T", "cutmix_probability", "c2s_from", "lambda_adv", "ignore_label")  # of Method
 PARTS = {
     "onf": "without online noise filtering: train on all simple images",
@@ -29,50 +28,26 @@ PARTS = {
 }
 
 # The lists of a training run, and the option that makes each unnecessary.
-LISTS = {"simple_list": None, "complex_list": "no_c2s", "train_cls": "no_cls", "val": "no_val"}
+LISTS = {"simple_list": None, "complex_list": "--no-c2s", "train_cls": "--no-cls", "val": "--no-val"}
 
 
 def needed_lists(args: argparse.Namespace) -> list[str]:
     """The names of the lists that training with these options reads."""
-    return [name for name, without in LISTS.items() if without is None or not getattr(args, without)]
+    return [name for name, no in LISTS.items() if no is None or not getattr(args, no[2:].replace("-", "_"))]
 
 
 def read_needed_list(args: argparse.Namespace, name: str) -> list[Entry]:
-    """One of these lists, from --list-dir.
-
-    Raises:
-        InputError: as `read_list`, with the option that makes the list unnecessary.
-    """
+    """One of these lists, from --list-dir; an error names the option that makes the list unnecessary."""
     try:
         return read_list(args.list_dir / f"{name}.txt", args.num_classes, labelled=name != "val")
     except InputError as error:
-        without = LISTS[name]
-        hint = f" (to train without it: {option(without)})" if without else ""
+        hint = f" (to train without it: {LISTS[name]})" if LISTS[name] else ""
         raise InputError(f"{error}{hint}") from None
-
-
-def option(name: str) -> str:
-    """The option of an attribute of the parsed options: no_val -> --no-val."""
-    return f"--{name.replace('_', '-')}"
 
 
 def parse_args(doc: str, argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the options of train.py; `doc` is the description."""
     parser = cli.make_parser(doc)
-    _add_data(parser)
-    _add_optimization(parser)
-    _add_method(parser)
-    _add_files(parser)
-    group = cli.add_device_options(parser)
-    add_speed_options(group)
-    group.add_argument("--random-seed", type=cli.count, default=1234, help="seed of all random draws")
-    args = parser.parse_args(argv)
-    if args.learning_rate is None:
-        args.learning_rate = LEARNING_RATES.get(args.arch, PUBLISHED_LEARNING_RATE)
-    return args
-
-
-def _add_data(parser: argparse.ArgumentParser) -> None:
     group = add_data_options(parser)
     add_stage1_data_options(group)
     add = group.add_argument
@@ -80,8 +55,6 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add("--random-mirror", action="store_true", help="mirror half of the training images")
     add("--random-scale", action="store_true", help="scale training images by 0.5, 0.6, ... 1.6")
 
-
-def _add_optimization(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("optimization").add_argument
     text = "segmentation network; mobilenet_v2 is for laptops, mini for tests"
     add("--arch", choices=ARCHS, default="resnet101", help=text)
@@ -90,7 +63,9 @@ def _add_optimization(parser: argparse.ArgumentParser) -> None:
     text = "batches of each kind per iteration; their gradients are accumulated"
     add("--iter-size", type=cli.positive_int, default=1, help=text)
     add("--num-steps", type=cli.positive_int, default=12000, help="number of iterations")
-    text = f"of the segmentation network, SGD (default: {PUBLISHED_LEARNING_RATE}; mobilenet_v2: 0.002)"
+    text = (
+        f"of the segmentation network (default: {PUBLISHED_LEARNING_RATE}; mobilenet_v2: {MOBILENET_LEARNING_RATE})"
+    )
     add("--learning-rate", type=cli.positive, metavar="LR", help=text)
     add("--learning-rate-D", type=cli.positive, default=1e-4, help="of the discriminator (Adam)")
     add("--momentum", type=cli.non_negative, default=0.9, help="of SGD")
@@ -101,8 +76,6 @@ def _add_optimization(parser: argparse.ArgumentParser) -> None:
     text = "step each tensor once per iteration (published: once per module that contains it)"
     add("--single-steps", action="store_true", help=text)
 
-
-def _add_method(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("method").add_argument
     text = "first iteration of ONF and PND (default: 1/12 of --num-steps)"
     add("--denoise-from", type=cli.count, metavar="I", help=text)
@@ -123,8 +96,6 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     for part, text in PARTS.items():
         add(f"--no-{part}", action="store_true", help=text)
 
-
-def _add_files(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("weights and results")
     add = group.add_argument
     text = "initial weights, a file (tensors of the same name and shape are copied), imagenet (torchvision's) or none"
@@ -133,11 +104,19 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     add("--not-restore-last", action="store_true", help="do not copy the classifier (layer5)")
     add("--no-val", action="store_true", help="no validation; VOC_best.pth holds the last weights")
     add("--save-pred-every", type=cli.positive_int, default=500, help="iterations between validations")
-    cli.add_resume_options(group)
     add("--snapshot-dir", type=Path, default=Path("snapshots"), help="directory of the results")
     text = "scales of the multi-scale validation, separated by commas"
     add("--scales", type=cli.scales, default=(1.0, 0.75), help=text)
+    cli.add_resume_options(group)
     add_log_options(group)
+
+    group = cli.add_device_options(parser)
+    add_speed_options(group)
+    group.add_argument("--random-seed", type=cli.count, default=1234, help="seed of all random draws")
+    args = parser.parse_args(argv)
+    if args.learning_rate is None:
+        args.learning_rate = MOBILENET_LEARNING_RATE if args.arch == "mobilenet_v2" else PUBLISHED_LEARNING_RATE
+    return args
 
 
 def build_method(args: argparse.Namespace, device: torch.device) -> Method:
@@ -154,11 +133,9 @@ def build_method(args: argparse.Namespace, device: torch.device) -> Method:
     if exempt is None:
         exempt = (11,) if args.num_classes == 21 else ()  # diningtable of VOC
     if any(label >= args.num_classes for label in exempt):
-        labels = ",".join(map(str, exempt))
-        raise InputError(f"--long-tail-labels {labels}: the largest label is {args.num_classes - 1}")
-    thresholds = iou_thresholds(args.iou_thresholds, args.num_classes, VOC_IOU_THRESHOLDS)
+        raise InputError(f"--long-tail-labels {max(exempt)}: the largest label is {args.num_classes - 1}")
     return Method(
-        iou_thresholds=thresholds.to(device),
+        iou_thresholds=iou_thresholds(args.iou_thresholds, args.num_classes).to(device),
         exempt=torch.tensor(exempt, dtype=torch.int64, device=device),
         denoise_from=start,
         denoise_until=end,
@@ -167,24 +144,19 @@ def build_method(args: argparse.Namespace, device: torch.device) -> Method:
     )
 
 
-def iou_thresholds(value: str | None, num_classes: int, published: tuple[float, ...]) -> torch.Tensor:
-    """T_class of ONF, one per foreground class, from `voc`, one number, one per class or `auto` (measured later).
-
-    Args:
-        value: the option, None if not given: VOC's values for 21 classes, else 0.5 for all.
-    """
-    classes = num_classes - 1
-    if value == "auto":
-        return torch.full((classes,), float("nan"))  # keeps no image until it is measured
-    if value is None:
-        value = "voc" if num_classes == len(VOC_CLASSES) + 1 else "0.5"
+def iou_thresholds(option: str | None, num_classes: int) -> torch.Tensor:
+    """T_class of ONF, one per foreground class, from --iou-thresholds."""
+    if option == "auto":
+        return torch.full((num_classes - 1,), float("nan"))  # keeps no image until it is measured
+    option = option or ("voc" if num_classes == len(VOC_CLASSES) + 1 else "0.5")
     try:
-        numbers = published if value == "voc" else tuple(cli.fraction(x) for x in value.split(","))
+        numbers = VOC_IOU_THRESHOLDS if option == "voc" else tuple(map(cli.fraction, option.split(",")))
     except ValueError:
         raise InputError(
-            f"--iou-thresholds {value}: give voc, auto, one number from 0 to 1, or one per class, comma-separated"
+            f"--iou-thresholds {option}: give voc, auto, one number from 0 to 1, or one per class, comma-separated"
         ) from None
-    numbers = numbers * classes if len(numbers) == 1 else numbers
-    if len(numbers) != classes:
-        raise InputError(f"--iou-thresholds has {len(numbers)} values, but there are {classes} foreground classes")
-    return torch.tensor(numbers)
+    if len(numbers) not in (1, num_classes - 1):
+        raise InputError(
+            f"--iou-thresholds has {len(numbers)} values, but there are {num_classes - 1} foreground classes"
+        )
+    return torch.tensor(numbers).expand(num_classes - 1)

@@ -25,11 +25,11 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 # Options that may change when a run resumes, since the weights do not depend on them.
-FREE_OPTIONS = frozenset(
-    ("device", "gpu", "cpu", "channels_last", "num_workers", "n_jobs", "crf_prune", "crf_backend")
-    + ("snapshot_dir", "out", "logdir", "class_names", "model_path", "config_path", "overrides", "command")
-    + ("save_every", "save_pred_every", "log_every", "no_resume")
-)
+FREE_OPTIONS = {
+    *("device", "gpu", "cpu", "channels_last", "num_workers", "n_jobs", "crf_prune", "crf_backend"),
+    *("snapshot_dir", "out", "logdir", "class_names", "model_path", "config_path", "overrides", "command"),
+    *("save_every", "save_pred_every", "log_every", "no_resume"),
+}
 
 
 class TrainState:
@@ -49,11 +49,7 @@ class TrainState:
         }
 
     def save(self, iteration: int, **values: object) -> None:
-        """Save the state after `iteration` iterations, with values that torch.load accepts with weights_only.
-
-        Raises:
-            InputError: a weight is not finite; the file is left unchanged.
-        """
+        """Save the state after `iteration` iterations, with values that torch.load accepts with weights_only."""
         self.check_weights(iteration)
         if is_main():
             state = {
@@ -81,11 +77,7 @@ class TrainState:
             )
 
     def load(self) -> tuple[int, dict[str, Any]] | None:
-        """Load networks and optimizers; returns the number of iterations done and the values, None without a file.
-
-        Raises:
-            InputError: the file is damaged, or an option has changed.
-        """
+        """Load networks and optimizers; returns the number of iterations done and the values, None without a file."""
         if not self.path.exists():
             return None
         start_over = "delete it, or use --no-resume"
@@ -114,11 +106,7 @@ class TrainState:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Keep other runs from writing to a folder; the lock ends with this process, however that ends.
-
-    Raises:
-        InputError: another process holds the lock.
-    """
+    """Keep other runs from writing to a folder; the lock ends with this process, however that ends."""
     if fcntl is None or not is_main():
         yield
         return
@@ -140,30 +128,28 @@ def lock_folder(folder: Path) -> Iterator[None]:
 class StopSignal:
     """Context in which Ctrl-C or SIGTERM stops after the current iteration, and a second Ctrl-C at once."""
 
+    number = 0  # of the signal; 0: none yet
+
     def __enter__(self) -> "StopSignal":
-        self.number = 0
-        self.before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
+        self.before = {n: signal.signal(n, self.note) for n in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def __bool__(self) -> bool:
-        return self.number != 0
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
+        if not self.number:
+            self.number = number
+            if is_main():
+                print("\nstopping after this iteration; press Ctrl-C again to stop at once", file=sys.stderr)
+        elif world_size() == 1:  # torchrun passes on what the terminal has already sent, and kills after a while
+            raise KeyboardInterrupt
 
     def agreed(self) -> bool:
         """Whether to stop now; with several processes, all stop at the same iteration."""
-        return any_process(bool(self))
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.number:
-            if world_size() > 1:
-                return  # torchrun passes on the signal that the terminal has already sent, and kills after a while
-            raise KeyboardInterrupt
-        self.number = number
-        if is_main():
-            print("\nstopping after this iteration; press Ctrl-C again to stop at once", file=sys.stderr)
+        return any_process(self.number != 0)
 
     def leave(self, iteration: int) -> None:
         """Exit with the status of the signal, after all processes have saved."""
@@ -175,12 +161,7 @@ class StopSignal:
 
 
 def back_up(paths: Iterable[Path], starts: Iterable[str | Path | None]) -> None:
-    """Rename the files of an earlier run from F.pth to F.old.pth, so that they are not taken for the new run's.
-
-    Args:
-        paths: the files.
-        starts: the initial weights of the new run; copied instead, since the run reads them.
-    """
+    """Rename the files of an earlier run from F.pth to F.old.pth; copy those that the new run `starts` from."""
     used = [Path(start).resolve() for start in starts if start is not None]
     for path in paths:
         if path.exists() and not path.stem.endswith(".old"):

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from datasets.checks import check_images, check_lists, check_turned, require_files, warn
-from datasets.lists import Entry
 from datasets.loaders import (
     ClsDataset,
     ComplexDataset,
@@ -36,18 +35,15 @@ from utils.training.trainer import device_batches
 
 
 def build_data(args: argparse.Namespace, names: list[str]) -> tuple[dict[str, ImageDataset], EvalDataset | None]:
-    """The training images by purpose, as far as the method uses them, and the validation images.
-
-    Raises:
-        InputError: a list or a listed file is missing, or the lists contradict each other.
-    """
+    """The training images by purpose, as far as the method uses them, and the validation images; all are checked."""
     images = args.data_dir / "JPEGImages"
     if not images.is_dir():
         raise InputError(
             f"{not_found(images)}: unpack PASCAL VOC 2012 (VOCtrainval_11-May-2012.tar) and link its VOC2012 folder"
             f" to {args.data_dir}, use another folder with --data-dir, or try it without VOC: make demo"
         )
-    lists = read_lists(args, names)
+    lists = {name: read_needed_list(args, name) for name in needed_lists(args)}
+    warn(args.list_dir, check_lists(lists, names))
     config = DataConfig(
         image_dir=images,
         label_dir=args.pseudo_label_dir,
@@ -67,26 +63,13 @@ def build_data(args: argparse.Namespace, names: list[str]) -> tuple[dict[str, Im
     val = None
     if not args.no_val:
         val = EvalDataset(lists["val"], replace(config, label_dir=args.data_dir / "SegmentationClassAug"))
-    for dataset in (*train.values(), val):
-        if dataset is not None:
-            require_files(dataset.files(), dataset.origin)
-    # Training images are read from the first iterations on, these by the first validation only.
-    if val is not None:
+    labelled = [train["simple"], val] if val else [train["simple"]]
+    for dataset in (*train.values(), *labelled[1:]):
+        require_files(dataset.files(), dataset.origin)
+    if val:  # training images are read from the first iterations on, these by the first validation only
         warn(images, check_images(val.entries, images))
-    labelled = [train["simple"], *([val] if val else [])]
     warn(images, check_turned(path for dataset in labelled for path in dataset.files()["image"]))
     return train, val
-
-
-def read_lists(args: argparse.Namespace, names: list[str]) -> dict[str, list[Entry]]:
-    """The lists that the run needs, by name; prints warnings about their content.
-
-    Raises:
-        InputError: a list is missing, or its content makes training impossible.
-    """
-    lists = {name: read_needed_list(args, name) for name in needed_lists(args)}
-    warn(args.list_dir, check_lists(lists, names))
-    return lists
 
 
 def endless_batches(

@@ -69,9 +69,6 @@ class Trainer:
         """Add the gradients of the k-th batch of iteration i; returns its figures."""
         raise NotImplementedError
 
-    def before(self, i: int) -> None:
-        """What has to be done before iteration i."""
-
     def validate(self, n: int, log: TrainLog) -> float | None:
         """The score after iteration n; None without validation images, and weights are saved in any case."""
         return None
@@ -91,7 +88,7 @@ class Trainer:
         return figures
 
     def begin(self, options: dict, outputs: Sequence[Path], starts: Sequence[Any]) -> int:
-        """Load the saved state, or back up the `outputs` of an earlier run; the new one reads `starts`, which stay.
+        """Load the saved state, or back up the `outputs` of an earlier run, `starts` excepted, which this one reads.
 
         Returns:
             The number of iterations done.
@@ -103,6 +100,8 @@ class Trainer:
                 print(f"{self.state.path}: resuming after {done} of {self.num_steps} iterations")
             else:
                 back_up((self.state.path, *outputs), starts)
+                for sheet in (self.folder / "sheets").glob("*.png"):
+                    sheet.unlink()
             save_provenance(self.folder / "run.json", options, self.device)
         return done
 
@@ -112,7 +111,6 @@ class Trainer:
         lr, progress = next(iter(self.optimizers.values())), self.progress
         with StopSignal() as stop:
             for i in log.bar:
-                self.before(i)
                 recent.append(self.step(i, batches))
 
                 n, last = i + self.first_number, i == self.num_steps - 1

@@ -1,8 +1,7 @@
-"""What stage 1 looks at during the training: scores, a contact sheet, measured thresholds of ONF."""
+"""What stage 1 looks at during the training: a contact sheet, and the IoUs from which thresholds of ONF follow."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,78 +15,50 @@ from utils.core import distributed
 from utils.core.device import any_size, send
 from utils.denoising import foreground_iou
 from utils.evaluation.inference import full_size, infer
-from utils.evaluation.metrics import ConfusionMatrix
-from utils.evaluation.scoring import score_images
 from utils.evaluation.visualize import contact_sheet
 
 SHEET_IMAGES = 8
 
 
-@dataclass
-class Validation:
-    """Evaluates G on whole images and leaves it in training mode."""
+@any_size()
+def draw_sheet(
+    G: nn.Module, simple: ImageDataset, names: Sequence[str], scales: Sequence[float], device: torch.device
+) -> Image.Image:
+    """Image, pseudo label and prediction of the first simple images; G is in eval mode."""
+    shown = EvalDataset(simple.entries[:SHEET_IMAGES], simple.config)
+    rows = []
+    for entry, (_, _, prediction, label) in zip(shown.entries, infer(G, eval_loader(shown, 0), device, scales)):
+        image = read_image(shown.image_path(entry))[..., ::-1]
+        rows.append((image, np.asarray(label.cpu()), prediction.cpu().numpy()))  # type: ignore[union-attr]
+    labels = sorted({int(label) for row in rows for cell in row[1:] for label in np.unique(cell)} - {0})
+    legend = [(names[n] if n < len(names) else "ignored", n) for n in labels]
+    return contact_sheet(rows, ("image", "pseudo label", "prediction"), legend=legend)
 
-    val: EvalDataset | None  # None: --no-val
-    simple: ImageDataset
-    names: Sequence[str]  # of the labels
-    scales: Sequence[float]
-    num_workers: int
-    device: torch.device
 
-    @any_size()
-    def score(self, G: nn.Module) -> ConfusionMatrix | None:
-        """The counts on the validation images of all processes; None without validation images."""
-        if self.val is None:
-            return None
-        G.eval()
-        confusion = score_images(G, self.val, self.num_workers, self.device, self.scales, desc="val")
-        G.train()
-        return confusion.gather()
+@any_size()
+@torch.no_grad()
+def measure_iou_thresholds(G: nn.Module, simple: ImageDataset, num_workers: int, device: torch.device) -> list[float]:
+    """T_class of ONF for `--iou-thresholds auto`, one per foreground class; 0 for a class without an image.
 
-    @any_size()
-    def sheet(self, G: nn.Module) -> Image.Image:
-        """Image, pseudo label and prediction of the first simple images."""
-        shown = EvalDataset(self.simple.entries[:SHEET_IMAGES], self.simple.config)
-        G.eval()
-        results = infer(G, eval_loader(shown, 0), self.device, self.scales)
-        rows = [
-            (read_image(shown.image_path(entry))[..., ::-1], label.cpu().numpy(), prediction.cpu().numpy())
-            for entry, (_, _, prediction, label) in zip(shown.entries, results)
-            if label is not None
-        ]
-        G.train()
-        labels = sorted({int(label) for row in rows for cell in row[1:] for label in np.unique(cell)} - {0})
-        legend = [(self.names[n] if n < len(self.names) else "ignored", n) for n in labels]
-        return contact_sheet(rows, ("image", "pseudo label", "prediction"), legend=legend)
-
-    @any_size()
-    @torch.no_grad()
-    def iou_thresholds(self, G: nn.Module) -> list[float]:
-        """T_class of ONF for `--iou-thresholds auto`, one per foreground class; 0 for a class without an image.
-
-        The mean foreground IoU of each class over the simple images, floored to a tenth. The paper calls its
-        thresholds class-adaptive and floored; that they are these means is an interpretation.
-        """
-        config = self.simple.config
-        classes = {entry.id: entry.classes[0] for entry in self.simple.entries}
-        images = EvalDataset(self.simple.entries, config).part(distributed.rank(), distributed.world_size())
-        loader = eval_loader(images, self.num_workers, pin=self.device.type == "cuda")
-        sums, counts = torch.zeros(2, config.num_classes - 1, dtype=torch.float64)
-        G.eval()
-        for id_, image, label in tqdm(
-            loader, "IoU thresholds", len(images), leave=False, disable=not distributed.is_main()
-        ):
-            logits = full_size(G(send(image, self.device)), label.shape)
-            sums[classes[id_]] += float(foreground_iou(logits, send(label, self.device)[None], config.ignore_label))
-            counts[classes[id_]] += 1
-        G.train()
-        sums, counts = map(distributed.all_reduce_sum, (sums, counts))
-        measured = [floor_to_tenth(value) for value in (sums / counts.clamp(min=1)).tolist()]
-        if distributed.is_main():
-            tqdm.write(f"measured IoU thresholds: {','.join(f'{t:.1f}' for t in measured)}")
-            if min(measured) == 0:
-                tqdm.write("ONF drops no image of a class with threshold 0: try a later --denoise-from")
-        return measured
+    The mean foreground IoU of each class over the simple images, floored to a tenth. The paper calls its thresholds
+    class-adaptive and floored; that they are these means is an interpretation. G is in eval mode.
+    """
+    config, main = simple.config, distributed.is_main()
+    classes = {entry.id: entry.classes[0] for entry in simple.entries}
+    images = EvalDataset(simple.entries, config).part(distributed.rank(), distributed.world_size())
+    loader = eval_loader(images, num_workers, pin=device.type == "cuda")
+    sums, counts = torch.zeros(2, config.num_classes - 1, dtype=torch.float64)
+    for id_, image, label in tqdm(loader, "IoU thresholds", len(images), leave=False, disable=not main):
+        logits = full_size(G(send(image, device)), label.shape)
+        sums[classes[id_]] += float(foreground_iou(logits, send(label, device)[None], config.ignore_label))
+        counts[classes[id_]] += 1
+    sums, counts = map(distributed.all_reduce_sum, (sums, counts))
+    measured = [floor_to_tenth(value) for value in (sums / counts.clamp(min=1)).tolist()]
+    if main:
+        tqdm.write(f"measured IoU thresholds: {','.join(f'{t:.1f}' for t in measured)}")
+        if min(measured) == 0:
+            tqdm.write("ONF drops no image of a class with threshold 0: try a later --denoise-from")
+    return measured
 
 
 def floor_to_tenth(value: float) -> float:
