@@ -37,8 +37,8 @@ BORDER = 0.9  # of the border as foreground are suspicious; objects rarely touch
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     add = add_data_options(parser, names=False).add_argument
-    text = "image list with classes"
-    add("--data-list", type=Path, default=Path("dataset/voc_list/train_cls.txt"), help=text)
+    default = Path("dataset/voc_list/train_cls.txt")
+    add("--data-list", type=Path, default=default, help="image list with classes")
     add("--saliency-dir", type=Path, required=True, help="saliency maps, ID.png or ID.jpg")
     add("--skip-missing", action="store_true", help="skip images without a saliency map")
     add = parser.add_argument_group("labels").add_argument
@@ -52,9 +52,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def find_maps(folder: Path, entries: Sequence[Entry], skip_missing: bool) -> dict[str, Path]:
     """The saliency map of each image that has one, ID.png or ID.jpg; InputError if one has none and may not."""
-    candidates = {e.id: [folder / f"{e.id}{suffix}" for suffix in (".png", ".jpg")] for e in entries}
-    maps = {id_: path for id_, paths in candidates.items() for path in reversed(paths) if path.exists()}
-    missing = [id_ for id_ in candidates if id_ not in maps]
+    candidates = [(e.id, folder / f"{e.id}{suffix}") for e in entries for suffix in (".jpg", ".png")]
+    maps = {id_: path for id_, path in candidates if path.exists()}
+    missing = [entry.id for entry in entries if entry.id not in maps]
     if missing and not skip_missing:
         raise InputError(
             f"{folder / missing[0]}.png (or .jpg) not found, the first of {len(missing)} missing saliency maps:"
@@ -85,28 +85,9 @@ def read_saliency(path: Path) -> np.ndarray:
     return saliency.copy()
 
 
-def paint(
-    saliency: np.ndarray, size: tuple[int, int], label: int, thresholds: tuple[float, float], ignore_label: int
-) -> np.ndarray:
-    """Threshold a saliency map to the pseudo label of an image, uint8 of `size`, (height, width).
-
-    Args:
-        saliency: uint8 or uint16 of any height and width; the maximum of the type means 1.
-        size, label: of the image.
-        thresholds: background is below the first, foreground at or above the second.
-        ignore_label: of the pixels in between.
-    """
-    maximum = np.iinfo(saliency.dtype).max
-    resized = cv2.resize(saliency, size[::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32) / maximum
-    labels = np.full(size, ignore_label, np.uint8)
-    labels[resized < thresholds[0]] = 0
-    labels[resized >= thresholds[1]] = label
-    return labels
-
-
-def find_problem(saliency: np.ndarray, labels: np.ndarray, label: int) -> str | None:
-    """What is suspicious about a map and the label made from it; None if nothing is."""
-    maximum, foreground = int(saliency.max()), labels == label
+def find_problem(saliency: np.ndarray, foreground: np.ndarray) -> str | None:
+    """What is suspicious about a map and the foreground found in it; None if nothing is."""
+    maximum = int(saliency.max())
     if 0 < maximum <= (1 if saliency.dtype == np.uint8 else 255):
         return "values end at 1 (16 bits: 255) instead of 255 (65535): scale the maps to the full range"
     if not foreground.any():
@@ -118,11 +99,7 @@ def find_problem(saliency: np.ndarray, labels: np.ndarray, label: int) -> str | 
 
 
 def find_turn(picture: Path, path: Path, saliency: np.ndarray) -> str | None:
-    """What is suspicious about a map whose picture EXIF turns; None if nothing is.
-
-    Raises:
-        InputError: the map is not turned.
-    """
+    """What is suspicious about a map whose picture EXIF turns; InputError if the map is seen not to be turned."""
     (width, height), orientation = read_size(picture)
     same_side = (saliency.shape[0] - saliency.shape[1]) * (height - width)  # negative: only one is upright
     if orientation > 4 and same_side < 0:
@@ -137,16 +114,16 @@ def make_labels(
 ) -> int:
     """Write the pseudo labels that have foreground, return their number, and warn about suspicious maps."""
     created, problems = 0, []
-    thresholds = args.background, args.foreground
     for entry in tqdm(entries, desc="labels", unit="img"):
         path, picture = maps[entry.id], image_path(args.data_dir / "JPEGImages", entry.id)
-        (width, height), _ = read_size(picture)
-        saliency, label = read_saliency(path), entry.classes[0] + 1
-        turn = find_turn(picture, path, saliency)
-        labels = paint(saliency, (height, width), label, thresholds, args.ignore_label)
-        for text in (find_problem(saliency, labels, label), turn):
-            if text is not None:
-                problems.append(Problem(WARNING, text, path.name))
+        saliency, (size, _) = read_saliency(path), read_size(picture)
+        resized = cv2.resize(saliency, size, interpolation=cv2.INTER_LINEAR).astype(np.float32)
+        resized /= np.iinfo(saliency.dtype).max
+        labels, label = np.full_like(resized, args.ignore_label, np.uint8), entry.classes[0] + 1
+        labels[resized < args.background] = 0
+        labels[resized >= args.foreground] = label
+        texts = find_problem(saliency, labels == label), find_turn(picture, path, saliency)
+        problems += [Problem(WARNING, text, path.name) for text in texts if text is not None]
         if (labels == label).any():
             save_labels(results.path(entry.id), labels, results.note(entry.id))
             created += 1
@@ -167,8 +144,8 @@ def generate(args: argparse.Namespace) -> None:
     single = [entry for entry in entries if len(set(entry.classes)) == 1]
     image_dir = args.data_dir / "JPEGImages"
     check_start(args.data_list, listed, {"image": [image_path(image_dir, entry.id) for entry in single]})
-    lists = [] if args.list_dir is None else [args.list_dir / f"{kind}_list.txt" for kind in ("simple", "complex")]
-    if args.data_list.resolve() in [path.resolve() for path in lists]:
+    written = args.data_list.name in ("simple_list.txt", "complex_list.txt")
+    if written and args.list_dir and args.data_list.parent.resolve() == args.list_dir.resolve():
         raise InputError(f"{args.data_list} would be replaced by the new lists: choose another --list-dir")
     maps = find_maps(args.saliency_dir, single, args.skip_missing)
     settings = {

@@ -26,10 +26,10 @@ ERROR, WARNING = "error", "warning"  # training refuses the data; worth a look
 
 
 class Problem(NamedTuple):
-    """One occurrence of a kind of problem."""
+    """One occurrence of a problem; `level` and `text` are the same for all of its kind."""
 
     level: str
-    text: str  # the same for all of a kind
+    text: str
     where: str
 
 
@@ -42,11 +42,7 @@ def by_kind(problems: Iterable[Problem]) -> dict[tuple[str, str], list[str]]:
 
 
 def warn(source: str | Path, problems: Iterable[Problem]) -> None:
-    """Print each kind of warning in one line on stderr, in the main process only.
-
-    Raises:
-        InputError: there is an error among the problems.
-    """
+    """Print each kind of warning in one line on stderr, in the main process only. An error raises InputError."""
     for (level, text), found in by_kind(problems).items():
         if level == ERROR:
             raise InputError(f"{source}: {text}; first: {found[0]}")
@@ -65,11 +61,9 @@ def check_start(
 
 
 def require_files(files: Mapping[str, Sequence[Path]], hint: str = "") -> None:
-    """Check that files exist, and that an ID has one image only.
+    """Check that files, by kind, such as "image" and "label", exist, and that an ID has one image only.
 
-    Args:
-        files: paths by kind, such as "image" and "label"; each kind is counted on its own.
-        hint: ends the message about a missing file, unless that is an image.
+    `hint` ends the message about a missing file, unless that is an image.
     """
     for kind, paths in files.items():
         missing = [path for path in paths if not path.exists()]
@@ -98,12 +92,7 @@ def _duplicates(name: str, entries: Iterable[Entry]) -> Iterator[Problem]:
 
 
 def check_lists(lists: Mapping[str, Sequence[Entry]], names: Sequence[str]) -> Iterator[Problem]:
-    """Find duplicates, contradictions and classes without images. Fast enough for every start of a training.
-
-    Args:
-        lists: any of train_cls, simple_list, complex_list and val, by name.
-        names: names of all labels, background first.
-    """
+    """Find duplicates, contradictions and classes without images; `names` are those of all labels."""
     classes_in = {name: {entry.id: set(entry.classes) for entry in entries} for name, entries in lists.items()}
     val, complex_ = classes_in.get("val", {}), classes_in.get("complex_list", {})
     for name, found in classes_in.items():
@@ -171,9 +160,8 @@ def check_labels(
 ) -> Iterator[Problem]:
     """Find labels that are missing, unreadable or of the wrong size.
 
-    With `truth_dir`, the labels are pseudo labels of simple images: those of other classes, without foreground, or
-    equal to the ground truth, on which training would not be weakly supervised, are found as well. Training never
-    reads the true masks of these images, so an unusable one is a warning.
+    With `truth_dir`, also pseudo labels of simple images that have other classes, no foreground, or equal the ground
+    truth: training would not be weakly supervised. It never reads these true masks: an unusable one is a warning.
     """
     hint = "; gen_sal2gt.py --list-dir writes lists of the images that have one" if truth_dir else ""
     for entry in entries:

@@ -16,14 +16,13 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 from utils.core.errors import InputError
 from utils.core.files import error_reason, not_found
 
-_SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .avif .bmp .tif .tiff .gif .ppm .pgm"
-SUFFIXES = tuple(_SUFFIXES.split())
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
+SUFFIXES = (*JPEG_SUFFIXES, ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 # No other formats: Pillow passes some to external programs (EPS to Ghostscript).
 FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM"]
 if "avif" in features.modules and features.check("avif"):  # from Pillow 11.3 on
     FORMATS.append("AVIF")
-REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
-LEAST_SIDE = 2  # of a listed image: at a scale of 0.5 or 0.75, nothing would remain of a single pixel
+REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 
 _stderr = threading.Lock()
 
@@ -56,16 +55,11 @@ def open_image(path: str | Path, if_missing: str = "", if_damaged: str = "") -> 
 
 def read_image(path: str | Path, max_side: int | None = None) -> np.ndarray:
     """Read a listed image, of at least 2 x 2 pixels, as H x W x 3 uint8, BGR; see `read_picture`."""
-    image, (width, height) = read_picture(
-        path,
-        max_side,
-        if_missing=": the image is in the list, but not in the data directory",
-        if_damaged=": replace it or remove it from the list",
-    )
-    if min(width, height) < LEAST_SIDE:
-        raise InputError(
-            f"{path} has {width}x{height} pixels, but needs {LEAST_SIDE} in each direction: remove it from the list"
-        )
+    if_missing = ": the image is in the list, but not in the data directory"
+    image, size = read_picture(path, max_side, if_missing, if_damaged=": replace it or remove it from the list")
+    if min(size) < 2:  # at a scale of 0.5 or 0.75, nothing would remain
+        pixels = "x".join(map(str, size))
+        raise InputError(f"{path} has {pixels} pixels, but needs 2 in each direction: remove it from the list")
     return image
 
 
@@ -110,16 +104,14 @@ def read_size(path: str | Path, if_missing: str = "") -> tuple[tuple[int, int], 
 def _decode_jpeg(path: str | Path, reduction: int) -> np.ndarray | None:
     """Decode a JPEG by OpenCV, as for the published results, and print libjpeg's warnings with the name of the file.
 
-    Args:
-        path: the file.
-        reduction: the sides are divided by 8, 4 or 2, whichever is the first that is not larger.
+    The sides are divided by 8, 4 or 2, if that is not more than `reduction`.
 
     Returns:
         H x W x 3 uint8 BGR. None if OpenCV cannot decode the file, or if its last bytes are not those of a JPEG:
         OpenCV fills what is missing with grey, and only Pillow can tell.
     """
     content = np.fromfile(path, np.uint8)
-    flags = next((REDUCED[step] for step in (8, 4, 2) if step <= reduction), cv2.IMREAD_COLOR)
+    flags = next((flag for step, flag in REDUCED.items() if step <= reduction), cv2.IMREAD_COLOR)
     pixels, printed = _imdecode(content, flags | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is not None and printed:
         print(f"warning: {path}: {printed}", file=sys.stderr)

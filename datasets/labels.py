@@ -40,9 +40,8 @@ def read_label(
 
     Args:
         path: a grey, palette or RGB image.
-        num_classes: number of labels, background included.
+        num_classes, ignore_label: the only values allowed are 0..num_classes - 1 and `ignore_label`.
         size: expected (height, width), that of the image; None: any.
-        ignore_label: the only value allowed outside 0..num_classes - 1.
         hints: end the messages about a missing and about a damaged file.
     """
     with open_image(path, *hints) as image:

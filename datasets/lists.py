@@ -28,13 +28,7 @@ class Entry(NamedTuple):
 
 
 def read_list(path: str | Path, num_classes: int, labelled: bool = True) -> list[Entry]:
-    """Read an image list.
-
-    Args:
-        path: the list.
-        num_classes: number of labels, background included; classes must be below num_classes - 1.
-        labelled: whether every line must have at least one class; otherwise classes are optional.
-    """
+    """Read an image list; classes must be below num_classes - 1, and are optional if not `labelled`."""
     entries = []
     for number, line in read_lines(path, LIST_HINT):
         where, (id_, *words) = f"{path}, line {number}", line.split()
@@ -104,12 +98,9 @@ def _image_names(folder: str, changed: int) -> dict[str, list[str]]:
 
 
 def read_class_names(path: str | Path | None, num_classes: int) -> list[str]:
-    """Names of all labels, background first.
+    """Names of all labels, background first, from a file without it.
 
-    Args:
-        path: a file with one name per line, background omitted; None: VOC's names for 21 classes, else
-            `class 0`, `class 1`, ...
-        num_classes: number of labels, background included.
+    For None, VOC's names if there are 21, else `class 0`, `class 1`, ...
     """
     if path is not None:
         names = [line for _, line in read_lines(path, "write one class name per line, background omitted")]

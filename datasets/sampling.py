@@ -13,17 +13,11 @@ def generator(seed: int, purpose: str, *position: int) -> np.random.Generator:
 
 
 class InfiniteBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Endless batches over a data set, which is reshuffled each time it is exhausted.
+    """Endless batches over a data set of `length`, which is reshuffled each time it is exhausted.
 
     A batch is a list of (position, index): the sample's number since the start of training, which seeds its
-    augmentation, and its index in the data set. All batches are full; a batch may span two epochs.
-
-    Args:
-        length: size of the data set.
-        batch_size: size of the whole batch.
-        seed, purpose: as in `generator`.
-        start: number of the first batch, for a resumed run.
-        part: (k, n) yields the k-th (0-based) of n equal parts of each batch.
+    augmentation, and its index in the data set. All batches are full; a batch may span two epochs. `start` is the
+    number of the first batch; `part` (k, n) yields the k-th (0-based) of n equal parts of each.
     """
 
     def __init__(

@@ -119,18 +119,11 @@ def test_voc_and_sbd_become_masks_and_lists(root: Path, sbd: Path, given: str) -
         assert np.array_equal(mask, mask_of(label) if own else mask_of(5, 5))
     assert lines(root, "train_aug") == ["2007_000001", "2007_000002", "2008_000001", "2008_000002"]
     assert lines(root, "train_cls") == ["2007_000001 7", "2007_000002 11 14", "2008_000001 2", "2008_000002 2 6"]
-    assert lines(root, "val") == VAL
-    assert not (root / "lists/simple_list.txt").exists()
+    assert lines(root, "val") == VAL and not (root / "lists/simple_list.txt").exists()
     assert "gen_sal2gt.py, then run prepare_voc.py again" in out
     assert "3 masks of VOC and 2 of SBD created, 0 already existed" in out
-    rows = [line.split() for line in out.splitlines()[-5:]]
-    assert rows == [
-        ["train_cls", "4", "10,582"],
-        ["simple", "-", "6,681"],
-        ["complex", "-", "3,901"],
-        ["val", "1", "1,449"],
-        ["test", "-", "1,456"],
-    ]
+    rows = [line.split()[:2] for line in out.splitlines()[-5:]]
+    assert rows == [["train_cls", "4"], ["simple", "-"], ["complex", "-"], ["val", "1"], ["test", "-"]]
 
 
 def test_voc_alone_with_test_images(root: Path) -> None:
@@ -165,16 +158,16 @@ def test_run_again_does_what_is_missing(root: Path, sbd: Path) -> None:
     assert np.array_equal(masks(root)["2008_000001"], mask_of(9))
 
 
-def test_lists_of_other_contents_are_kept(root: Path, sbd: Path) -> None:
-    prepare(root, "--sbd", root)
+def test_lists_of_other_contents_are_kept(root: Path) -> None:
+    prepare(root)
     train, val = (root / f"lists/{name}.txt" for name in ("train_cls", "val"))
     train.write_text("\ufeff" + train.read_text().replace("\n", " \n"))  # the same entries
     val.write_text("2007_000009\n")
     before = train.read_bytes()
-    out = prepare(root, "--sbd", root).stdout
+    out = prepare(root).stdout
     assert train.read_bytes() == before and val.read_text() == "2007_000009\n"
     assert lines(root, "val.new") == VAL and f"{val} has other contents" in out
-    prepare(root, "--sbd", root, "--overwrite")
+    prepare(root, "--overwrite")
     assert lines(root, "val") == VAL
 
 
@@ -209,11 +202,11 @@ def test_other_codings_of_voc_masks(root: Path, form: str) -> None:
 def test_masks_are_linked_or_copied(root: Path, links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not links:
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("other file system")))
-    prepare(root, "--out", root / "elsewhere")
-    original = root / "VOCdevkit/VOC2012/SegmentationClass" / f"{VAL[0]}.png"
-    made = root / "elsewhere" / f"{VAL[0]}.png"
-    assert np.array_equal(Image.open(made), Image.open(original))
-    assert made.samefile(original) == links
+    prepare(root)
+    name = f"{VAL[0]}.png"
+    original = root / "VOCdevkit/VOC2012/SegmentationClass" / name
+    assert (root / "VOCdevkit/VOC2012/SegmentationClassAug" / name).samefile(original) == links
+    assert np.array_equal(masks(root)[VAL[0]], np.array(Image.open(original)))
 
 
 def test_simple_and_complex(root: Path, sbd: Path) -> None:
@@ -229,24 +222,17 @@ def test_simple_and_complex(root: Path, sbd: Path) -> None:
 
 def test_download_fetches_both_once(root: Path, sbd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = root / "new"
-
-    def voc(folder: Path, year: str, image_set: str, download: bool) -> None:
-        assert (year, download) == ("2012", True)
-        shutil.copytree(root / "VOCdevkit", folder / "VOCdevkit")
-
-    def release(folder: Path, image_set: str, mode: str, download: bool) -> None:
-        shutil.copytree(sbd.parent, folder)  # cls/ right below, as torchvision leaves it
-
     fake = types.ModuleType("torchvision.datasets")
-    fake.VOCSegmentation, fake.SBDataset = voc, release
-    monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
+    fake.VOCSegmentation = lambda folder, *_, download: shutil.copytree(root / "VOCdevkit", folder / "VOCdevkit")
+    # With cls/ right below, as torchvision leaves it.
+    fake.SBDataset = lambda folder, *_, mode, download: shutil.copytree(sbd.parent, folder)
     monkeypatch.setitem(sys.modules, "torchvision.datasets", fake)
-    words = ["--download", "--devkit", there / "VOC2012", "--list-dir", root / "lists"]
-    run_script("prepare_voc.py", *words)
+    words = ["prepare_voc.py", "--download", "--devkit", there / "VOC2012", "--list-dir", root / "lists"]
+    run_script(*words)
     assert len(list((there / "VOC2012/SegmentationClassAug").iterdir())) == 5
     fake.VOCSegmentation = fake.SBDataset = None  # not called again
-    run_script("prepare_voc.py", *words)
+    run_script(*words)
     fake.VOCSegmentation = lambda *_, **__: (_ for _ in ()).throw(OSError("no\nroute"))
-    line = error_line("prepare_voc.py", "--download", "--devkit", root / "third/VOC2012", "--sbd", root)
+    line = error_line(*words[:3], root / "third/VOC2012", "--sbd", root)
     assert "VOCtrainval_11-May-2012.tar could not be downloaded (no route)" in line
-    assert "something other" in error_line("prepare_voc.py", "--download", "--devkit", root / "lists")
+    assert "something other" in error_line(*words[:3], root / "lists")

@@ -34,12 +34,8 @@ def test_optional_packages(root: Path, monkeypatch: pytest.MonkeyPatch, module: 
     assert f"need{'s' * (module != 'scipy')} {module}" in error_line("prepare_voc.py", *options(root, *words))
 
 
-def encoded(picture: Image.Image, value: object = None) -> bytes:
-    """A PNG, its first pixel changed."""
-    if value is not None:
-        picture.putpixel((0, 0), value)
-    file = io.BytesIO()
-    picture.save(file, "PNG")
+def encoded(mask: np.ndarray) -> bytes:
+    palette_image(mask).save(file := io.BytesIO(), "PNG")
     return file.getvalue()
 
 
@@ -58,9 +54,9 @@ BAD = {  # what to change, into what (None: it is gone), what the error says
     "no image": (JPEG, None, "2007_000001.jpg not found"),
     "broken image": (JPEG, b"text", "2007_000001.jpg cannot be read as an image"),
     "no mask": (MASK, None, "2007_000001.png not found"),
-    "cut off": (MASK, encoded(palette_image(mask_of(1)))[:-40], "2007_000001.png cannot be read as an image"),
-    "size": (MASK, encoded(palette_image(mask_of(1)[:, 1:])), "2007_000001.png is 17x12, but its image is 18x12"),
-    "label": (MASK, encoded(palette_image(mask_of(1)), 21), "2007_000001.png contains the label 21"),
+    "cut off": (MASK, encoded(mask_of(1))[:-40], "2007_000001.png cannot be read as an image"),
+    "size": (MASK, encoded(mask_of(1)[:, 1:]), "2007_000001.png is 17x12, but its image is 18x12"),
+    "label": (MASK, encoded(mask_of(21)), "2007_000001.png contains the label 21"),
 }
 
 

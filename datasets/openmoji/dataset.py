@@ -123,13 +123,12 @@ def make_dataset(
 
     Args:
         root: output directory.
-        classes: 1 to 20 of VOC_CLASSES; the c-th (0-based) has label c + 1.
+        classes: of VOC; the c-th (0-based) has label c + 1.
         simple, complex_, val: numbers of images.
         size: one side or (height, width), in pixels.
         seed: of all images.
-        image_noise: fraction of the simple images whose pseudo label shows a distractor, in half of the cases
-            instead of the object, otherwise in addition to it.
-        pixel_noise: fraction of the simple images whose pseudo label has a wrong border.
+        image_noise: fraction of the pseudo labels that show a distractor, half of them instead of the object.
+        pixel_noise: fraction of the pseudo labels with a wrong border.
     """
     root = Path(root)
     parameters = {
