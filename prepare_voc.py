@@ -82,8 +82,7 @@ def make_mask(source: Path, target: Path, image: Path) -> None:
     if source.suffix == ".mat":
         save_labels(target, validate_labels(archives.sbd_mask(source), source, archives.NUM_CLASSES, size))
         return
-    hints = archives.UNPACK_VOC, archives.UNPACK_VOC
-    labels = read_label(source, archives.NUM_CLASSES, size, hints=hints)
+    labels = read_label(source, archives.NUM_CLASSES, size)
     with open_image(source) as mask:
         as_stored = np.array_equal(np.array(mask), labels)
     if as_stored:
@@ -107,8 +106,6 @@ def make_masks(images: list[str], segmented: set[str], devkit: Path, sbd: Path |
     of_sbd = [path for path in sources.values() if path.suffix == ".mat"]
     require_files({"VOC mask": [path for path in sources.values() if path.suffix == ".png"]}, archives.UNPACK_VOC)
     require_files({"SBD mask": of_sbd}, f": unpack {archives.SBD_ARCHIVE} again")
-    if of_sbd:
-        archives.load_scipy()  # fail before the first mask is created
     out.mkdir(parents=True, exist_ok=True)
     for id_, source in tqdm(sources.items(), desc="masks", unit="img"):
         make_mask(source, out / f"{id_}.png", devkit / "JPEGImages" / f"{id_}.jpg")

@@ -10,7 +10,6 @@ from datasets.voc import IGNORE_LABEL, palette
 from utils.core.errors import InputError
 from utils.core.files import Note, save_image
 
-HINTS = ": the image is in the list, but has no label", ": create it again"
 GREY_STEPS = {"L;2": 85, "L;4": 17}  # by which Pillow multiplies the values of PNGs of 2 and 4 bits
 
 
@@ -27,11 +26,7 @@ def save_labels(path: str | Path, labels: np.ndarray, note: Note | None = None) 
 
 
 def read_label(
-    path: str | Path,
-    num_classes: int,
-    size: tuple[int, int] | None = None,
-    ignore_label: int = IGNORE_LABEL,
-    hints: tuple[str, str] = HINTS,
+    path: str | Path, num_classes: int, size: tuple[int, int] | None = None, ignore_label: int = IGNORE_LABEL
 ) -> np.ndarray:
     """Read a label map as H x W uint8: the values of a grey image, the colours of VOC's colour map in any other.
 
@@ -42,9 +37,8 @@ def read_label(
         path: a grey, palette or RGB image.
         num_classes, ignore_label: the only values allowed are 0..num_classes - 1 and `ignore_label`.
         size: expected (height, width), that of the image; None: any.
-        hints: end the messages about a missing and about a damaged file.
     """
-    with open_image(path, *hints) as image:
+    with open_image(path, ": the image is in the list, but has no label", ": create it again") as image:
         tiles = getattr(image, "tile", None)  # how the file stores the pixels
         step = GREY_STEPS.get(str(tiles[0][3])) if tiles else None
         labels = np.array(image, np.uint8)

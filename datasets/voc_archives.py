@@ -1,7 +1,6 @@
 """Finds, downloads and reads the unpacked archives of PASCAL VOC 2012 and SBD."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -38,8 +37,6 @@ def download(devkit: Path, sbd: Path) -> None:
             f"--download needs torchvision, which cannot be imported ({error_reason(error)}): install it, or"
             f" download {VOC_ARCHIVE} and SBD's {SBD_ARCHIVE} and use --devkit and --sbd"
         ) from None
-    if find_sbd(sbd) is None:
-        load_scipy()  # SBDataset needs it: fail before downloading gigabytes
     if find_devkit(devkit) is None and devkit.exists():
         raise InputError(f"{devkit} contains something other than VOC 2012: choose another --devkit to download to")
     archive = VOC_ARCHIVE
@@ -52,37 +49,29 @@ def download(devkit: Path, sbd: Path) -> None:
         if find_sbd(sbd) is None:
             SBDataset(sbd, "train", mode="segmentation", download=True)
     except Exception as error:  # network, disk, archive or checksum: many types of exception
-        raise InputError(
-            f"{archive} could not be downloaded ({error_reason(error)}): download and unpack it manually"
-        ) from None
+        reason = error_reason(error)
+        raise InputError(f"{archive} could not be downloaded ({reason}): download and unpack it manually") from None
 
 
 def image_classes(path: Path) -> tuple[int, ...]:
     """The sorted 0-based classes of the objects in an XML annotation."""
+    numbers = {name: c for c, name in enumerate(VOC_CLASSES)}
     try:
         # Direct children only: the parts of an object (head, hand, foot) have names too.
-        names = {str(thing.findtext("name")).strip() for thing in ElementTree.parse(path).getroot().findall("object")}
-        return tuple(sorted(VOC_CLASSES.index(name) for name in names))
+        objects = ElementTree.parse(path).getroot().findall("object")
+        return tuple(sorted({numbers[str(thing.findtext("name")).strip()] for thing in objects}))
     except FileNotFoundError:
         raise InputError(f"{path} not found{UNPACK_VOC}; every training image needs an annotation") from None
-    except (OSError, ValueError, ElementTree.ParseError) as error:
+    except (OSError, ValueError, KeyError, ElementTree.ParseError) as error:
         raise InputError(f"{path} is no annotation of VOC's classes ({error_reason(error)}){UNPACK_VOC}") from None
-
-
-def load_scipy() -> Callable:
-    """Import scipy, which only SBD's masks need, and return its `loadmat`; InputError if it is not installed."""
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise InputError(
-            f"SBD's masks need scipy, which cannot be imported ({error_reason(error)}): pip install scipy"
-        ) from None
-    return loadmat
 
 
 def sbd_mask(path: Path) -> np.ndarray:
     """H x W labels from a mask of SBD, a .mat file with a struct GTcls."""
-    loadmat = load_scipy()
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise InputError(f"SBD's masks need scipy ({error_reason(error)}): pip install scipy") from None
     try:
         labels = loadmat(path, variable_names=("GTcls",))["GTcls"]["Segmentation"][0, 0]
         if labels.dtype.kind not in "iu":

@@ -50,7 +50,7 @@ BAD = {  # what to change, into what (None: it is gone), what the error says
     "no val": ("ImageSets/Segmentation/val.txt", None, "val.txt not found"),
     "no XML": (XML, None, "2007_000001.xml not found"),
     "broken XML": (XML, b"<annotation><object>", "2007_000001.xml is no annotation"),
-    "unknown class": (XML, TWO, "2007_000001.xml is no annotation of VOC's classes"),
+    "unknown class": (XML, TWO, "2007_000001.xml is no annotation of VOC's classes ('unicorn')"),
     "no image": (JPEG, None, "2007_000001.jpg not found"),
     "broken image": (JPEG, b"text", "2007_000001.jpg cannot be read as an image"),
     "no mask": (MASK, None, "2007_000001.png not found"),
