@@ -18,6 +18,7 @@ from benchmarks.ablation.report import differences, percent
 from benchmarks.ablation.run import filter_quality
 from datasets.labels import read_label, save_labels
 from utils.core.errors import InputError
+from utils.core.files import save_image
 from utils.training.options import parse_args
 
 TINY = (
@@ -81,25 +82,23 @@ def test_gains_are_taken_seed_by_seed() -> None:
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of VOC's layout: 60 x 80 pixels of noise, a box of the class, four training and four val images."""
     root, rng = tmp_path / "voc", np.random.default_rng(0)
-    for folder in ("JPEGImages", "SegmentationClassAug", "saliency", "voc_list"):
-        (root / folder).mkdir(parents=True)
+    (root / "voc_list").mkdir(parents=True)
     for n in range(8):
-        Image.fromarray(rng.integers(0, 256, (60, 80, 3), np.uint8)).save(root / f"JPEGImages/{n}.jpg")
+        noise = rng.integers(0, 256, (60, 80, 3), np.uint8)
+        save_image(root / f"JPEGImages/{n}.jpg", Image.fromarray(noise))
         mask = np.zeros((60, 80), np.uint8)
         mask[10:50, 20:60], mask[10:14] = n % 3 + 1, 255
         save_labels(root / f"SegmentationClassAug/{n}.png", mask)
         saliency = np.where(mask == n % 3 + 1, 255, 0).astype(np.uint8)
         saliency[:, 20:22] = 0  # a tenth of the object is missing
-        Image.fromarray(saliency).save(root / f"saliency/{n}.png")
+        save_image(root / f"saliency/{n}.png", Image.fromarray(saliency))
     (root / "voc_list/train_cls.txt").write_text("0 0\n1 1\n2 2\n3 0 7\n")
     (root / "voc_list/val.txt").write_text("4\n5\n6\n7\n")
     monkeypatch.setitem(SETTINGS, "tiny", Photographs(1, 2, TINY))
     return root
 
 
-def test_photographs_are_reduced_and_scored_on_half_of_val(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_photographs_are_reduced_and_scored_on_half_of_val(photos: Path, tmp_path: Path) -> None:
     args = words(tmp_path / "out", "--rows", "plain", "full", "truth")
     with pytest.raises(InputError, match="needs --photos"):
         ablation.main(args)
@@ -118,12 +117,10 @@ def test_photographs_are_reduced_and_scored_on_half_of_val(
     assert plain["onf"]["dropped"] == 0
     text = (tmp_path / "out/ablation.md").read_text()
     assert "| cross-entropy on the true masks of the simple images |" in text and "mined: labelled" in text
-
-    stamp = (tmp_path / "out/ablation.md").stat().st_mtime_ns
-    capsys.readouterr()
-    ablation.main(args)  # nothing is left to do
-    assert "iteration" not in capsys.readouterr().out.replace("after iteration", "")
-    assert (tmp_path / "out/ablation.md").stat().st_mtime_ns > stamp
+    (tmp_path / "out/ablation.md").unlink()
+    (data / "lists/val.txt").unlink()  # a training would need it
+    ablation.main(args)
+    assert (tmp_path / "out/ablation.md").read_text() == text
     with pytest.raises(InputError, match="was made from"):
         ablation.main(words(tmp_path / "out", "--rows", "cls", "--photos", tmp_path))
 

@@ -32,7 +32,7 @@ def package_of(module: str) -> str | None:
 
 
 def imports(path: Path, inside: bool = True) -> list[str]:
-    """The modules that a file imports, inside functions and other blocks too unless `inside` is False."""
+    """The modules that a file imports, with `inside` also inside functions and other blocks."""
     found, tree = [], ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree) if inside else tree.body:
         if isinstance(node, ast.Import):

@@ -43,25 +43,22 @@ def stage1(lists: Path) -> Path:
     """The outputs of stage 1, up to the mined pseudo labels."""
     out = lists.parent
     data, train_cls = flags(data_dir=PHOTOS), flags(data_list=lists / "train_cls.txt")
-    saliency, sal2gt = flags(saliency_dir=PHOTOS / "saliency", out=out / "sal2gt"), out / "sal2gt"
-    run_script("gen_sal2gt.py", *data, *train_cls, *saliency, "--list-dir", lists)
-    stage1 = [*data, *flags(list_dir=lists, pseudo_label_dir=sal2gt)]
-    checked = run_script("check_data.py", *stage1).stdout
+    saliency = flags(saliency_dir=PHOTOS / "saliency", out=out / "sal2gt", list_dir=lists)
+    run_script("gen_sal2gt.py", *data, *train_cls, *saliency)
+    inputs = [*data, *flags(list_dir=lists, pseudo_label_dir=out / "sal2gt")]
+    checked = run_script("check_data.py", *inputs).stdout
     assert "found 7 of 7 images" in checked and "found 2 of 2 validation masks" in checked
 
-    run = flags(device="cpu", num_workers=0)
+    run, crf = flags(device="cpu", num_workers=0), flags(crf_iterations=2, n_jobs=1, device="cpu")
     train = flags(arch="mini", restore_from="none", input_size=97, batch_size=2, num_steps=2, denoise_from=1)
-    saved = flags(snapshot_dir=out / "snapshots", save_pred_every=2, log_every=1)
-    run_script("train.py", *stage1, *run, *train, *saved)
-
-    weights, val = flags(restore_from=out / "snapshots/VOC_best.pth"), flags(data_list=lists / "val.txt")
-    crf = flags(crf_iterations=2, n_jobs=1, device="cpu")
-    scored = flags(score_dir=out / "scores", logit_dir=out / "logit_val")
-    run_script("evaluate.py", *data, *run, *weights, *val, *scored, "--save-predictions", out / "predicted")
-    run_script("evaluate_crf.py", *data, *crf, *val, *scored, "--prediction-dir", out / "crf_val")
+    run_script("train.py", *inputs, *run, *train, *flags(snapshot_dir=out / "snapshots", save_pred_every=2))
+    network = [*run, *flags(restore_from=out / "snapshots/VOC_best.pth")]
+    scored = flags(data_list=lists / "val.txt", score_dir=out / "scores", logit_dir=out / "logit_val")
+    run_script("evaluate.py", *data, *network, *scored, "--save-predictions", out / "predicted")
+    run_script("evaluate_crf.py", *data, *crf, *scored, "--prediction-dir", out / "crf_val")
 
     logits, labels = flags(logit_dir=out / "logits"), flags(pseudo_label_dir=out / "pseudo_labels")
-    run_script("gen_label.py", *data, *run, *weights, *train_cls, *logits)
+    run_script("gen_label.py", *data, *network, *train_cls, *logits)
     run_script("gen_label_crf.py", *data, *crf, *train_cls, *logits, *labels)
     run_script("gen_label_mining.py", *train_cls, *labels)
     return out
