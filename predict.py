@@ -81,8 +81,7 @@ def count_classes(mask: Image.Image, names: Sequence[str]) -> list[dict]:
 
 def describe(found: dict) -> str:
     """Format one result of `count_classes`: `bird 28.8 %`."""
-    share = 100 * found["share"]
-    return f"{found['name']} {'< 0.1' if share < 0.05 else f'{share:.1f}'} %"
+    return f"{found['name']} {100 * found['share']:.1f} %" if found["share"] >= 0.0005 else f"{found['name']} < 0.1 %"
 
 
 def segment(

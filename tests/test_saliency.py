@@ -118,7 +118,6 @@ def test_missing_package_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch
     [
         (["--detector", "u2net", "--model", "x.onnx"], "exclude each other"),
         (["--mean", "0.5"], "are for --model FILE"),
-        (["--device", "cpu", "--gpu", "0"], "exclude each other"),
         (["--device", "cuda"], "no GPU support: pip install onnxruntime-gpu"),
         (["--device", "tpu"], "--device tpu is not supported"),
         (["--model", "none.onnx"], "none.onnx not found"),

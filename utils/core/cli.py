@@ -11,21 +11,23 @@ from pathlib import Path
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows the description as written, and the defaults that need to be shown."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        # For None, the help text itself says what the default is; flags need no default.
+        obvious = action.default is None or action.default is False
+        return action.help if obvious else super()._get_help_string(action)
+
+
 def make_parser(doc: str) -> argparse.ArgumentParser:
-    """A parser whose help shows the docstring as written, and all defaults.
+    """A parser whose help shows the docstring.
 
     From here on, printing a character that the encoding of stdout lacks, such as one in a file name, escapes it
     instead of raising UnicodeEncodeError.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-
-    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        def _get_help_string(self, action: argparse.Action) -> str | None:
-            # For None, the help text itself says what the default is; flags need no default.
-            obvious = action.default is None or action.default is False
-            return action.help if obvious else super()._get_help_string(action)
-
     return argparse.ArgumentParser(description=doc, formatter_class=Formatter, allow_abbrev=False)
 
 
@@ -72,31 +74,9 @@ def shard(value: str) -> tuple[int, int]:
     return part, parts
 
 
-def add_device_options(
-    parser: argparse.ArgumentParser, workers: bool = True, network: bool = True
-) -> argparse._ArgumentGroup:
-    """Add the options of the device; returns the group, for further options.
-
-    Args:
-        parser: the script's.
-        workers, network: whether to add --num-workers, --channels-last.
-    """
-    group = parser.add_argument_group("machine")
-    add = group.add_argument
-    add("--device", help="cpu, cuda, cuda:N or mps (default: the GPU if there is one, else cpu)")
-    add("--gpu", type=count, help="index of the CUDA device, short for --device cuda:N")
-    if workers:
-        add("--num-workers", type=count, default=min(4, CORES), help="worker processes per data loader")
-    if network:
-        text = "tensors in NHWC memory format (default: on a CPU, where it is faster)"
-        add("--channels-last", action=argparse.BooleanOptionalAction, help=text)
-    return group
-
-
-def add_resume_options(group: argparse._ActionsContainer) -> None:
-    """Add the options of resuming an interrupted run."""
-    group.add_argument("--save-every", type=positive_int, default=500, help="iterations between saved states")
-    group.add_argument("--no-resume", action="store_true", help="start from scratch, ignoring a saved state")
+def labels_list(value: str) -> tuple[int, ...]:
+    """`11,4` -> (11, 4); `none` -> ()."""
+    return () if value == "none" else tuple(label_value(label) for label in value.split(","))
 
 
 def json_path(value: str) -> Path:
@@ -106,6 +86,24 @@ def json_path(value: str) -> Path:
     return Path(value)
 
 
-def labels_list(value: str) -> tuple[int, ...]:
-    """`11,4` -> (11, 4); `none` -> ()."""
-    return () if value == "none" else tuple(label_value(label) for label in value.split(","))
+def add_device_options(
+    parser: argparse.ArgumentParser, workers: bool = True, network: bool = True
+) -> argparse._ArgumentGroup:
+    """Add the options of the device, with --num-workers and --channels-last if wanted; returns their group."""
+    group = parser.add_argument_group("machine")
+    devices = group.add_mutually_exclusive_group()
+    devices.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the GPU if there is one, else cpu)")
+    devices.add_argument("--gpu", type=count, help="index of the CUDA device, short for --device cuda:N")
+    if workers:
+        text = "worker processes per data loader"
+        group.add_argument("--num-workers", type=count, default=min(4, CORES), help=text)
+    if network:
+        text = "tensors in NHWC memory format (default: on a CPU, where it is faster)"
+        group.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help=text)
+    return group
+
+
+def add_resume_options(group: argparse._ActionsContainer) -> None:
+    """Add the options of resuming an interrupted run."""
+    group.add_argument("--save-every", type=positive_int, default=500, help="iterations between saved states")
+    group.add_argument("--no-resume", action="store_true", help="start from scratch, ignoring a saved state")

@@ -18,7 +18,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def add_speed_options(group: argparse._ArgumentGroup, batch_statistics: bool = True) -> None:
-    """Add --amp, --compile, --deterministic and, where batch normalization uses batch statistics, --sync-bn."""
+    """Add --amp, --compile, --deterministic and, if batch normalization uses batch statistics, --sync-bn."""
     add = group.add_argument
     add("--amp", choices=AMP, help="mixed precision of the networks (fp16 with loss scaling); losses in float32")
     add("--compile", action="store_true", help="compile the residual blocks with torch.compile")
@@ -29,38 +29,26 @@ def add_speed_options(group: argparse._ArgumentGroup, batch_statistics: bool = T
 
 
 def pick_device(device: str | None = None, gpu: int | None = None) -> torch.device:
-    """The device of --device or --gpu (default: a GPU if there is one).
-
-    Raises:
-        InputError: both are given, or the device does not exist.
-    """
-    if gpu is not None and device is not None:
-        raise InputError("--gpu and --device exclude each other: use one of them")
-    mps = torch.backends.mps.is_available()
-    best = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    """The device of --device or --gpu (default: a GPU if there is one); with torchrun, the GPU of this process."""
+    present = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    best = next(kind for kind, number in present.items() if number)
     name = distributed.local_device(f"cuda:{gpu}" if gpu is not None else device or best)
     try:
-        found = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"--device {name} is not a device of torch: use cpu, cuda, cuda:N or mps") from None
-    if found.type not in ("cpu", "cuda", "mps"):
-        raise InputError(f"--device {name} is not supported: use cpu, cuda, cuda:N or mps")
-    present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(mps)}[found.type]
-    if (found.index or 0) >= present:
-        raise InputError(f"device {name} not found (torch sees {present}): try --device cpu")
-    if found.type == "cuda" and found.index is not None:
-        torch.cuda.set_device(found)  # otherwise pinned memory would create a context on the first GPU
-    return found
+        picked = torch.device(name)
+        number = present[picked.type]
+    except (RuntimeError, KeyError):
+        raise InputError(f"--device {name} is not supported: use cpu, cuda, cuda:N or mps") from None
+    if (picked.index or 0) >= number:
+        raise InputError(f"device {name} not found (torch sees {number}): try --device cpu")
+    if picked.type == "cuda" and picked.index is not None:
+        torch.cuda.set_device(picked)  # otherwise pinned memory would create a context on the first GPU
+    return picked
 
 
 def set_up_device(
     device: torch.device, amp: str | None = None, deterministic: bool = False, sync_bn: bool = False
 ) -> None:
-    """Check that the options suit the device, and make the settings of a training that are global to the process.
-
-    Raises:
-        InputError: an option is not available on the device.
-    """
+    """Check that the options suit the device, and make the settings of a training that are global to the process."""
     if sync_bn and device.type != "cuda":
         raise InputError("--sync-bn needs CUDA GPUs: torch synchronizes batch normalization on these only")
     if amp and device.type == "mps":
@@ -96,9 +84,8 @@ def prepare(network: Network, device: torch.device, channels_last: bool | None =
 def compile_blocks(network: nn.Module) -> None:
     """Compile the residual blocks of a network (modules with `is_block`) for training.
 
-    Blocks of the same shapes share the compiled code, which takes far less time than compiling the network as a
-    whole. The code is for batches of any number of images but one. A single image is not compiled, nor is evaluation
-    mode, where images have any size.
+    Blocks of the same shapes share the code, which takes far less time than compiling the network as a whole. Single
+    images are not compiled, nor is evaluation mode, where images have any size.
     """
     # The limit is on the kinds of blocks: four stages, the first and the others, with and without gradient.
     config = torch._dynamo.config
@@ -121,10 +108,9 @@ def _compiled(block: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 class Precision:
-    """Forward and backward passes in full or mixed precision."""
+    """Forward and backward passes in full precision (None) or mixed precision (bf16, fp16)."""
 
     def __init__(self, name: str | None = None, device: torch.device | str = "cpu") -> None:
-        """Args: name: None, bf16 or fp16."""
         self.dtype, self.device_type = AMP[name] if name else None, torch.device(device).type
         # Gradients below 6e-8 vanish in fp16: losses are scaled up before the backward pass, gradients down after it.
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=name == "fp16")

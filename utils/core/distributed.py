@@ -48,13 +48,12 @@ def is_main() -> bool:
 
 def barrier() -> None:
     """Wait for all processes."""
-    if world_size() > 1:
-        any_process(False)
+    any_process(False)
 
 
 def any_process(flag: bool) -> bool:
     """Whether the flag is set in any process."""
-    return bool(all_reduce_sum(torch.tensor(int(flag)))) if world_size() > 1 else flag
+    return bool(all_reduce_sum(torch.tensor(int(flag))))
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
@@ -67,29 +66,19 @@ def all_reduce_sum(values: Tensor) -> Tensor:
 
 
 def batch_mean(total: Tensor, count: Tensor) -> Tensor:
-    """The mean over the whole batch, as the contribution of this process; 0 if the count is zero.
+    """The contribution of this process to the mean over the whole batch: `total` of `count` summands are its part.
 
-    Args:
-        total: sum over the part of this process, with gradient.
-        count: number of summands.
-
-    Returns:
-        A scalar whose mean over the processes is the mean over the whole batch, and so are its gradients after
-        `average_gradients`.
+    The mean of the result over the processes is that over the whole batch (0 if it has no summands), and so are its
+    gradients after `average_gradients`.
     """
     return world_size() * total / all_reduce_sum(count).clamp(min=1)
 
 
 def local_batch_size(batch_size: int) -> int:
-    """The part of the whole batch that this process computes.
-
-    Raises:
-        InputError: the batch size is not divisible by the number of processes.
-    """
+    """The size of the part of the whole batch that this process computes."""
     if batch_size % world_size():
         raise InputError(
-            f"a batch of {batch_size} does not divide among {world_size()} processes: the batch size is that of the"
-            " whole batch; use a multiple of the number of processes"
+            f"a batch of {batch_size} does not divide among {world_size()} processes: use a multiple of their number"
         )
     return batch_size // world_size()
 
@@ -119,8 +108,6 @@ def local_device(name: str) -> str:
     """The device of this process: torchrun numbers the GPUs."""
     if not launched():
         return name
-    if name == "mps":
-        raise InputError("--device mps does not work with torchrun: several processes need CPUs or CUDA GPUs")
-    if name.startswith("cuda:"):
-        raise InputError("torchrun assigns a GPU to each process: omit --gpu, or use --device cuda")
+    if name not in ("cpu", "cuda"):
+        raise InputError(f"{name} does not work with torchrun, which assigns the GPUs: use --device cuda")
     return f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" else name

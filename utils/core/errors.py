@@ -17,23 +17,20 @@ LESS = (
     "training needs less with a smaller --batch-size and a larger --iter-size (stage 2: SOLVER.BATCH_SIZE.TRAIN,"
     " SOLVER.ITER_SIZE)"
 )
-MEMORY = ("out of memory", "allocate", "MemoryError")  # of a GPU, numpy and torch on a CPU, Python
+MEMORY = ("out of memory", "allocate", "MemoryError")  # of a GPU, of numpy and torch on a CPU, of Python
 MANY_FILES = "Too many open files"
 DISK_FULL = ("No space left", "quota exceeded", "File too large")
 # Faults of the machine: words in messages of the system, torch, numpy and the data loaders, and the hint.
 FAULTS = (
     (
         ("DataLoader worker (pid", "Pin memory thread exited", "EOFError", "Connection re"),
-        "a data loading process was killed, possibly for lack of memory: use fewer processes (--num-workers; stage 2:"
+        "a data loading process was killed, possibly for lack of memory: use fewer (--num-workers; stage 2:"
         " DATALOADER.NUM_WORKERS)",
     ),
     (MEMORY[:1], f"out of GPU memory: {LESS}, and with --amp bf16"),
     (MEMORY, f"out of memory: {LESS}, and with fewer data loading processes"),
     (("gloo/transport", "NCCL"), "another process of this run, or NCCL itself, has failed; see its message"),
-    (
-        (MANY_FILES,),
-        "the limit of open files is too low: raise it (ulimit -n), or use fewer processes (--num-workers)",
-    ),
+    ((MANY_FILES,), "the limit of open files is too low: raise it (ulimit -n), or use fewer --num-workers"),
     (
         DISK_FULL,
         "no space left in a place without a name, possibly /dev/shm: use --num-workers 0 (stage 2:"
@@ -69,15 +66,12 @@ def _end_process(status: object) -> None:
     has received the result. If it waits for the GIL when finalization begins, Python (before 3.14) ends it with
     pthread_exit, at which C++ aborts the process: "terminate called without an active exception".
     """
-    code = status if isinstance(status, int) else int(status is not None)
     atexit.unregister(_end_process)
     atexit._run_exitfuncs()
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        code = code or 120  # as Python does
-    os._exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # as of a closed pipe
+            stream.flush()
+    os._exit(status if isinstance(status, int) else int(status is not None))
 
 
 def _report_errors(main: Callable[[], object]) -> None:

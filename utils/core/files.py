@@ -27,10 +27,7 @@ Note = Mapping[str, object]  # values of JSON
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
-    """Open a temporary file next to `path` and rename it to `path` when the block succeeds.
-
-    If the process is killed, `path` keeps its old content or stays absent; it is never incomplete.
-    """
+    """Open a temporary file that replaces `path` when the block succeeds; so `path` is never incomplete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path.parent)

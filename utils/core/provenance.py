@@ -30,7 +30,7 @@ def save_provenance(path: Path, options: dict, device: torch.device) -> None:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of Python, torch and other packages that affect results; None if not installed."""
+    """Versions of what affects results; None if not installed."""
     found: dict[str, str | None] = {"python": platform.python_version(), "torch": torch.__version__}
     for package in PACKAGES:
         try:

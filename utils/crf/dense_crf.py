@@ -2,8 +2,8 @@
 
 Kraehenbuehl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NIPS 2011.
 
-`torch` needs only torch: the filters of the message passing are built once per image and applied to all classes at
-once. `pydensecrf` uses the C++ package of that name; it is slower and kept for comparison.
+`torch` builds the filters of the message passing once per image and applies them to all classes at once. `pydensecrf`
+uses the C++ package of that name; it is slower and kept for comparison.
 """
 
 import functools
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from utils.core.errors import InputError
 from utils.crf.permutohedral import Kernel, make_kernel
@@ -28,11 +29,7 @@ WeightedKernels = Sequence[tuple[float, Kernel]]
 
 @dataclass(frozen=True)
 class CRFParams:
-    """Parameters, by default the published ones; `sxy` in pixels, `srgb` in grey levels of 0..255.
-
-    Raises:
-        InputError: a standard deviation is not positive, or `iterations` is negative.
-    """
+    """Parameters, by default the published ones; `sxy` in pixels, `srgb` in grey levels of 0..255."""
 
     iterations: int = 10
     gaussian_weight: float = 3
@@ -49,32 +46,29 @@ class CRFParams:
 @torch.no_grad()
 def dense_crf(
     image: np.ndarray,
-    probabilities: np.ndarray | torch.Tensor,
+    probabilities: np.ndarray | Tensor,
     params: CRFParams = CRFParams(),
     backend: str = "auto",
     prune: float | None = PRUNE,
-) -> torch.Tensor:
+) -> Tensor:
     """Mean-field inference.
 
     Args:
         image: H x W x 3 uint8, BGR as read by OpenCV for the published results.
         probabilities: C x H x W, as from a softmax.
         params: parameters of the CRF.
-        backend: torch, pydensecrf, or auto: torch, which is faster on a CPU as well.
+        backend: torch, pydensecrf, or auto: torch.
         prune: classes whose probability is below this bound in the whole image send no messages, which saves a
-            quarter to a third of the time on photographs; they keep their share of each pixel. None: all classes
-            send messages.
+            quarter to a third of the time on photographs; they keep their share of each pixel. None: all send.
 
     Returns:
         Marginals C x H x W, float32, on the device of `probabilities`; their argmax is the label map. The torch
         backend computes on that device if it is a CUDA device, otherwise on the CPU.
-
-    Raises:
-        InputError: image and probabilities do not match or are not finite, or pydensecrf is not installed.
     """
     if isinstance(probabilities, np.ndarray):
         probabilities = torch.from_numpy(np.require(probabilities, requirements=("C", "W")))
-    _check(image, probabilities, backend)
+    if backend == "pydensecrf" and importlib.util.find_spec("pydensecrf") is None:
+        raise InputError("CRF: pydensecrf is not installed: `pip install pydensecrf2`, or use the backend torch")
     infer = _infer_pydensecrf if backend == "pydensecrf" else _infer_torch
     on_gpu = backend != "pydensecrf" and probabilities.is_cuda
     prior = probabilities.to(probabilities.device if on_gpu else "cpu", torch.float32).clamp(min=CLIP)
@@ -92,18 +86,7 @@ def dense_crf(
     return marginals.to(probabilities.device)
 
 
-def _check(image: np.ndarray, probabilities: torch.Tensor, backend: str) -> None:
-    if backend == "pydensecrf" and importlib.util.find_spec("pydensecrf") is None:
-        raise InputError("CRF: pydensecrf is not installed: `pip install pydensecrf2`, or use the backend torch")
-    shape = tuple(probabilities.shape)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise InputError(f"CRF: the image must be uint8 H x W x 3, not {image.dtype} {image.shape}")
-    if len(shape) != 3 or shape[1:] != image.shape[:2] or not probabilities.is_floating_point():
-        wanted = f"floating point C x {image.shape[0]} x {image.shape[1]}, the size of the image"
-        raise InputError(f"CRF: the probabilities must be {wanted}, not {probabilities.dtype} {shape}")
-
-
-def _likely_classes(probabilities: torch.Tensor, bound: float | None) -> torch.Tensor:
+def _likely_classes(probabilities: Tensor, bound: float | None) -> Tensor:
     """Mask of the classes that reach `bound` somewhere, on the CPU; all classes if fewer than two do not."""
     peaks = probabilities.flatten(1).amax(1).cpu()
     if not peaks.isfinite().all():
@@ -112,9 +95,7 @@ def _likely_classes(probabilities: torch.Tensor, bound: float | None) -> torch.T
     return likely if (~likely).sum() > 1 else torch.ones_like(likely)
 
 
-def _infer_pydensecrf(
-    image: np.ndarray, probabilities: torch.Tensor, params: CRFParams, senders: int
-) -> torch.Tensor:
+def _infer_pydensecrf(image: np.ndarray, probabilities: Tensor, params: CRFParams, senders: int) -> Tensor:
     """Marginals C x H x W from C x H x W, both on the CPU; only the first `senders` classes send messages."""
     from pydensecrf.densecrf import DenseCRF2D
 
@@ -133,7 +114,7 @@ def _infer_pydensecrf(
     return torch.from_numpy(np.array(crf.inference(params.iterations), np.float32)).view(probabilities.shape)
 
 
-def _infer_torch(image: np.ndarray, probabilities: torch.Tensor, params: CRFParams, senders: int) -> torch.Tensor:
+def _infer_torch(image: np.ndarray, probabilities: Tensor, params: CRFParams, senders: int) -> Tensor:
     """The same in torch: Q = softmax(log(prior) + sum of weight * kernel Q), iterated from Q = prior.
 
     The first two iterations update all pixels. The others update those that are still undecided, on the part of the
@@ -149,7 +130,7 @@ def _infer_torch(image: np.ndarray, probabilities: torch.Tensor, params: CRFPara
         messages = _messages(kernels, sent)
         q = _update_(prior, messages.clone())
     if params.iterations > 2 and len(pixels := _undecided(kernels, q)):
-        rows: torch.Tensor | slice = slice(None)
+        rows: Tensor | slice = slice(None)
         if len(pixels) <= len(prior) // 2:  # otherwise restricting the kernels would take longer than it saves
             rows, kernels = pixels, [(weight, kernel.restrict(pixels)) for weight, kernel in kernels]
         prior, sent, messages, current = prior[rows], sent[rows], messages[rows], q[rows]
@@ -167,9 +148,8 @@ def _make_kernels(image: np.ndarray, params: CRFParams, device: torch.device) ->
     # pixel on the border of two simplices to the other one.
     deviation = torch.full((), params.bilateral_srgb, dtype=torch.float32, device=device)
     colours = torch.from_numpy(image).to(device).flatten(0, 1).t() / deviation
-    positions = _positions(height, width, params.bilateral_sxy, device)
+    appearance = make_kernel(torch.cat([_positions(height, width, params.bilateral_sxy, device), colours]))
     smoothness = smoothness_kernel(height, width, params.gaussian_sxy, device)
-    appearance = make_kernel(torch.cat([positions, colours]))
     return [(params.gaussian_weight, smoothness), (params.bilateral_weight, appearance)]
 
 
@@ -179,20 +159,20 @@ def smoothness_kernel(height: int, width: int, sxy: float, device: torch.device)
     return make_kernel(_positions(height, width, sxy, device))
 
 
-def _positions(height: int, width: int, sxy: float, device: torch.device) -> torch.Tensor:
+def _positions(height: int, width: int, sxy: float, device: torch.device) -> Tensor:
     """x and y of each pixel in units of `sxy`: 2 x pixels."""
     y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
     deviation = torch.full((), sxy, dtype=torch.float32, device=device)
     return torch.stack([x.flatten(), y.flatten()]) / deviation
 
 
-def _messages(kernels: WeightedKernels, values: torch.Tensor) -> torch.Tensor:
+def _messages(kernels: WeightedKernels, values: Tensor) -> Tensor:
     """Sum of weight * kernel `values` over both kernels; `values` are pixels x classes."""
     (weight, kernel), (other_weight, other) = kernels
     return kernel(values).mul_(weight).add_(other(values), alpha=other_weight)
 
 
-def _update_(prior: torch.Tensor, messages: torch.Tensor) -> torch.Tensor:
+def _update_(prior: Tensor, messages: Tensor) -> Tensor:
     """softmax(log(prior) + messages) of each row, in place; the last columns of `prior` may lack messages."""
     if messages.shape != prior.shape:
         messages = F.pad(messages, (0, prior.shape[1] - messages.shape[1]))
@@ -201,7 +181,7 @@ def _update_(prior: torch.Tensor, messages: torch.Tensor) -> torch.Tensor:
     return messages.div_(messages.sum(1, keepdim=True))
 
 
-def _undecided(kernels: WeightedKernels, q: torch.Tensor) -> torch.Tensor:
+def _undecided(kernels: WeightedKernels, q: Tensor) -> Tensor:
     """Indices of the pixels whose marginals may still change.
 
     A pixel is certain if the log-odds of its best class against all others are at least `CERTAIN`. It is decided if

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from utils.core.errors import InputError
 
@@ -16,11 +17,11 @@ from utils.core.errors import InputError
 class SparseRows(NamedTuple):
     """A sparse matrix in CSR format: row i has the entries from `offsets[i]` to `offsets[i + 1]`."""
 
-    indices: torch.Tensor
-    offsets: torch.Tensor
-    weights: torch.Tensor
+    indices: Tensor
+    offsets: Tensor
+    weights: Tensor
 
-    def __matmul__(self, values: torch.Tensor) -> torch.Tensor:
+    def __matmul__(self, values: Tensor) -> Tensor:
         # Faster on a CPU than torch.sparse, especially with many classes, and with a fixed order of summation.
         indices, offsets, weights = self
         return F.embedding_bag(
@@ -39,29 +40,24 @@ class Kernel(NamedTuple):
     blurs: list[SparseRows]
     slice: SparseRows
 
-    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+    def __call__(self, values: Tensor) -> Tensor:
         """Filter `values`, pixels x classes."""
         values = self.splat @ values
         for blur in self.blurs:
             values = blur @ values
         return self.slice @ values
 
-    def restrict(self, pixels: torch.Tensor) -> "Kernel":
+    def restrict(self, pixels: Tensor) -> "Kernel":
         """The kernel between the pixels with these indices, on the part of the lattice that it needs."""
         corners, count = len(self.blurs), len(self.splat.offsets) - 1
         vertices = self.slice.indices.view(-1, corners)[pixels].long()
-        # A vertex is needed if the blur moves values through it from one of `vertices` to another.
+        # The blur must reach a vertex from one of `vertices` and another one from it.
         ends = self.splat.weights.new_zeros(count, 1)
         ends[vertices.flatten()] = 1
-        forward, backward = [ends], ends
-        for blur in self.blurs:
-            forward.append(blur @ forward[-1])
-        needed = ends * forward.pop() > 0
-        for blur in reversed(self.blurs):
-            backward = blur @ backward
-            needed |= backward * forward.pop() > 0
-        kept = needed[:, 0].nonzero()[:, 0]
-
+        forward = backward = ends
+        for blur, reverse in zip(self.blurs, reversed(self.blurs)):
+            forward, backward = blur @ forward, reverse @ backward
+        kept = (forward * backward)[:, 0].nonzero()[:, 0]
         row = vertices.new_full((count,), len(kept), dtype=torch.int32)
         row[kept] = _arange(len(kept), like=row)
         neighbours = [row[blur.indices.view(-1, 3)[kept].long()] for blur in self.blurs]
@@ -69,13 +65,10 @@ class Kernel(NamedTuple):
         return _assemble(vertices, weights, vertices.argsort(stable=True), neighbours)
 
 
-def make_kernel(features: torch.Tensor) -> Kernel:
-    """Build the kernel exp(-|f_i - f_j|^2 / 2) between pixels, normalized symmetrically.
+def make_kernel(features: Tensor) -> Kernel:
+    """Build the kernel exp(-|f_i - f_j|^2 / 2) between pixels with features d x pixels, normalized symmetrically.
 
     The constant factors of Adams' blur and slice are omitted, because they cancel in the normalization.
-
-    Args:
-        features: d x pixels.
     """
     keys, axis_steps, weights = _embed(features)
     keys, order = keys.t().flatten().sort(stable=True)
@@ -90,9 +83,7 @@ def make_kernel(features: torch.Tensor) -> Kernel:
     return kernel
 
 
-def _assemble(
-    vertices: torch.Tensor, weights: torch.Tensor, order: torch.Tensor, neighbours: list[torch.Tensor]
-) -> Kernel:
+def _assemble(vertices: Tensor, weights: Tensor, order: Tensor, neighbours: list[Tensor]) -> Kernel:
     """Kernel from the d + 1 vertices of each pixel and their weights, both flat, and the order of the vertices."""
     corners, count = len(neighbours), len(neighbours[0])
     entries = torch.bincount(vertices, minlength=count + 1)
@@ -108,41 +99,31 @@ def _assemble(
     return Kernel(splat, blurs, SparseRows(vertices, offsets, weights))
 
 
-def _arange(end: int, like: torch.Tensor) -> torch.Tensor:
+def _arange(end: int, like: Tensor) -> Tensor:
     return torch.arange(end, dtype=torch.int32, device=like.device)
 
 
-def _find_neighbours(keys: torch.Tensor, step: int) -> torch.Tensor:
+def _find_neighbours(keys: Tensor, step: int) -> Tensor:
     """Previous vertex, itself and next vertex along one axis: vertices x 3, int32, the number of vertices if missing.
 
-    Args:
-        keys: of all vertices, sorted. Those of neighbours differ by `step`.
+    `keys` are those of all vertices, sorted. Those of neighbours differ by `step`.
     """
     count = len(keys)
-    if keys.device.type == "cpu":
-        # A stable sort merges two sorted sequences in linear time, and equal keys end up side by side.
-        both = torch.cat([keys, keys + step]).numpy()
-        order = both.argsort(kind="stable")
-        both = both[order]
-        equal = (both[1:] == both[:-1]).nonzero()[0]
-        ahead, here = torch.from_numpy(order[equal]), torch.from_numpy(order[equal + 1] - count)
-    else:
-        position = torch.searchsorted(keys, keys + step).clamp_(max=count - 1)
-        here = (keys[position] == keys + step).nonzero()[:, 0]
-        ahead = position[here]
+    position = torch.searchsorted(keys, keys + step).clamp_(max=count - 1)
+    here = (keys[position] == keys + step).nonzero()[:, 0]
+    ahead = position[here]
     rows = keys.new_full((count, 3), count, dtype=torch.int32)
     rows[:, 1] = _arange(count, like=keys)
     rows[here, 2], rows[ahead, 0] = ahead.int(), here.int()
     return rows
 
 
-def _embed(features: torch.Tensor) -> tuple[torch.Tensor, list[int], torch.Tensor]:
+def _embed(features: Tensor) -> tuple[Tensor, list[int], Tensor]:
     """Embed pixels with d features in the permutohedral lattice (Adams 2010, section 3).
 
     Returns:
-        The keys of the d + 1 vertices around each pixel (int64, (d + 1) x pixels, row = remainder), the
-        differences between the keys of neighbours along each of the d + 1 axes, and the vertices' barycentric
-        weights.
+        The keys of the d + 1 vertices around each pixel ((d + 1) x pixels, row = remainder), the differences between
+        the keys of neighbours along each of the d + 1 axes, and the vertices' barycentric weights.
     """
     d = len(features)
     elevated = _elevate(features)
@@ -177,7 +158,7 @@ def _embed(features: torch.Tensor) -> tuple[torch.Tensor, list[int], torch.Tenso
     return torch.cat([base[None], rank_steps[1:].flip(0)]).cumsum(0), axis_steps, weights
 
 
-def _elevate(features: torch.Tensor) -> torch.Tensor:
+def _elevate(features: Tensor) -> Tensor:
     """Map d features to d + 1 coordinates that sum to 0, scaled to the standard deviation of the blur."""
     d = len(features)
     elevated = features.new_empty(d + 1, features.shape[1])
@@ -191,7 +172,7 @@ def _elevate(features: torch.Tensor) -> torch.Tensor:
     return elevated
 
 
-def _pack(coordinates: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+def _pack(coordinates: Tensor) -> tuple[Tensor, list[int]]:
     """Encode the d coordinates of each point (d x points) in one int64; also returns the d strides."""
     margin = 2 * len(coordinates) + 4  # for the other vertices of the simplex and their neighbours
     low, high = coordinates.amin(1) - margin, coordinates.amax(1) + margin

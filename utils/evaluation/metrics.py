@@ -45,8 +45,8 @@ class ConfusionMatrix:
     def scores(self) -> dict:
         """Pixel Accuracy, Mean Accuracy, Frequency Weighted IoU, Mean IoU, Class IoU by label and Min IoU.
 
-        Means and minimum are over the labels that occur in the truth. Class IoU is None for labels that occur
-        neither in the truth nor in the prediction, and 0 for labels that are only predicted.
+        Means and minimum are over the labels in the truth. Class IoU is None for labels that occur neither there nor
+        in the prediction, and 0 for those that are only predicted.
         """
         matrix = self.matrix().double()
         hits, truth, predicted = matrix.diag(), matrix.sum(1), matrix.sum(0)

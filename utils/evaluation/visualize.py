@@ -16,11 +16,9 @@ def overlay(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def with_legend(image: np.ndarray, entries: Sequence[tuple[str, int | None]]) -> Image.Image:
-    """Add a legend below an image, which is not scaled; a narrow image is extended with white.
+    """Add a legend below an H x W x 3 RGB image; a narrow image is extended with white.
 
-    Args:
-        image: H x W x 3 uint8 RGB.
-        entries: texts and the labels whose colours they explain (None: no colour).
+    `entries`: texts and the labels whose colours they explain (None: no colour).
     """
     height, width = image.shape[:2]
     size = max(13, width // 45)
@@ -50,13 +48,9 @@ def contact_sheet(
     side: int = 128,
     legend: Sequence[tuple[str, int]] = (),
 ) -> Image.Image:
-    """Arrange pictures (H x W x 3 RGB or H x W labels) in a grid, with column titles and a legend.
+    """Arrange pictures (H x W x 3 RGB or H x W labels), scaled to side x side, in a grid.
 
-    Args:
-        rows: one row of pictures per image, each scaled to fit side x side.
-        titles: one per column.
-        side: size of a cell in pixels.
-        legend: (class name, label) pairs, shown in the colours of the labels.
+    `legend`: class names and labels, in whose colours they are shown.
     """
     gap, head = 6, 22
     size = gap + (side + gap) * len(titles), head + (side + gap) * len(rows)

@@ -71,9 +71,8 @@ _channels.__name__ = "number or three numbers, comma-separated"  # argparse prin
 
 def make_detector(args: argparse.Namespace) -> Detector:
     """The detector that the options describe, with its weights."""
-    for first, second in (("gpu", "device"), ("detector", "model")):
-        if getattr(args, first) is not None and getattr(args, second) is not None:
-            raise InputError(f"--{first} and --{second} exclude each other: use one of them")
+    if args.detector is not None and args.model is not None:
+        raise InputError("--detector and --model exclude each other: use one of them")
     device = args.device if args.gpu is None else f"cuda:{args.gpu}"
     if args.model is not None:
         model = OnnxModel(args, device)
