@@ -15,16 +15,7 @@ from PIL import Image
 from datasets import transforms as T
 from datasets.checks import require_files
 from datasets.lists import Entry, read_class_names, read_list
-from datasets.loaders import (
-    ClsDataset,
-    ComplexDataset,
-    DataConfig,
-    EvalDataset,
-    GTDataset,
-    SimpleDataset,
-    eval_loader,
-    train_loader,
-)
+from datasets.loaders import DataConfig, EvalDataset, GTDataset, SimpleDataset, eval_loader, train_loader
 from datasets.sampling import InfiniteBatchSampler, generator
 from datasets.voc import VOC_CLASSES, palette
 from utils.core.errors import InputError
@@ -152,27 +143,6 @@ def test_same_batches_with_0_1_and_2_workers(tiny_data: Path) -> None:
             assert all(torch.equal(tensors[0], other) for other in tensors[1:])
     resumed = list(itertools.islice(train_loader(dataset, 5, 0, start=4), 2))
     assert all(torch.equal(a, b) for a, b in zip(resumed[0], runs[0][4]))
-
-
-def test_loaders_give_what_the_iteration_wants(tiny_data: Path) -> None:
-    c = config(tiny_data)
-    (complex_,) = next(iter(train_loader(ComplexDataset(entries(tiny_data, "complex_list.txt"), c), 3, 0)))
-    images, labels, classes = next(iter(train_loader(GTDataset(entries(tiny_data, "simple_list.txt"), c), 3, 0)))
-    cls_images, cls = next(iter(train_loader(ClsDataset(entries(tiny_data, "train_cls.txt"), c), 3, 0)))
-    assert complex_.shape == images.shape == cls_images.shape == (3, 4, 48, 56)
-    assert complex_.dtype == cls_images.dtype == torch.uint8
-    assert T.to_input(images).shape == (3, 3, 48, 56) and T.to_input(images).dtype == torch.float32
-    assert labels.dtype == torch.uint8 and classes.dtype == torch.int64
-    assert labels.shape == (3, 48, 56) and cls.shape == (3, 3)
-    assert set(cls.unique().tolist()) == {0, 1} and (cls.sum(1) >= 1).all()
-    for label, c_ in zip(labels, classes):
-        assert int(c_) + 1 in label and set(label.unique().tolist()) <= {0, int(c_) + 1, 255}
-
-
-def test_whole_images_in_order_with_workers(tiny_data: Path) -> None:
-    val = EvalDataset(entries(tiny_data, "val.txt", False), config(tiny_data), labels=False)
-    ids = [id_ for id_, image in eval_loader(val, 2) if image.shape == (1, 3, 64, 80)]
-    assert ids == [entry.id for entry in val.entries]
 
 
 def test_missing_files_are_counted(tiny_data: Path) -> None:

@@ -1,6 +1,7 @@
 """File names of any kind: spaces, characters beyond ASCII, other working directories."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,21 +14,6 @@ from datasets.inputs import find_inputs
 from datasets.lists import Entry
 from datasets.loaders import DataConfig, EvalDataset
 from utils.core.errors import InputError
-
-
-@pytest.fixture
-def named_data(own_data: Path) -> Path:
-    """The first simple image, val image and class have names beyond ASCII."""
-    root = own_data
-    for id_ in ("simple_00001", "val_00001"):
-        for path in root.glob(f"*/{id_}.*"):
-            path.rename(path.with_stem(f"café_{id_}"))
-    for path in (root / "lists").glob("*.txt"):
-        text = path.read_text(encoding="utf-8")
-        for id_ in ("simple_00001", "val_00001"):
-            text = text.replace(id_, f"café_{id_}")
-        path.write_text(text.replace("bird", "oiseau bleuté"), encoding="utf-8")
-    return root
 
 
 def test_an_image_with_a_space_is_missed_by_name(tmp_path: Path) -> None:
@@ -48,16 +34,21 @@ def test_folders_behind_symbolic_links_are_searched_once(tmp_path: Path) -> None
     assert [source.name for source in sources] == ["a", "more/b"]
 
 
-def test_names_beyond_ascii(named_data: Path, weights: Path, tmp_path: Path) -> None:
+def test_names_beyond_ascii(own_data: Path, weights: Path, tmp_path: Path) -> None:
     """In the plain locale of a container, too."""
-    lists, out = named_data / "lists", tmp_path / "out"
-    data = [*flags(data_dir=named_data, num_classes=4), "--class-names", lists / "class_names.txt"]
+    lists, out = own_data / "lists", tmp_path / "out"
+    for path in own_data.glob("*/*_000*.*"):
+        path.rename(path.with_stem(f"café_{path.stem}"))
+    for path in lists.iterdir():
+        text = re.sub(r"(\w+_000)", r"café_\1", path.read_text())
+        path.write_text(text.replace("bird", "oiseau bleuté"), encoding="utf-8")
+    data = [*flags(data_dir=own_data, num_classes=4), "--class-names", lists / "class_names.txt"]
     run = flags(restore_from=weights, device="cpu")
-    done = run_script("check_data.py", *data, *flags(list_dir=lists, pseudo_label_dir=named_data / "sal2gt"))
+    done = run_script("check_data.py", *data, *flags(list_dir=lists, pseudo_label_dir=own_data / "sal2gt"))
     assert "oiseau bleuté" in done.stdout and "no problems found" in done.stdout
     val = flags(data_list=lists / "val.txt", num_workers=0, logit_dir=out, score_dir=out)
     run_script("evaluate.py", *data, *run, *val)
-    photo = named_data / "JPEGImages/café_val_00001.jpg"
+    photo = own_data / "JPEGImages/café_val_00001.jpg"
     command = [sys.executable, ROOT / "predict.py", *run, *data[4:], "--out", out, photo]
     subprocess.run(list(map(str, command)), env=os.environ | {"LC_ALL": "C"}, check=True, timeout=DEADLINE)
     run_script("report.py", *flags(run=out))
