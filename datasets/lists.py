@@ -29,27 +29,21 @@ class Entry(NamedTuple):
 
 def read_list(path: str | Path, num_classes: int, labelled: bool = True) -> list[Entry]:
     """Read an image list; classes must be below num_classes - 1, and are optional if not `labelled`."""
-    entries = []
+    entries, last = [], num_classes - 2
     for number, line in read_lines(path, LIST_HINT):
-        where, (id_, *words) = f"{path}, line {number}", line.split()
-        if not all(word.removeprefix("-").isdecimal() for word in words):
-            raise InputError(
-                f"{where}: classes must be integers, and an ID has no spaces: write `ID c [c ...]`, not {line!r}"
-            )
-        classes = tuple(map(int, words))
-        if labelled and not classes:
-            raise InputError(f"{where}: {id_} has no class; write `ID c [c ...]`")
-        for c in classes:
-            if not 0 <= c < num_classes - 1:
-                raise InputError(
-                    f"{where}: class {c} is out of range 0..{num_classes - 2}"
-                    " (0-based, without background; see --num-classes; an ID has no spaces)"
-                )
-        if PurePath(id_).is_absolute() or ".." in PurePath(id_).parts:
-            raise InputError(
-                f"{where}: the ID {id_} leaves the folders of images and results: write the path of the image"
-                " relative to JPEGImages"
-            )
+        id_, *words = line.split()
+        classes = tuple(int(word) for word in words if word.isdecimal())
+        problem = None
+        if len(classes) < len(words):
+            problem = "classes must be integers from 0, and an ID has no spaces"
+        elif labelled and not classes:
+            problem = "the image has no class"
+        elif max(classes, default=0) > last:
+            problem = f"a class is not in 0..{last} (without background; see --num-classes), or the ID has a space"
+        elif PurePath(id_).is_absolute() or ".." in PurePath(id_).parts:
+            problem = "the ID leaves the folders of images and results, and must be relative to JPEGImages"
+        if problem:
+            raise InputError(f"{path}, line {number}: {problem}: write `ID c [c ...]`, not {line!r}")
         entries.append(Entry(without_suffix(id_), classes))
     if not entries:
         raise InputError(f"{path} is empty: {LIST_HINT}")
@@ -122,10 +116,8 @@ def read_lines(path: str | Path, hint: str) -> list[tuple[int, str]]:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"{not_found(path)}: {hint}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} cannot be read as text ({error}): save it as UTF-8") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read as text ({error.strerror or error})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as text in UTF-8 ({error})") from None
     # Byte order marks: some editors write them, and `cat` leaves them in the middle.
     lines = text.replace("\ufeff", "").splitlines()
     return [(n, line.strip()) for n, line in enumerate(lines, 1) if line.strip()]

@@ -44,15 +44,13 @@ def test_list(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ("  \n\n", "is empty"),
-        ("/photos/a 1", "line 1: the ID /photos/a leaves the folders"),
-        ("a 1\nb/../../c 1", r"line 2: the ID b/\.\./\.\./c leaves the folders"),
+        ("/photos/a 1", "line 1: the ID leaves the folders .*, not '/photos/a 1'"),
+        ("a 1\nb/../../c 1", "line 2: the ID leaves the folders"),
         ("one 1_0", "integers"),
-        ("one 20", "line 1: class 20 is out of range 0..19"),
-        ("one 3\ntwo -1", "line 2: class -1 is out of range"),
-        ("one x", "integers"),
-        ("one", "one has no class"),
-        ("my photo 3", "line 1: .*an ID has no spaces"),
-        ("IMG 2007 1", "line 1: .*an ID has no spaces"),
+        ("one 20", r"line 1: a class is not in 0\.\.19"),
+        ("one 3\ntwo -1", "line 2: classes must be integers from 0"),
+        ("one", "line 1: the image has no class"),
+        ("IMG 2007 1", "line 1: .*the ID has a space"),
     ],
 )
 def test_bad_list(tmp_path: Path, text: str, reason: str) -> None:
@@ -69,7 +67,7 @@ def test_class_names(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has 2 class names"):
         read_class_names(tmp_path / "names.txt", 21)
     (tmp_path / "names.txt").write_text("one 1\n", encoding="utf-16")
-    with pytest.raises(InputError, match=r"names\.txt cannot be read as text .*: save it as UTF-8"):
+    with pytest.raises(InputError, match=r"names\.txt cannot be read as text in UTF-8"):
         read_class_names(tmp_path / "names.txt", 3)
 
 

@@ -222,7 +222,7 @@ def test_turned_pictures_whose_maps_do_not_show_it(
         (columns().astype(np.int32) << 16, [], "a.png has values of 32 bits"),
         (None, ["--background", 0.7], "--background 0.7 and --foreground 0.6"),
         (None, ["--foreground", 1.5], "--background 0.3 and --foreground 1.5"),
-        (None, ["--num-classes", 4], "class 3 is out of range"),
+        (None, ["--num-classes", 4], "a class is not in 0..2"),
         (None, ["--data-dir", "nowhere"], "a.jpg not found"),
     ],
 )
