@@ -46,7 +46,8 @@ from utils.crf.dense_crf import PRUNE, dense_crf
 from utils.evaluation.inference import full_size, multi_scale_logits
 from utils.evaluation.metrics import ConfusionMatrix
 
-Rows = list[dict[str, str]]
+Rows = list[tuple[str | float, ...]]
+Table = tuple[str, Rows]  # titles, separated by bars
 MODES = ("baseline", "ours", "ours+channels-last", "ours+channels-last+bf16")
 # Shares of a run of 12,000 iterations, of which 1,000 are warm-up, half of each with CutMix.
 SHARES = dict(zip(CASES, (1 / 24, 1 / 24, 11 / 24, 11 / 24)))
@@ -64,11 +65,12 @@ def timed(function: Callable[[], Any], device: str) -> tuple[Any, float]:
     return result, time.perf_counter() - start
 
 
-def table(rows: Rows) -> str:
-    return markdown(list(rows[0]), [list(row.values()) for row in rows])
+def as_text(head: str, rows: Rows) -> str:
+    cells = [[f"{value:.5g}" if isinstance(value, float) else value for value in row] for row in rows]
+    return markdown(head.split(" | "), cells)
 
 
-def iterations(args: argparse.Namespace, device: torch.device, images: EvalDataset) -> Rows:
+def iterations(args: argparse.Namespace, device: torch.device, images: EvalDataset) -> Table:
     """A row for each kind of iteration and mode, and for each mode the mean over a published run."""
     gpu = device.type == "cuda"
     s = Setting(args.arch, args.crop, args.batch_size or (10 if gpu else 2), device=str(device))
@@ -80,27 +82,20 @@ def iterations(args: argparse.Namespace, device: torch.device, images: EvalDatas
             trainer = Trainer(mode, s)
             for case in CASES:
                 losses[case, mode] = only_losses(trainer.gradients(batches, case))
-                differ[case, mode] = f"{loss_difference(losses[case, mode], losses[case, first]):.1e}"
+                differ[case, mode] = loss_difference(losses[case, mode], losses[case, first])
                 if gpu:
                     torch.cuda.reset_peak_memory_stats(device)
                 step = partial(trainer.step, batches, case)
                 times[case, mode] += [timed(step, s.device)[1] for _ in range(args.iterations)]
                 if gpu:
-                    peaks[case, mode] = f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f}"
+                    peaks[case, mode] = torch.cuda.max_memory_allocated(device) / 2**30
     medians = {key: statistics.median(values) for key, values in times.items()}
     for mode in args.modes:
         medians["whole run", mode] = sum(share * medians[case, mode] for case, share in SHARES.items())
-    return [
-        {
-            "iteration": case,
-            "mode": mode,
-            "seconds": f"{value:.4g}",
-            "speed-up": f"{medians[case, first] / value:.2f}",
-            "peak GiB": peaks.get((case, mode), ""),
-            "losses differ by": differ.get((case, mode), ""),
-        }
-        for (case, mode), value in medians.items()
-    ]
+    rows: Rows = []
+    for key, seconds in medians.items():
+        rows.append((*key, seconds, medians[key[0], first] / seconds, peaks.get(key, ""), differ.get(key, "")))
+    return "iteration | mode | seconds | speed-up | peak GiB | losses differ by", rows
 
 
 def soften(mask: np.ndarray, classes: int, rng: np.random.Generator) -> Tensor:
@@ -111,7 +106,7 @@ def soften(mask: np.ndarray, classes: int, rng: np.random.Generator) -> Tensor:
     return full_size(logits, mask.shape)[0].softmax(0)
 
 
-def crf(args: argparse.Namespace, device: torch.device, images: EvalDataset) -> Rows:
+def crf(args: argparse.Namespace, device: torch.device, images: EvalDataset) -> Table:
     """A row for each way; the first one is the reference."""
     ways: dict[str, tuple[str, str, float | None]] = {}
     if importlib.util.find_spec("pydensecrf") is not None:
@@ -124,25 +119,20 @@ def crf(args: argparse.Namespace, device: torch.device, images: EvalDataset) -> 
         assert mask is not None
         p, reference = soften(mask, 21, rng), None
         for name, (backend, where, prune) in ways.items():
-            q, taken = timed(partial(dense_crf, image, p.to(where), backend=backend, prune=prune), where)
+            q, seconds = timed(partial(dense_crf, image, p.to(where), backend=backend, prune=prune), where)
             labels = q.argmax(0).cpu()
             reference = labels if reference is None else reference
-            times[name].append(taken)
+            times[name].append(seconds)
             agreement[name] = min(agreement[name], float((labels == reference).float().mean()))
+    rows: Rows = []
     base = next(iter(times.values()))
-    return [
-        {
-            "CRF, 21 classes": name,
-            "device": ways[name][1],
-            "s/image": f"{statistics.median(values):.4g}",
-            "speed-up": f"{statistics.median(b / v for b, v in zip(base, values)):.2f}",
-            "labels that agree, worst image": f"{100 * agreement[name]:.3f} %",
-        }
-        for name, values in times.items()
-    ]
+    for name, taken in times.items():
+        ratio = statistics.median(b / t for b, t in zip(base, taken))
+        rows.append((name, ways[name][1], statistics.median(taken), ratio, 100 * agreement[name]))
+    return "CRF, 21 classes | device | s/image | speed-up | labels that agree, worst image, %", rows
 
 
-def evaluation(args: argparse.Namespace, device: torch.device, images: EvalDataset) -> Rows:
+def evaluation(args: argparse.Namespace, device: torch.device, images: EvalDataset) -> Table:
     """A row for a plain loop and one for evaluate.py."""
     root = images.config.image_dir.parent
     torch.save(build_deeplab(args.arch, 21, seed=0).state_dict(), root / "weights.pth")
@@ -163,16 +153,9 @@ def evaluation(args: argparse.Namespace, device: torch.device, images: EvalDatas
             times[name].append(time.perf_counter() - start)
     logits = [[np.load(root / f"{way}/logits/{e.id}.npy") for way in ("ours", "plain")] for e in images.entries]
     apart = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in logits)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    return [
-        {
-            "evaluation": name,
-            "images/s": f"{len(images) / seconds:.3g}",
-            "speed-up": f"{medians['plain loop'] / seconds:.2f}",
-            "logits differ by": f"{apart:.1e}",
-        }
-        for name, seconds in medians.items()
-    ]
+    rates = {name: len(images) / statistics.median(taken) for name, taken in times.items()}
+    rows: Rows = [(name, rate, rate / rates["plain loop"], apart) for name, rate in rates.items()]
+    return "evaluation | images/s | speed-up | logits differ by", rows
 
 
 def one_by_one(images: EvalDataset, device: torch.device) -> None:
@@ -189,7 +172,7 @@ def one_by_one(images: EvalDataset, device: torch.device) -> None:
             save_labels(root / f"plain/png/{id_}.png", prediction.numpy())
 
 
-PARTS: dict[str, Callable[[argparse.Namespace, torch.device, EvalDataset], Rows]]
+PARTS: dict[str, Callable[[argparse.Namespace, torch.device, EvalDataset], Table]]
 PARTS = {"iteration": iterations, "crf": crf, "evaluation": evaluation}
 
 
@@ -209,8 +192,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> dict[str, Rows]:
-    """Returns the rows of the tables."""
+def main(argv: list[str] | None = None) -> dict[str, Table]:
     args = parse_args(argv)
     device = pick_device(args.device, None)
     name = f"CPU, {torch.get_num_threads()} thread(s)" if device.type == "cpu" else torch.cuda.get_device_name(device)
@@ -223,7 +205,7 @@ def main(argv: list[str] | None = None) -> dict[str, Rows]:
         images = EvalDataset(read_list(root / "lists/val.txt", 21, labelled=False), config)
         for part in args.parts:
             found[part] = PARTS[part](args, device, images)
-            print(f"\n{table(found[part])}", end="", flush=True)
+            print(f"\n{as_text(*found[part])}", end="", flush=True)
     return found
 
 
