@@ -21,10 +21,10 @@ SECTIONS = {
 
 def report(finished: Finished) -> str:
     """All tables."""
-    scores = [
-        [ROWS.get(row, row), *(percent(run[how].get(kind) for run in runs) for how, kind in COLUMNS), seeds(runs)]
-        for row, runs in finished.items()
-    ]
+    scores = []
+    for row, runs in finished.items():
+        means = [percent(run[how].get(kind) for run in runs) for how, kind in COLUMNS]
+        scores.append([ROWS.get(row, row), *means, " ".join(str(run["seed"]) for run in runs)])
     tables = [markdown(["val mIoU, %", *HEADS, "seeds"], scores), gain_table(finished)]
     return "\n".join(filter(None, [*tables, *(section_table(finished, section) for section in SECTIONS)]))
 
@@ -39,10 +39,6 @@ def percent(values: Iterable[float | None], sign: str = "") -> str:
     if not found:
         return ""
     return f"{statistics.fmean(found):{sign}.1f}" + (f" ± {statistics.stdev(found):.1f}" if found[1:] else "")
-
-
-def seeds(runs: list[dict]) -> str:
-    return " ".join(str(run["seed"]) for run in runs)
 
 
 def differences(less: list[dict], more: list[dict], how: str, kind: str) -> list[float]:

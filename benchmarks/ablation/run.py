@@ -36,14 +36,9 @@ def script(name: str, *options: object) -> None:
 
 
 def do_run(options: Sequence[str], folder: Path, jobs: int, device: str | None, labels: bool) -> dict:
-    """Train, or continue an interrupted training, and measure the weights of the last iteration.
+    """Train with these options of train.py, or continue an interrupted training, and measure the last weights.
 
-    Args:
-        options: of train.py.
-        folder: gets everything that the scripts write.
-        jobs: processes of the CRF.
-        device: option of the scripts.
-        labels: also make and score pseudo labels for stage 2.
+    Everything that the scripts write is in `folder`. With `labels`, also make and score pseudo labels for stage 2.
     """
     on_device = [] if device is None else [f"--device={device}"]
     script("train", *options, *on_device, f"--snapshot-dir={folder}")
