@@ -93,7 +93,7 @@ class ImageDataset(Dataset):
 
 
 class ComplexDataset(ImageDataset):
-    """Complex images: 4 x H x W uint8, see `transforms.to_input`."""
+    """Complex images: 4 x H x W uint8, see `transforms.to_input`; with labels, also H x W uint8 and 0-based class."""
 
     purpose = "complex"
 
@@ -106,18 +106,16 @@ class ComplexDataset(ImageDataset):
         image, label = T.pad(T.mark_inside(image), label, config.crop, config.ignore_label)
         if config.random_mirror:
             image, label = T.random_mirror(image, label, rng)
-        return self.item(entry, image, label)
+        planes = T.to_planes(image)
+        return (planes,) if label is None else (planes, np.ascontiguousarray(label), entry.classes[0])
 
     def rescaled(self, image: np.ndarray, label: np.ndarray | None, rng: np.random.Generator) -> T.Pair:
         """Resize by a random factor if `random_scale` is set."""
         return T.scale(image, label, T.random_scale_factor(rng)) if self.config.random_scale else (image, label)
 
-    def item(self, entry: Entry, image: np.ndarray, label: np.ndarray | None) -> tuple:
-        return (T.to_planes(image),)
-
 
 class SimpleDataset(ComplexDataset):
-    """Simple images and their pseudo labels: 4 x H x W uint8, H x W uint8, 0-based class."""
+    """Simple images and their pseudo labels."""
 
     purpose = "simple"
     needs_label = True
@@ -125,9 +123,6 @@ class SimpleDataset(ComplexDataset):
         ": create the pseudo labels with gen_sal2gt.py, whose --list-dir also writes lists of the images that have"
         " one, or use the published labels (--pseudo-label-dir)"
     )
-
-    def item(self, entry: Entry, image: np.ndarray, label: np.ndarray | None) -> tuple:
-        return T.to_planes(image), np.ascontiguousarray(label), entry.classes[0]
 
 
 class GTDataset(SimpleDataset):

@@ -63,13 +63,9 @@ def draw_background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarr
 
 def random_colour(rng: np.random.Generator) -> np.ndarray:
     """Random (3, 3) matrix that rotates the hue and scales saturation and brightness; greys stay grey."""
-    turn = math.radians(rng.uniform(-35, 35))
-    axis = 1 / math.sqrt(3)
-    cross = np.array([[0, -axis, axis], [axis, 0, -axis], [-axis, axis, 0]])
-    grey = np.full((3, 3), 1 / 3)
-    hue = math.cos(turn) * np.eye(3) + math.sin(turn) * cross + (1 - math.cos(turn)) * grey
+    hue, _ = cv2.Rodrigues(np.full(3, math.radians(rng.uniform(-35, 35)) / math.sqrt(3)))  # about the axis of greys
     saturation = rng.uniform(0.6, 1.2)
-    mixed = saturation * hue + (1 - saturation) * grey
+    mixed = saturation * hue + (1 - saturation) / 3
     return (rng.uniform(0.7, 1.1) * mixed).astype(np.float32)
 
 
