@@ -1,5 +1,6 @@
 """check_data.py and measured IoU thresholds."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -37,35 +38,18 @@ def test_lists_that_a_training_does_without(own_data: Path, name: str, option: s
     run_script("check_data.py", *check_options(own_data), option)
 
 
-def append(root: Path, name: str, line: str) -> None:
-    with open(root / f"lists/{name}.txt", "a") as file:
-        file.write(line + "\n")
+def edit(root: Path, name: str, pattern: str, by: str) -> None:
+    path = root / f"lists/{name}.txt"
+    path.write_text(re.sub(pattern, by, path.read_text()))
 
 
 def paint(value: int, size: tuple[int, int] = (64, 80)) -> Image.Image:
     return Image.fromarray(np.full(size, value, np.uint8))
 
 
-def repaint(root: Path) -> None:
-    id_, c = (root / "lists/simple_list.txt").read_text().split()[:2]
-    paint(1 + (int(c) + 1) % 3).save(root / f"sal2gt/{id_}.png")
-
-
 def disguise(root: Path) -> None:
     for path in (root / "sal2gt").iterdir():
         shutil.copy(path, root / "SegmentationClassAug" / path.name)
-
-
-def recolour(root: Path) -> None:
-    """Another class for an image in train_cls than in simple_list."""
-    path = root / "lists/train_cls.txt"
-    id_, c = (root / "lists/simple_list.txt").read_text().split()[:2]
-    path.write_text(path.read_text().replace(f"{id_} {c}\n", f"{id_} {(int(c) + 1) % 3}\n"))
-
-
-def remove(root: Path, name: str, id_: str) -> None:
-    path = root / f"lists/{name}.txt"
-    path.write_text("".join(line for line in path.open() if not line.startswith(id_)))
 
 
 def break_mask(root: Path) -> None:
@@ -95,22 +79,24 @@ ERRORS = {
     "image cannot be read": lambda r: (r / "JPEGImages/complex_00002.jpg").write_text("x"),
     "label missing or unusable": lambda r: (r / "sal2gt/simple_00003.png").unlink(),
     "label and image differ in size": lambda r: paint(1, (9, 9)).save(r / "sal2gt/simple_00001.png"),
-    "simple_list: has several classes": lambda r: append(r, "simple_list", "complex_00001 0 1"),
+    "simple_list: has several classes": lambda r: edit(r, "simple_list", r"\Z", "complex_00001 0 1"),
     "image cannot be read; first: ": lambda r: Image.new("L", (80, 1)).save(r / "JPEGImages/val_00001.jpg"),
     "val: unusable": lambda r: (r / "lists/val.txt").write_text(""),
 }
 WARNINGS = {
     "image turned by its EXIF orientation: see that its label": turn,
     "image damaged, a part of it is wrong": damage,
-    "complex_list: listed more than once": lambda r: append(r, "complex_list", "complex_00001 0 1"),
+    "complex_list: listed more than once": lambda r: edit(r, "complex_list", r"\Z", "complex_00001 0 1"),
     "label without foreground": lambda r: paint(0).save(r / "sal2gt/simple_00002.png"),
-    "label of a class that the image does not have": repaint,
+    "label of a class that the image does not have": lambda r: paint(1).save(r / "sal2gt/simple_00001.png"),
     "pseudo label identical to the ground truth": disguise,
     "ground truth of a training image unusable": break_mask,
-    "also in val": lambda r: append(r, "train_cls", "val_00001 0"),
-    "in simple_list and complex_list": lambda r: append(r, "complex_list", "simple_00001 0"),
-    "simple_list: other classes than in train_cls": recolour,
-    "complex_list: not in train_cls": lambda r: remove(r, "train_cls", "complex_00003"),
+    "also in val": lambda r: edit(r, "train_cls", r"\Z", "val_00001 0"),
+    "in simple_list and complex_list": lambda r: edit(r, "complex_list", r"\Z", "simple_00001 0"),
+    "simple_list: other classes than in train_cls": lambda r: edit(
+        r, "train_cls", "simple_00001 1", "simple_00001 0"
+    ),
+    "complex_list: not in train_cls": lambda r: edit(r, "train_cls", "complex_00003.*\n", ""),
     "simple_list: class without an image": lambda r: (r / "lists/simple_list.txt").write_text("simple_00001 0\n"),
 }
 
