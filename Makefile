@@ -12,7 +12,7 @@ help:
 	@echo "make demo        the whole pipeline on a small drawn data set, in minutes on 2 CPU cores"
 	@echo "make test        style checks, type checks and tests"
 	@echo "make test-slow   the tests that take minutes"
-	@echo "make test-cpus   the tests as other CPUs, numbers of threads and newer libraries run them"
+	@echo "make test-cpus   the tests as other CPUs and numbers of threads run them"
 	@echo "make gpu         tests and measurements on a GPU; needs torch, but no network"
 	@echo "make install     the environment ($(VENV)); EXTRAS=\"NAME ...\" selects optional packages"
 
@@ -41,7 +41,7 @@ test: lint
 test-slow: install
 	$(PY) -m pytest -m slow
 
-# The suite as other CPUs and newer libraries run it; CPUS names some of the environments of tests/cpus.py.
+# The suite as other CPUs run it; CPUS names some of the environments of tests/cpus.py.
 test-cpus: install
 	$(PY) tests/cpus.py --jobs $(JOBS) $(CPUS)
 
@@ -52,4 +52,4 @@ gpu:
 	$(PYTHON) benchmarks/bench.py --device cuda $(GPU_OPTIONS) && exit $$tested
 
 clean:
-	rm -rf $(VENV) .venv-newest demo .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo .pytest_cache .ruff_cache

@@ -33,13 +33,11 @@ def interrupt(action: str) -> None:
 if __name__ == "__main__":
     action, script = sys.argv[1], ROOT / sys.argv[2]
     save = TrainState.save
-    saved = []
 
     def save_and_interrupt(self: TrainState, *args: object, **values: object) -> None:
         save(self, *args, **values)
-        if not saved:
-            saved.append(True)
-            interrupt(action)
+        TrainState.save = save
+        interrupt(action)
 
     TrainState.save = save_and_interrupt
     os.chdir(script.parent)

@@ -37,7 +37,6 @@ if sys.platform == "linux":
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = torch.get_num_threads()  # of scripts in processes of their own; MKL may limit it to the cores
 DEADLINE = 1800  # seconds; ends a test that hangs, and nothing that is merely slow
-Values = torch.Tensor | np.ndarray | float | Sequence[float]
 REFERENCE = Path(os.environ.get("MDBA_REFERENCE", ROOT / "tests" / "reference"))
 
 
@@ -53,6 +52,8 @@ def reference_npz(name: str) -> dict[str, np.ndarray]:
 @functools.cache
 def _reference_tensor(key: str, shape: tuple[int, ...]) -> torch.Tensor:
     """A tensor as the reference README says: a function of its key alone."""
+    if key.endswith("num_batches_tracked"):
+        return torch.zeros(shape, dtype=torch.int64)
     x = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape).astype(np.float32)
     if key.endswith("running_var"):
         x = np.abs(x) * 0.1 + 1
@@ -67,12 +68,7 @@ def _reference_tensor(key: str, shape: tuple[int, ...]) -> torch.Tensor:
 
 def load_reference_weights(network: torch.nn.Module) -> torch.nn.Module:
     """Fill a network with the reference weights."""
-    state = {
-        key: torch.zeros_like(tensor)
-        if key.endswith("num_batches_tracked")
-        else _reference_tensor(key, tuple(tensor.shape))
-        for key, tensor in network.state_dict().items()
-    }
+    state = {key: _reference_tensor(key, tuple(tensor.shape)) for key, tensor in network.state_dict().items()}
     network.load_state_dict(state, strict=True)
     return network
 
@@ -81,8 +77,7 @@ def normal_images(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).normal(0, 60, shape).astype(np.float32))
 
 
-def on_cpu(values: Values) -> Values:
-    return values.detach().cpu() if isinstance(values, torch.Tensor) else values
+Values = torch.Tensor | np.ndarray | float | Sequence[float]
 
 
 def assert_close(ours: Values, theirs: Values, tolerance: float, what: str = "", slack: float = 0.0) -> None:
@@ -91,10 +86,10 @@ def assert_close(ours: Values, theirs: Values, tolerance: float, what: str = "",
     With MDBA_SPREADS, how much of that the difference takes up is appended to that file: `make test-cpus` shows how
     far rounding alone spreads the numbers from one kind of CPU to another.
     """
-    ours, theirs = (np.asarray(on_cpu(values), dtype=np.float64) for values in (ours, theirs))
+    ours, theirs = (torch.as_tensor(values).detach().cpu().double() for values in (ours, theirs))
     assert ours.shape == theirs.shape, what
-    difference = np.abs(ours - theirs).max()
-    allowed = tolerance * np.abs(theirs).max() + slack
+    difference = float((ours - theirs).abs().max())
+    allowed = tolerance * float(theirs.abs().max()) + slack
     if path := os.environ.get("MDBA_SPREADS"):
         test = os.environ["PYTEST_CURRENT_TEST"].split(" ")[0].removeprefix("tests/")
         record = {"test": test, "what": what, "difference": difference, "allowed": allowed}

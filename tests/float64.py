@@ -1,7 +1,7 @@
 """Runs a script of the project in float64: `python tests/float64.py train.py ...`.
 
-Training amplifies rounding. In float64 there is so little of it that, after a few iterations, two ways of computing
-the same thing still agree to many digits, on every CPU, while a real difference is as large as in float32.
+Training amplifies rounding. In float64, two ways of computing the same thing still agree to many digits after a few
+iterations, on every CPU, while a real difference is as large as in float32.
 """
 
 import os

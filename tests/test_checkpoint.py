@@ -46,12 +46,6 @@ def test_checkpoints_load_as_they_come(
     assert (f"in '{key}'" in printed) == bool(key) and (f"prefix '{prefix}'" in printed) == bool(prefix)
 
 
-def test_one_state_dict_of_several_is_not_guessed(state: dict, tmp_path: Path) -> None:
-    save({"model": state, "model_ema": state, "epoch": 3}, tmp_path / "w.pth")
-    with pytest.raises(InputError, match=r"several state dicts \(model, model_ema\)"):
-        read_state(tmp_path / "w.pth")
-
-
 @pytest.mark.parametrize("first", ["features.", "base.", "layer1."])
 def test_the_names_of_a_trunk_alone_are_kept(first: str, tmp_path: Path) -> None:
     names = {f"module.{first}0.weight", f"module.{first}1.weight"}
@@ -74,34 +68,37 @@ def test_safetensors_load(state: dict, tmp_path: Path) -> None:
     found = read_state(path)
     assert found.keys() == state.keys()
     assert all(torch.equal(v, state[k]) and v.dtype == state[k].dtype for k, v in found.items())
-    path.write_bytes(path.read_bytes()[:-100])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
     with pytest.raises(InputError, match=r"w\.safetensors cannot be read as a checkpoint"):
+        read_state(path)
+    path.write_bytes(whole.replace(b'"F16"', b'"F8_"'))
+    with pytest.raises(InputError, match=r"bn1\.weight has values of type F8_: save a copy .* in float32"):
         read_state(path)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused(state: dict, tmp_path: Path, value: float) -> None:
-    state["layer1.1.bn1.running_var"][2] = value
-    save(state, tmp_path / "w.pth")
-    with pytest.raises(InputError, match=r"w\.pth: layer1\.1\.bn1\.running_var is not finite"):
-        load_deeplab(tmp_path / "w.pth")
+W = {"w": torch.zeros(1)}
+RUN = {"iteration": 4, "networks": [], "optimizers": [], "options": {}, "values": {}}
 
 
 @pytest.mark.parametrize(
-    ("value", "name"),
+    ("value", "reason"),
     [
-        (np.float64(0.5), r"numpy\..*scalar"),
-        (argparse.Namespace(), r"argparse\.Namespace"),
-        (torch.nn.ReLU(), r"torch\.nn\.modules\.activation\.ReLU"),
+        ({"model": W, "value": np.float64(0.5)}, r"other than tensors \(numpy\..*scalar\) .* state dict alone$"),
+        ({"model": W, "value": argparse.Namespace()}, r"other than tensors \(argparse\.Namespace\)"),
+        ({"model": W, "value": torch.nn.ReLU()}, r"other than tensors \(torch\.nn\.modules\.activation\.ReLU\)"),
+        ({"model": W, "model_ema": W, "epoch": 3}, r"several state dicts \(model, model_ema\)"),
+        ({"w": torch.tensor([0, float("nan")])}, r"w\.pth: w is not finite"),
+        ({"w": torch.tensor([0, float("inf")])}, r"w\.pth: w is not finite"),
+        ([1, 2], "not a state dict"),
+        (RUN, r"w\.pth is the saved state of a training run: .* use .*/checkpoint_final\.pth"),
     ],
 )
-def test_objects_beside_the_tensors_are_named(state: dict, tmp_path: Path, value: object, name: str) -> None:
-    torch.save({"model": state, "value": value}, tmp_path / "w.pth")
-    with pytest.raises(InputError, match=rf"other than tensors \({name}\) .* save its state dict alone$"):
+def test_what_is_no_state_dict_of_finite_tensors(tmp_path: Path, value: object, reason: str) -> None:
+    torch.save(value, tmp_path / "w.pth")
+    (tmp_path / "checkpoint_final.pth").touch()
+    with pytest.raises(InputError, match=reason):
         read_state(tmp_path / "w.pth")
-
-
-def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a directory: give the file"):
         read_state(tmp_path)
 
@@ -139,12 +136,8 @@ def test_mismatches_are_named(state: dict) -> None:
     wrong["layer5.conv2d_list.1.bias"] = torch.zeros(9)
     with pytest.raises(InputError) as error:
         load_strict(network, wrong, "w.pth")
-    for part in (
-        "1 missing, first layer1.0.conv2.weight",
-        "1 unexpected, first extra",
-        "1 of wrong shape, first layer5.conv2d_list.1.bias: (9,) instead of (5,)",
-    ):
-        assert part in str(error.value)
+    missing, wrong = "1 missing, first layer1.0.conv2.weight", "first layer5.conv2d_list.1.bias: (9,) instead of (5,)"
+    assert f"{missing}; 1 unexpected, first extra; 1 of wrong shape, {wrong}" in str(error.value)
 
 
 def test_initial_weights_copy_what_fits(state: dict) -> None:
@@ -208,9 +201,6 @@ def test_damaged_files_are_refused(state: dict, tmp_path: Path) -> None:
         (tmp_path / "cut.pth").write_bytes(whole[:size])
         with pytest.raises(InputError, match=r"cut\.pth"):
             read_state(tmp_path / "cut.pth")
-    save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(InputError, match="not a state dict"):
-        read_state(tmp_path / "list.pth")
     save({"other": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(InputError, match="not a DeepLab checkpoint"):
         load_deeplab(tmp_path / "other.pth")
@@ -224,11 +214,3 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         torch.save(lambda: None, file)
     assert [p.name for p in tmp_path.iterdir()] == ["w.pth"]
     assert read_state(tmp_path / "w.pth")["a"] == 0
-
-
-@pytest.mark.parametrize("weights", ["VOC_best.pth", "checkpoint_final.pth"])
-def test_the_state_of_a_run_is_no_weights(tmp_path: Path, weights: str) -> None:
-    save({"iteration": 4, "networks": [], "optimizers": [], "options": {}, "values": {}}, tmp_path / "last.pth")
-    (tmp_path / weights).touch()
-    with pytest.raises(InputError, match=rf"last\.pth is the saved state .* use .*/{weights}"):
-        read_state(tmp_path / "last.pth")

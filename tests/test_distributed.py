@@ -9,14 +9,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import DEADLINE, ROOT, assert_close, data_options, error_line, run_script
-from test_resume import step2_options
+from test_resume import step2_options, wait_for
 
 from datasets.sampling import InfiniteBatchSampler
 from networks.checkpoint import read_checkpoint, read_state, save
@@ -37,18 +36,21 @@ def torchrun(script: str | Path, *args: object, status: int = 0) -> str:
 
 def in_float64(*args: object) -> None:
     """Run a script in one process, in float64."""
-    command = [sys.executable, FLOAT64, *map(str, args)]
-    done = execute(command)
+    done = execute([sys.executable, FLOAT64, *map(str, args)])
     assert done.returncode == 0, done.stderr
 
 
-def assert_same_log(ours: Path, theirs: Path, key: str) -> None:
-    ours, theirs = lines(ours), lines(theirs)
-    assert len(ours) == len(theirs)
-    for a, b in zip(ours, theirs):
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def assert_same_end(ours: Path, theirs: Path, *weights: str) -> None:
+    """The lines of log.jsonl and the tensors of weights."""
+    found = ([*lines(end / "log.jsonl"), *(read_state(end / name) for name in weights)] for end in (ours, theirs))
+    for a, b in zip(*found, strict=True):
         assert a.keys() == b.keys()
         for name, value in b.items():
-            assert_close(a[name], value, TOLERANCE, f"{name} at {b[key]}")
+            assert_close(a[name], value, TOLERANCE, name)
 
 
 def train_options(data: Path, out: Path, *more: object) -> list[object]:
@@ -57,16 +59,6 @@ def train_options(data: Path, out: Path, *more: object) -> list[object]:
     options += " --freeze-bn --learning-rate 0.00005 --high-T 1.7 --low-T 1.6"
     folders = ["--list-dir", data / "lists", "--pseudo-label-dir", data / "sal2gt", "--snapshot-dir", out]
     return [*data_options(data), *folders, *options.split(), *more]
-
-
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def assert_same_weights(ours: Path, theirs: Path) -> None:
-    ours, theirs = read_state(ours), read_state(theirs)
-    for name, tensor in theirs.items():
-        assert_close(ours[name], tensor, TOLERANCE, name)
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +90,12 @@ def test_two_processes_train_as_one(textured_data: Path, start_weights: Path, tm
     in_float64("train.py", *train_options(textured_data, one, *more))
     said = torchrun(FLOAT64, "train.py", *train_options(textured_data, two, *more))
     assert said.count("best val mIoU") == 1
-    assert_same_log(two / "log.jsonl", one / "log.jsonl", "i")
+    assert_same_end(two, one, "VOC_best.pth", "VOC_best_D.pth")
     # Images of the first class pass their threshold of 0, the others never pass 1: in some batches one process has
     # all the images that pass, and the other must not fall back to half the thresholds for its own.
     log = lines(two / "log.jsonl")[2:]
     assert any(line["passed"] == line["kept"] < 2 for line in log)
     assert any(0 < line["dropped"] < 1 for line in log)
-    for name in ("VOC_best.pth", "VOC_best_D.pth"):
-        assert_same_weights(two / name, one / name)
     assert json.loads((two / "run.json").read_text())["processes"] == 2
 
 
@@ -129,8 +119,7 @@ def test_stage_2_trains_as_one(textured_data: Path, start_weights: Path, tmp_pat
         options += [f"MODEL.INIT_MODEL={start_weights}", "MODEL.N_BLOCKS=[1, 1, 2, 1]"]
         run(*(["step2/main.py"] if name == "one" else [FLOAT64, "step2/main.py"]), *options)
         ends.append(tmp_path / name / "models/voc12/deeplabv2_mini_msc/simple_list")
-    assert_same_weights(ends[1] / "checkpoint_final.pth", ends[0] / "checkpoint_final.pth")
-    assert_same_log(ends[1] / "log.jsonl", ends[0] / "log.jsonl", "iteration")
+    assert_same_end(ends[1], ends[0], "checkpoint_final.pth")
 
 
 def test_a_divided_evaluation_has_the_same_scores(tiny_data: Path, weights: Path, tmp_path: Path) -> None:
@@ -147,11 +136,9 @@ def test_a_signal_stops_all_processes_at_one_iteration(tiny_data: Path, tmp_path
     # With loading processes: the signal is not for them, or they would leave an iteration half done.
     more = "--num-steps", 2000, "--save-every", 3, "--batch-size", 2, "--iter-size", 4, "--num-workers", 1
     command = [*TORCHRUN, str(ROOT / "train.py"), *map(str, train_options(tiny_data, tmp_path, *more))]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    while not (tmp_path / "last.pth").exists() and process.poll() is None:
-        time.sleep(0.05)
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, start_new_session=True, **pipes)
+    wait_for(tmp_path / "last.pth", process)
     before = read_checkpoint(tmp_path / "last.pth")["iteration"]
     os.kill(process.pid, signal.SIGTERM)
     stderr = process.communicate(timeout=DEADLINE)[1]

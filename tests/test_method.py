@@ -42,6 +42,11 @@ def gradients(*networks: torch.nn.Module) -> list[torch.Tensor]:
     return [p.grad.clone() for network in networks for p in network.parameters()]
 
 
+def assert_same_gradients(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> None:
+    for a, b in zip(ours, theirs, strict=True):
+        assert_close(a, b, 1e-9, "gradient")
+
+
 def test_onf_keeps_images_above_threshold_else_half_else_all() -> None:
     thresholds = torch.tensor([0.4, 0.4, 0.6])
     for iou, kept in (
@@ -115,8 +120,7 @@ def test_iter_size_shares_add_up_to_the_mean(float64: None) -> None:
         network.zero_grad()
     for _ in range(2):
         iteration(2, tiny_batches(), loss_scale=0.5)
-    for a, b in zip(whole, gradients(G, D)):
-        assert_close(b, a, 1e-9, "gradient")
+    assert_same_gradients(gradients(G, D), whole)
 
 
 def test_c2s_starts_at_its_iteration() -> None:
@@ -156,9 +160,8 @@ def test_compiled_blocks_are_compiled_once(float64: None, monkeypatch: pytest.Mo
     (G, D), (G_plain, D_plain) = tiny_networks(), tiny_networks()
     compile_blocks(G)
     graphs, kept = [], set()
-    for step, (i, threshold, mixed) in enumerate(
-        [(2, 0.0, False), (2, 0.0, True), (7, 0.0, False), (7, 0.0, True), (7, 0.55, True), (7, 0.6, True)]
-    ):
+    cases = [(2, 0.0, False), (2, 0.0, True), (7, 0.0, False), (7, 0.0, True), (7, 0.55, True), (7, 0.6, True)]
+    for step, (i, threshold, mixed) in enumerate(cases):
         mix = CutMix(0.5, 16, 20, (3, 1, 2, 0)) if mixed else None
         method = replace(tiny_method(), iou_thresholds=torch.full((3,), threshold))
         found, expected = (
@@ -168,8 +171,7 @@ def test_compiled_blocks_are_compiled_once(float64: None, monkeypatch: pytest.Mo
             assert_close(found[name], value, 1e-9, name)
         kept.add(int(expected["kept"]))
         graphs.append(counters["stats"]["unique_graphs"])
-    for a, b in zip(gradients(G_plain, D_plain), gradients(G, D)):
-        assert_close(b, a, 1e-9, "gradient")
+    assert_same_gradients(gradients(G, D), gradients(G_plain, D_plain))
     assert len(kept) > 1
     assert graphs[0] < graphs[1] == graphs[-1]  # with gradient, then without
 
@@ -181,8 +183,7 @@ def test_discriminator_gets_gradient_from_its_own_loss_alone(float64: None) -> N
     D.zero_grad()
     G2, _ = tiny_networks()
     Iteration(G2, D, tiny_method(lambda_adv=0.0))(2, tiny_batches())
-    for a, b in zip(with_adversarial, gradients(D)):
-        assert_close(b, a, 1e-9, "gradient")
+    assert_same_gradients(gradients(D), with_adversarial)
 
 
 def test_parts_left_out() -> None:

@@ -129,30 +129,23 @@ def check_item(name: str, image: np.ndarray, label: np.ndarray | None = None) ->
     return theirs
 
 
-def first(loader: type[ImageDataset], list_name: str) -> tuple:
-    dataset = loader(read_list(REFERENCE / list_name, 21), config("sal2gt"))
-    return with_input(dataset[0, 0])
-
-
 def with_input(item: tuple) -> tuple:
     """An item with the image as the network sees it."""
     return to_input(torch.from_numpy(item[0])[None])[0].numpy(), *item[1:]
 
 
-@pytest.mark.parametrize(("name", "loader"), [("simple", SimpleDataset), ("gt", GTDataset)])
-def test_loaders_with_labels(name: str, loader: type[ImageDataset]) -> None:
-    image, label, class_id = first(loader, "one_simple.txt")
-    assert class_id == check_item(name, image, label)["class_id"]
-
-
-def test_complex_images_look_like_simple_ones() -> None:
-    (image,) = first(ComplexDataset, "one_cls.txt")
-    check_item("simple", image)
-
-
-def test_cls_loader() -> None:
-    image, classes = first(ClsDataset, "one_cls.txt")
-    assert classes.tolist() == check_item("cls", image)["labels"]
+@pytest.mark.parametrize(
+    ("name", "loader"),
+    [("simple", SimpleDataset), ("gt", GTDataset), ("simple", ComplexDataset), ("cls", ClsDataset)],
+)
+def test_training_loaders(name: str, loader: type[ImageDataset]) -> None:
+    entries = read_list(REFERENCE / ("one_simple.txt" if loader.needs_label else "one_cls.txt"), 21)
+    image, *rest = with_input(loader(entries, config("sal2gt"))[0, 0])
+    theirs = check_item(name, image, rest[0] if loader.needs_label else None)
+    if loader.needs_label:
+        assert rest[1] == theirs["class_id"]
+    elif name == "cls":
+        assert rest[0].tolist() == theirs["labels"]
 
 
 def test_val_loader() -> None:

@@ -51,17 +51,12 @@ def step2_options(data: Path, out: Path) -> list[object]:
 def start(script: str, options: list[object], action: str | None = None) -> subprocess.Popen:
     """Run a script in a session of its own, so that a signal to its group reaches its loading processes too.
 
-    Args:
-        action: what at_first_save.py does to it after its first saved state.
+    `action` is what at_first_save.py does to it after its first saved state.
     """
     command = [str(ROOT / script)] if action is None else [str(ROOT / "tests/at_first_save.py"), action, script]
-    return subprocess.Popen(
-        [sys.executable, *command, *map(str, options)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    command = [sys.executable, *command, *map(str, options)]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, start_new_session=True, **pipes)
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
@@ -138,10 +133,8 @@ def test_changed_options_are_named_and_refused(uninterrupted: Path, tiny_data: P
     for name in ("no_pnd", "restore_from_D"):
         del state["options"][name]
     torch.save(state, uninterrupted / "last.pth")
-    done = run_script(
-        "train.py",
-        *train_options(tiny_data, uninterrupted, "--num-workers", 1, "--log-every", 2, "--save-pred-every", 7),
-    )
+    more = "--num-workers", 1, "--log-every", 2, "--save-pred-every", 7
+    done = run_script("train.py", *train_options(tiny_data, uninterrupted, *more))
     assert "resuming after 40 of 40" in done.stdout and "val mIoU" in done.stdout
 
 
@@ -166,26 +159,24 @@ def test_no_resume_starts_over(tiny_data: Path, tmp_path: Path) -> None:
 def test_stage_2_goes_on_to_the_same_end(tiny_data: Path, tmp_path: Path) -> None:
     ends = []
     for name in ("whole", "stopped"):
-        options, models = (
-            step2_options(tiny_data, tmp_path / name),
-            tmp_path / name / "models/voc12/deeplabv2_mini_msc",
-        )
+        options = step2_options(tiny_data, tmp_path / name)
+        models = tmp_path / name / "models/voc12/deeplabv2_mini_msc/simple_list"
         if name == "stopped":
             process = start("step2/main.py", options, "SIGINT")
             stderr = process.communicate(timeout=DEADLINE)[1]
             assert process.returncode == 130, stderr
-            assert not (models / "simple_list/checkpoint_final.pth").exists()
+            assert not (models / "checkpoint_final.pth").exists()
         run_script("step2/main.py", *options)
-        ends.append(models / "simple_list")
+        ends.append(models)
     assert {p.name for p in ends[0].iterdir()} == {p.name for p in ends[1].iterdir()}
     for name in ("checkpoint_10.pth", "checkpoint_final.pth"):
         assert same(read_state(ends[0] / name), read_state(ends[1] / name))
-    line = error_line("step2/main.py", *step2_options(tiny_data, tmp_path / "whole"), "SOLVER.LR=1.0")
+    options = step2_options(tiny_data, tmp_path / "whole")
+    line = error_line("step2/main.py", *options, "SOLVER.LR=1.0")
     assert "other options: SOLVER.LR (was 0.00025, is 1.0): use the same options" in line
-    free = ["DATALOADER.NUM_WORKERS=1", "SOLVER.ITER_SAVE=40", "CRF.ITER_MAX=1"]
-    done = run_script("step2/main.py", *step2_options(tiny_data, tmp_path / "whole"), *free)
-    assert f"resuming after {STEPS} of {STEPS}" in done.stdout
-    run_script("step2/main.py", *step2_options(tiny_data, tmp_path / "whole"), *free, "--no-resume")
+    options += ["DATALOADER.NUM_WORKERS=1", "SOLVER.ITER_SAVE=40", "CRF.ITER_MAX=1"]
+    assert f"resuming after {STEPS} of {STEPS}" in run_script("step2/main.py", *options).stdout
+    run_script("step2/main.py", *options, "--no-resume")
     assert {p.name for p in ends[0].glob("*_10*.pth")} == {"checkpoint_10.old.pth"}
 
 

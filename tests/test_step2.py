@@ -85,7 +85,17 @@ def test_optimiser_groups_and_schedule(resnet101: torch.nn.Module) -> None:
         assert lr_after(int(iteration), 2.5e-4, 20000, 0.9, 10) == pytest.approx(lr, rel=1e-6, abs=1e-15)
 
 
-def check_item(name: str, image: np.ndarray, label: np.ndarray) -> None:
+@pytest.mark.parametrize("name", ["data_test", "data_train_scale1", "data_train_scale05"])
+def test_loaders(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.transforms.random_mirror", lambda image, label, _: (image, label))
+    entries = read_list(REFERENCE / "one.txt", 21, labelled=False)
+    if name == "data_test":
+        config = Stage2Config(REFERENCE / "voc/JPEGImages", REFERENCE / "voc/SegmentationClassAug")
+        _, (image,), label = EvalDatasetBGR(entries, config)[0]
+    else:
+        factor = 1.0 if name == "data_train_scale1" else 0.5
+        config = Stage2Config(REFERENCE / "voc/JPEGImages", REFERENCE / "sal2gt", factors=(factor,))
+        image, label = PseudoLabelDataset(entries, config)[0, 0]
     theirs = NUMBERS[name]
     for ours, numbers in ((image, theirs["image"]), (label, theirs["label"])):
         values = ours.astype(np.float64)
@@ -95,23 +105,6 @@ def check_item(name: str, image: np.ndarray, label: np.ndarray) -> None:
         assert image[:, 100, 150] == pytest.approx(np.array(theirs["probe"]), rel=1e-6)
     if "pad" in theirs:
         assert image[:, -1, -1] == pytest.approx(np.array(theirs["pad"]), abs=1e-5)
-
-
-def reference_entries() -> list:
-    return read_list(REFERENCE / "one.txt", 21, labelled=False)
-
-
-def test_test_loader() -> None:
-    config = Stage2Config(REFERENCE / "voc/JPEGImages", REFERENCE / "voc/SegmentationClassAug")
-    _, image, label = EvalDatasetBGR(reference_entries(), config)[0]
-    check_item("data_test", image[0], label)
-
-
-@pytest.mark.parametrize(("name", "factor"), [("data_train_scale1", 1.0), ("data_train_scale05", 0.5)])
-def test_training_loader(name: str, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.transforms.random_mirror", lambda image, label, _: (image, label))
-    config = Stage2Config(REFERENCE / "voc/JPEGImages", REFERENCE / "sal2gt", factors=(factor,))
-    check_item(name, *PseudoLabelDataset(reference_entries(), config)[0, 0])
 
 
 def test_batch_norm_stays_frozen_in_training() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, error_line, run_script
+from test_resume import step2_options
 
 from step2.libs.config import load_config
 from utils.core.errors import InputError
@@ -74,31 +75,12 @@ def test_bad_overrides(override: str) -> None:
 @pytest.fixture
 def run_options(tiny_data: Path, tmp_path: Path) -> list[object]:
     """A run of a few iterations; the truth of the training images, kept apart, plays the pseudo labels."""
-    split = tmp_path / "train.txt"
-    shutil.copy(tiny_data / "lists/train_aug.txt", split)
-    pseudo = Path(shutil.copytree(tiny_data / "truth", tmp_path / "pseudo"))
-    return [
-        "--config-path",
-        "configs/voc12.yaml",
-        "--cpu",
-        "--n-jobs",
-        1,
-        f"EXP.OUTPUT_DIR={tmp_path / 'out'}",
-        f"DATASET.ROOT={tiny_data}",
-        f"DATASET.PSEUDO_LABELS={pseudo}",
-        "DATASET.N_CLASSES=4",
-        f"DATASET.SPLIT.TRAIN={split}",
-        f"DATASET.SPLIT.VAL={tiny_data / 'lists/val.txt'}",
-        f"DATASET.LABELS={tiny_data / 'lists/class_names.txt'}",
-        "DATALOADER.NUM_WORKERS=0",
-        "IMAGE.SIZE.TRAIN=49",
-        "MODEL.NAME=DeepLabV2_Mini_MSC",
-        "MODEL.N_BLOCKS=[1, 1, 1, 1]",
-        "MODEL.INIT_MODEL=null",
-        "SOLVER.ITER_MAX=4",
-        "SOLVER.BATCH_SIZE.TRAIN=2",
-        "SOLVER.ITER_SAVE=2",
-    ]
+    split = shutil.copy(tiny_data / "lists/train_aug.txt", tmp_path / "train.txt")
+    pseudo = shutil.copytree(tiny_data / "truth", tmp_path / "pseudo")
+    lists = f"DATASET.SPLIT.VAL={tiny_data}/lists/val.txt", f"DATASET.LABELS={tiny_data}/lists/class_names.txt"
+    changes = f"DATASET.PSEUDO_LABELS={pseudo}", f"DATASET.SPLIT.TRAIN={split}", "SOLVER.ITER_MAX=4"
+    options = [*step2_options(tiny_data, tmp_path / "out"), *lists, *changes, "SOLVER.ITER_SAVE=2", "--n-jobs", 1]
+    return options[1:]  # without the command
 
 
 def test_train_test_crf(run_options: list[object], tmp_path: Path) -> None:
