@@ -21,7 +21,7 @@ from utils.core.distributed import is_main
 from utils.core.errors import InputError
 from utils.core.files import not_found
 
-QUICK_SIDE = 64  # of decoded images; JPEGs are then decoded at an eighth, in two thirds of the time
+QUICK_SIDE = 64  # of decoded images; large JPEGs are then decoded at an eighth
 ERROR, WARNING = "error", "warning"  # training refuses the data; worth a look
 
 
