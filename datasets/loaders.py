@@ -170,7 +170,7 @@ class EvalDataset(ImageDataset):
 
     def to_network(self, image: np.ndarray) -> np.ndarray:
         """Convert H x W x 3 uint8 BGR to the network's input, 3 x H x W float32."""
-        return T.to_network(T.subtract_mean(image))
+        return T.to_network(image)
 
 
 def train_loader(

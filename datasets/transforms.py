@@ -35,15 +35,6 @@ def resize(image: np.ndarray, label: np.ndarray | None, size: tuple[int, int] | 
     return image, label
 
 
-def subtract_mean(image: np.ndarray) -> np.ndarray:
-    """Convert uint8 to float32 in 0..255 and subtract MEAN_BGR."""
-    height, width = image.shape[:2]
-    # On whole rows: numpy is several times slower when it broadcasts over an axis of three.
-    rows = image.reshape(height, -1).astype(np.float32)
-    rows -= np.tile(MEAN_BGR, width)
-    return rows.reshape(image.shape)
-
-
 def pad(
     image: np.ndarray,
     label: np.ndarray | None,
@@ -75,8 +66,10 @@ def random_mirror(image: np.ndarray, label: np.ndarray | None, rng: np.random.Ge
 
 
 def to_network(image: np.ndarray) -> np.ndarray:
-    """Convert H x W x 3 BGR to contiguous 3 x H x W RGB."""
-    return np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))
+    """Convert H x W x 3 uint8 BGR to the network's input, 3 x H x W float32: RGB with the mean subtracted."""
+    planes = np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1)).astype(np.float32)
+    planes -= MEAN_BGR[::-1, None, None]
+    return planes
 
 
 def mark_inside(image: np.ndarray) -> np.ndarray:

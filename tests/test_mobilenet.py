@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from datasets.images import read_image
 from datasets.lists import read_list
-from datasets.transforms import resize, subtract_mean, to_network
+from datasets.transforms import resize, to_network
 from networks.checkpoint import load_matching
 from networks.deeplab import build_deeplab
 from networks.imagenet import read_initial
@@ -44,7 +44,7 @@ def test_trained_features_tell_photographs_apart() -> None:
     for entry in entries:
         image, _ = resize(read_image(PHOTOS / f"JPEGImages/{entry.id}.jpg"), None, (160, 160))
         with torch.no_grad():
-            x = network.features(torch.from_numpy(to_network(subtract_mean(image)))[None])
+            x = network.features(torch.from_numpy(to_network(image))[None])
         features.append(F.normalize(x.mean((2, 3))))
     similarity = torch.cat(features) @ torch.cat(features).T
     nearest = similarity.fill_diagonal_(-1).argmax(1)

@@ -37,7 +37,7 @@ def network(classes: int = 4) -> DeepLab:
     """Tiny and random, but no class is likelier than the others all over `drawing()`."""
     torch.manual_seed(classes)
     made = DeepLab(classes, ARCH).eval()
-    image = T.to_network(T.subtract_mean(drawing()[:, :, ::-1]))
+    image = T.to_network(drawing()[:, :, ::-1])
     with torch.no_grad():
         made.layer5.conv2d_list[0].bias -= made(torch.from_numpy(image)[None]).mean((0, 2, 3))
     return made

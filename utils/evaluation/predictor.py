@@ -73,7 +73,7 @@ class Predictor:
             image, _ = read_picture(image)
         height, width = image.shape[:2]
         if self.stage == 1:
-            array = T.to_network(T.subtract_mean(image))
+            array = T.to_network(image)
         else:
             array = to_network_stage2(image.astype(np.float32), Stage2Config.mean_bgr)
         padding = (0, max(0, MIN_SIDE - width), 0, max(0, MIN_SIDE - height))
