@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -12,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import DEADLINE, ROOT, assert_close, data_options, error_line, flags, run_script
-from test_resume import wait_for
 
 import utils.core.errors
 from networks.checkpoint import read_checkpoint
@@ -34,14 +34,9 @@ def train_options(data: Path, out: Path, *more: object) -> list[object]:
 
 def start(options: list[object], *before: object, limits: Callable[[], None] | None = None) -> subprocess.Popen:
     """train.py with these options; `before` is a script with its arguments that runs it."""
-    command = [sys.executable, *map(str, before), "train.py" if before else str(ROOT / "train.py")]
-    return subprocess.Popen(
-        [*command, *map(str, options)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=limits,
-    )
+    command = [sys.executable, *map(str, before), ROOT / "train.py", *map(str, options)]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, **pipes, preexec_fn=limits)
 
 
 def log_lines(out: Path) -> list[dict]:
@@ -53,26 +48,6 @@ def the_error(stderr: str) -> str:
     lines = [line for line in stderr.replace("\r", "\n").splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and "Traceback" not in stderr, stderr
     return lines[0]
-
-
-def test_a_file_that_vanishes_or_breaks_in_the_middle(tiny_data: Path, tmp_path: Path) -> None:
-    for workers, damage in ((0, Path.unlink), (1, lambda path: path.write_bytes(b"no picture"))):
-        data, out = tmp_path / f"data{workers}", tmp_path / f"out{workers}"
-        data.mkdir()
-        for part in tiny_data.iterdir():
-            (data / part.name).symlink_to(part)
-        (data / "sal2gt").unlink()
-        (data / "sal2gt").mkdir()
-        for label in (tiny_data / "sal2gt").iterdir():
-            (data / "sal2gt" / label.name).write_bytes(label.read_bytes())
-        options = train_options(data, out, "--num-workers", workers, "--num-steps", 5000)
-        process = start(options)
-        wait_for(out / "last.pth", process)
-        for label in (data / "sal2gt").iterdir():
-            damage(label)
-        line = the_error(process.communicate(timeout=DEADLINE)[1])
-        assert process.returncode == 2 and "sal2gt/simple_000" in line
-        assert read_checkpoint(out / "last.pth")["iteration"] >= 2
 
 
 @pytest.mark.skipif(not PROC.exists(), reason="this kernel does not list a process's children")
@@ -111,9 +86,7 @@ def test_a_full_disk(tiny_data: Path, tmp_path: Path) -> None:
     process = start(options, limits=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     line = the_error(process.communicate(timeout=DEADLINE)[1])
     assert process.returncode == 2
-    assert (
-        "last.pth: File too large: free some space" in line or "VOC_best.pth: File too large: free some space" in line
-    )
+    assert re.search(r"(last|VOC_best)\.pth: File too large: free some space", line)
     # What was there is kept, but the same command without --no-resume must not go on from it.
     assert (tmp_path / "last.old.pth").read_bytes() == before and not (tmp_path / "last.pth").exists()
     assert not list(tmp_path.rglob("*.tmp"))
@@ -127,12 +100,15 @@ def test_a_loss_that_is_no_number(tiny_data: Path, tmp_path: Path) -> None:
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
-    network = torch.nn.Linear(2, 2)
+    network = torch.nn.BatchNorm2d(2)
     run = TrainState(tmp_path / "last.pth", [network], [], {"amp": "fp16"})
+    network.running_var[0] = float("nan")
+    with pytest.raises(InputError, match="nothing has been saved yet"):
+        run.save(1)
+    network.running_var[0] = 1
     run.save(1)
     before = (tmp_path / "last.pth").read_bytes()
-    with torch.no_grad():
-        network.weight[0, 0] = float("inf")
+    network.weight.data[0] = float("inf")
     with pytest.raises(InputError, match=r"or --amp bf16; .*last\.pth is unchanged"):
         run.save(2)
     assert (tmp_path / "last.pth").read_bytes() == before
@@ -196,49 +172,26 @@ def test_mixed_precision_is_close_and_resumes(tiny_data: Path, tmp_path: Path) -
     assert "resuming after 8 of 8" in done.stdout
 
 
-def test_a_first_step_that_fp16_skips_leaves_no_trace() -> None:
-    ends = []
-    for skipped in (False, True):
-        torch.manual_seed(0)
-        network, precision = torch.nn.Conv2d(3, 8, 3), Precision("fp16")
-        optimizer = build_sgd(network, 0.1, weight_decay=0)
-        if skipped:
-            precision.backward(network(torch.full((1, 3, 5, 5), float("inf"))).sum())
-            precision.step([optimizer])
-            optimizer.zero_grad()
-        precision.backward(network(torch.ones(1, 3, 5, 5)).square().sum())
-        precision.step([optimizer])
-        ends.append(network.weight.detach())
-    assert ends[0].isfinite().all()
-    assert_close(ends[1], ends[0], 1e-6, "weights")
-
-
-def test_running_statistics_are_looked_at(tmp_path: Path) -> None:
-    network = torch.nn.BatchNorm2d(2)
-    network.running_var[0] = float("nan")
-    with pytest.raises(InputError, match="nothing has been saved yet"):
-        TrainState(tmp_path / "last.pth", [network], [], {}).save(1)
-
-
 def test_deterministic_changes_nothing_on_a_cpu(tiny_data: Path, tmp_path: Path) -> None:
     for name, more in (("usual", ()), ("same", ("--deterministic",))):
         run_script("train.py", *train_options(tiny_data, tmp_path / name, *more))
     assert log_lines(tmp_path / "same") == log_lines(tmp_path / "usual")
 
 
-def test_scaled_gradients_step_as_unscaled_ones() -> None:
-    """Repeated steps take the same gradient each time, also when it was scaled for fp16."""
+@pytest.mark.parametrize("skip", [False, True])
+def test_fp16_steps_as_full_precision(skip: bool) -> None:
+    """Repeated steps take the same gradient each time, and a first step that fp16 skips leaves no trace."""
     ends = []
     for name in (None, "fp16"):
         torch.manual_seed(0)
         network = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(3, 3, bias=False)))
         optimizer, precision = build_sgd(network, 0.1), Precision(name)
-        for _ in range(3):
+        for value in [torch.inf, 1.0, 1.0, 1.0] if skip and name == "fp16" else [1.0] * 3:
             optimizer.zero_grad()
-            precision.backward(network(torch.ones(2, 3)).square().sum())
+            precision.backward(network(torch.full((2, 3), value)).square().sum())
             precision.step([optimizer])
         ends.append(network[0][0].weight.detach())
-    assert optimizer.param_groups[0]["steps"] == 2
+    assert optimizer.param_groups[0]["steps"] == 2 and ends[0].isfinite().all()
     assert_close(ends[1], ends[0], 1e-6, "weights")
 
 

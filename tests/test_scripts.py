@@ -20,36 +20,14 @@ from utils.training.options import build_method, parse_args
 
 
 def train_options(root: Path, out: Path, *more: object) -> list[object]:
-    return [
-        *data_options(root),
-        *flags(
-            list_dir=root / "lists",
-            pseudo_label_dir=root / "sal2gt",
-            arch="mini",
-            restore_from="none",
-            batch_size=2,
-            input_size="48,56",
-            num_steps=4,
-            save_pred_every=2,
-            log_every=1,
-            denoise_from=2,
-            snapshot_dir=out,
-        ),
-        *more,
-    ]
+    options = "--arch mini --restore-from none --batch-size 2 --input-size 48,56 --num-steps 4 --save-pred-every 2"
+    folders = flags(list_dir=root / "lists", pseudo_label_dir=root / "sal2gt", snapshot_dir=out)
+    return [*data_options(root), *folders, *options.split(), *flags(log_every=1, denoise_from=2), *more]
 
 
 def eval_options(root: Path, weights: Path, out: Path, *more: object) -> list[object]:
-    return [
-        *data_options(root),
-        *flags(
-            data_list=root / "lists/val.txt",
-            restore_from=weights,
-            logit_dir=out / "logit_val",
-            score_dir=out / "scores",
-        ),
-        *more,
-    ]
+    folders = flags(data_list=root / "lists/val.txt", logit_dir=out / "logit_val", score_dir=out / "scores")
+    return [*data_options(root), *folders, "--restore-from", weights, *more]
 
 
 def test_background_only_is_reported(tiny_data: Path, tmp_path: Path) -> None:
@@ -160,38 +138,28 @@ def test_published_defaults() -> None:
     assert evaluate.parse_args(["--gpu", "0"]).restore_from == Path("snapshots/VOC_best.pth")
 
 
-@pytest.mark.parametrize(
-    "option",
-    [
-        ["--batch-size", "0"],
-        ["--input-size", "1,2,3"],
-        ["--learning-rate", "nan"],
-        ["--num-step", "5"],
-        ["--scales", "1,-1"],
-        ["--scales", "1,0.001"],
-        ["--long-tail-labels", "300"],
-    ],
-)
-def test_options_refused_by_the_parser(option: list[str], capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit) as stop:
-        parse_args("", option)
-    assert stop.value.code == 2
-    assert option[0] in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("option", "reason"),
-    [
-        (["--denoise-from", "9", "--denoise-until", "5"], "is before"),
-        (["--iou-thresholds", "0.1,0.2"], "has 2 values"),
-        (["--iou-thresholds", "high"], "give voc, auto, one number"),
-        (["--iou-thresholds", "60"], "one number from 0 to 1"),
-        (["--iou-thresholds", "0.5,1.01"], "one number from 0 to 1"),
-    ],
-)
-def test_options_refused_together(option: list[str], reason: str) -> None:
-    with pytest.raises(InputError, match=reason):
-        build_method(parse_args("", option), torch.device("cpu"))
+def test_options_refused(capsys: pytest.CaptureFixture) -> None:
+    for words in (
+        "--batch-size 0",
+        "--input-size 1,2,3",
+        "--learning-rate nan",
+        "--num-step 5",
+        "--scales 1,-1",
+        "--scales 1,0.001",
+        "--long-tail-labels 300",
+    ):
+        with pytest.raises(SystemExit) as stop:
+            parse_args("", words.split())
+        assert stop.value.code == 2 and words.split()[0] in capsys.readouterr().err
+    for words, reason in {
+        "--denoise-from 9 --denoise-until 5": "is before",
+        "--iou-thresholds 0.1,0.2": "has 2 values",
+        "--iou-thresholds high": "give voc, auto, one number",
+        "--iou-thresholds 60": "one number from 0 to 1",
+        "--iou-thresholds 0.5,1.01": "one number from 0 to 1",
+    }.items():
+        with pytest.raises(InputError, match=reason):
+            build_method(parse_args("", words.split()), torch.device("cpu"))
 
 
 def test_help_names_defaults_and_groups() -> None:
@@ -208,20 +176,18 @@ def test_unknown_device(textured_data: Path, tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         options[options.index("--device") + 1] = "cuda"
         assert "--device cpu" in error_line("train.py", *options)
+    both = run_script("train.py", "--gpu", 0, "--device", "cpu", status=2).stderr
+    assert "not allowed with argument" in both
 
 
-def test_missing_data_says_where_it_comes_from(tmp_path: Path) -> None:
+def test_missing_data_and_weights_say_where_they_come_from(tiny_data: Path, tmp_path: Path) -> None:
     assert "VOCtrainval_11-May-2012.tar" in error_line("train.py", "--device", "cpu", cwd=tmp_path)
-
-
-def test_missing_weights_say_where_they_come_from(tiny_data: Path, tmp_path: Path) -> None:
     options = train_options(tiny_data, tmp_path)
     del options[options.index("--restore-from") : options.index("--restore-from") + 2]
     line = error_line("train.py", *options)
     assert "model/resnet101COCO-41f33a49.pth not found" in line and "--restore-from none" in line
-    assert "gone.pth not found" in error_line(
-        "evaluate.py", *eval_options(tiny_data, tmp_path / "gone.pth", tmp_path)
-    )
+    words = eval_options(tiny_data, tmp_path / "gone.pth", tmp_path)
+    assert "gone.pth not found" in error_line("evaluate.py", *words)
 
 
 def test_bad_data(own_data: Path, tmp_path: Path) -> None:
@@ -245,19 +211,17 @@ def test_bad_checkpoints(tiny_data: Path, weights: Path, tmp_path: Path) -> None
     assert not (tmp_path / "scores").exists()
 
 
-def test_a_turned_image_and_two_of_one_id(own_data: Path, weights: Path, tmp_path: Path) -> None:
-    path, exif = own_data / "JPEGImages/val_00003.jpg", Image.Exif()
+def test_a_turned_image_a_label_of_another_size_and_two_images_of_one_id(
+    own_data: Path, weights: Path, tmp_path: Path
+) -> None:
+    words, path, exif = eval_options(own_data, weights, tmp_path), own_data / "JPEGImages/val_00003.jpg", Image.Exif()
     exif[ExifTags.Base.Orientation] = 3
     with Image.open(path) as image:
         image.save(path, exif=exif)
-    stderr = run_script("evaluate.py", *eval_options(own_data, weights, tmp_path)).stderr
+    stderr = run_script("evaluate.py", *words).stderr
     assert f"image turned by its EXIF orientation: see that its label is turned as well (1, first {path})" in stderr
-    Image.new("RGB", (80, 64)).save(path.with_suffix(".png"))
-    line = error_line("evaluate.py", *eval_options(own_data, weights, tmp_path))
-    assert "JPEGImages has val_00003.jpg and val_00003.png for one ID: rename or remove all but one" in line
-
-
-def test_a_val_label_of_another_size(own_data: Path, weights: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(own_data / "SegmentationClassAug/val_00003.png")
-    line = error_line("evaluate.py", *eval_options(own_data, weights, tmp_path))
-    assert "val_00003.png is 9x9, but its image is 80x64" in line
+    assert "val_00003.png is 9x9, but its image is 80x64" in error_line("evaluate.py", *words)
+    Image.new("RGB", (80, 64)).save(path.with_suffix(".png"))
+    line = error_line("evaluate.py", *words)
+    assert "JPEGImages has val_00003.jpg and val_00003.png for one ID: rename or remove all but one" in line
