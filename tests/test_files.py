@@ -4,7 +4,6 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -101,75 +100,56 @@ def data(own_data: Path, weights: Path) -> Path:
 
 
 def options(data: Path, data_list: str, **more: object) -> list[object]:
-    return flags(num_classes=4, data_list=data / f"lists/{data_list}.txt", **more)
+    """Command-line words; texts are folders and files in `data`."""
+    paths = {name: data / value if isinstance(value, str) else value for name, value in more.items()}
+    return flags(num_classes=4, data_list=data / f"lists/{data_list}.txt", **paths)
 
 
-def predictions(data: Path, folder: str) -> list[object]:
-    words = options(data, "val", data_dir=data, restore_from=data / "tiny.pth", num_workers=0)
-    return [*words, "--no-logits", "--save-predictions", data / folder]
-
-
-WRONG: dict[str, tuple[str, Callable[[Path], list[object]]]] = {
-    "labels of stage 1": (
-        "gen_label_crf.py",
-        lambda d: options(
-            d, "train_cls", data_dir=d, logit_dir=d / "logits", pseudo_label_dir=d / "sal2gt", n_jobs=1
-        ),
-    ),
-    "predictions on the truth": ("evaluate.py", lambda d: predictions(d, "SegmentationClassAug")),
-    "predictions on other masks": ("evaluate.py", lambda d: predictions(d, "saliency")),
-    "CRF on the truth": (
-        "evaluate_crf.py",
-        lambda d: options(d, "val", data_dir=d, logit_dir=d / "logits", prediction_dir=d / "SegmentationClassAug"),
-    ),
-    "mining of the truth": ("gen_label_mining.py", lambda d: options(d, "train_cls", pseudo_label_dir=d / "truth")),
-    "labels on saliency maps": (
-        "gen_sal2gt.py",
-        lambda d: options(d, "train_cls", data_dir=d, saliency_dir=d / "saliency", out=d / "saliency"),
-    ),
-    "labels on other labels": (
-        "gen_sal2gt.py",
-        lambda d: options(d, "train_cls", data_dir=d, saliency_dir=d / "saliency", out=d / "sal2gt"),
-    ),
-    "logits on other logits": (
-        "gen_label.py",
-        lambda d: options(
-            d, "train_cls", data_dir=d, restore_from=d / "tiny.pth", logit_dir=d / "logits", num_workers=0
-        ),
-    ),
+CRF = {"data_dir": ".", "logit_dir": "logits", "n_jobs": 1}
+NETWORK = {"data_dir": ".", "restore_from": "tiny.pth", "num_workers": 0}
+MAPS = {"data_dir": ".", "saliency_dir": "saliency"}
+WRONG: dict[str, tuple[str, str, dict]] = {
+    "labels of stage 1": ("gen_label_crf.py", "train_cls", CRF | {"pseudo_label_dir": "sal2gt"}),
+    "predictions on the truth": ("evaluate.py", "val", NETWORK | {"save_predictions": "SegmentationClassAug"}),
+    "predictions on other masks": ("evaluate.py", "val", NETWORK | {"save_predictions": "saliency"}),
+    "CRF on the truth": ("evaluate_crf.py", "val", CRF | {"prediction_dir": "SegmentationClassAug"}),
+    "mining of the truth": ("gen_label_mining.py", "train_cls", {"pseudo_label_dir": "truth"}),
+    "labels on saliency maps": ("gen_sal2gt.py", "train_cls", MAPS | {"out": "saliency"}),
+    "labels on other labels": ("gen_sal2gt.py", "train_cls", MAPS | {"out": "sal2gt"}),
+    "logits on other logits": ("gen_label.py", "train_cls", NETWORK | {"logit_dir": "logits"}),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_other_files_are_never_replaced(data: Path, case: str, tmp_path: Path) -> None:
-    script, arguments = WRONG[case]
-    words = arguments(data)
+    script, data_list, more = WRONG[case]
+    words = options(data, data_list, **more)
     before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
     device = [] if script in ("gen_sal2gt.py", "gen_label_mining.py") else ["--device", "cpu"]
     overwrite = ["--overwrite"] if script.startswith("gen_") else []
+    device += ["--no-logits"] if script == "evaluate.py" else []
     for more in ([], overwrite):
         line = error_line(script, *words, *device, *more, cwd=tmp_path)
         assert "choose" in line and "--overwrite" not in line
     assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
 
 
-def test_ids_in_subfolders_are_guarded(data: Path, weights: Path, tmp_path: Path) -> None:
+def test_ids_in_subfolders_are_guarded(data: Path, tmp_path: Path) -> None:
     (data / "JPEGImages/sub").mkdir()
     (data / "JPEGImages/val_00001.jpg").rename(data / "JPEGImages/sub/a.jpg")
     (data / "lists/one.txt").write_text("sub/a 0\n")
-    words = options(data, "one", data_dir=data, restore_from=weights, logit_dir=tmp_path / "new", num_workers=0)
-    run_script("gen_label.py", *words, "--device", "cpu")
-    labels = options(data, "one", data_dir=data, logit_dir=tmp_path / "new", pseudo_label_dir=tmp_path / "crf")
-    run_script("gen_label_crf.py", *labels, "--device", "cpu", "--n-jobs", 1)
-    save(tiny_network(1).state_dict(), tmp_path / "other.pth")
-    words[words.index(weights)] = tmp_path / "other.pth"
-    assert "sub/a.npy was made with other weights" in error_line("gen_label.py", *words, "--device", "cpu")
-    line = error_line("gen_label_crf.py", *labels, "--device", "cpu", "--n-jobs", 1, "--crf-iterations", 1)
+    words = [*options(data, "one", **NETWORK, logit_dir="new"), "--device", "cpu"]
+    run_script("gen_label.py", *words)
+    labels = [*options(data, "one", **CRF | {"logit_dir": "new", "pseudo_label_dir": "crf"}), "--device", "cpu"]
+    run_script("gen_label_crf.py", *labels)
+    save(tiny_network(1).state_dict(), data / "tiny.pth")
+    assert "sub/a.npy was made with other weights" in error_line("gen_label.py", *words)
+    line = error_line("gen_label_crf.py", *labels, "--crf-iterations", 1)
     assert "sub/a.png was made with other params" in line
 
 
 def test_mining_elsewhere(data: Path, tmp_path: Path) -> None:
-    words = options(data, "train_cls", pseudo_label_dir=data / "truth", out=tmp_path / "mined")
+    words = options(data, "train_cls", pseudo_label_dir="truth", out=tmp_path / "mined")
     before = {path: path.read_bytes() for path in (data / "truth").iterdir()}
     run_script("gen_label_mining.py", *words, "--min-pixels", 10**6)
     assert {path: path.read_bytes() for path in (data / "truth").iterdir()} == before
