@@ -69,3 +69,23 @@ def test_another_working_directory_is_named(tmp_path: Path) -> None:
     assert hint in error_line("prepare_voc.py", cwd=tmp_path)
     absent = tmp_path / "absent.pth"
     assert error_line("evaluate.py", "--restore-from", absent, cwd=tmp_path) == f"error: {absent} not found"
+
+
+def test_folders_and_clashes(tmp_path: Path) -> None:
+    files = "x/a.jpg x/sub/b.PNG x/a.txt x/.hidden.jpg x/.cache/c.jpg x/out/a.png y/a.jpg z/a.png z/a.jpg z/b.v2"
+    for name in files.split():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+
+    def names(given: str, out: str = "x/out") -> tuple[str, int]:
+        sources, others = find_inputs([tmp_path / name for name in given.split()], tmp_path / out)
+        return " ".join(source.name for source in sources), others
+
+    assert names("x") == ("a sub/b", 1)
+    assert names("x/a.jpg z/b.v2") == ("a b.v2", 0)
+    assert names("z") == ("a.jpg a.png", 1)
+    assert names("x/a.jpg y/a.jpg x/a.jpg x/sub/b.PNG") == ("x/a y/a x/sub/b", 0)
+    assert names("y z") == ("y/a z/a.jpg z/a.png", 1)
+    for given, text in (("z", "directory of the images"), ("z/a.png", "one of the input images")):
+        with pytest.raises(InputError, match=text):
+            names(given, out="z")

@@ -55,18 +55,12 @@ def test_from_pictures_to_a_trained_network(tiny_data: Path, tmp_path: Path) -> 
     run_script("gen_label.py", *data, *listed, *weights, *logits, *run, *flags(num_workers=0))
     run_script("gen_label_crf.py", *data, *classes, *listed, *logits, *written, *run, *flags(n_jobs=1))
     run_script("gen_label_mining.py", *classes, *listed, *written)
-    config = {
-        "EXP.ID": "own",
-        "EXP.OUTPUT_DIR": own / "step2",
-        "DATASET.ROOT": own,
-        "DATASET.PSEUDO_LABELS": labels,
-        "DATASET.LABELS": names,
-        "DATASET.N_CLASSES": 4,
-        "DATASET.SPLIT.TRAIN": train_cls,
-        "DATASET.SPLIT.VAL": own / "lists/val.txt",
-        "MODEL.INIT_MODEL": snapshots / "VOC_best.pth",
-        "MODEL.NAME": "DeepLabV2_Mini_MSC",
-        "MODEL.N_BLOCKS": [1, 1, 2, 1],
+    dataset = {"ROOT": own, "PSEUDO_LABELS": labels, "LABELS": names, "N_CLASSES": 4, "SPLIT.TRAIN": train_cls}
+    model = {"INIT_MODEL": snapshots / "VOC_best.pth", "NAME": "DeepLabV2_Mini_MSC", "N_BLOCKS": [1, 1, 2, 1]}
+    config = {f"DATASET.{key}": value for key, value in dataset.items()}
+    config |= {f"MODEL.{key}": value for key, value in model.items()}
+    config |= {"DATASET.SPLIT.VAL": own / "lists/val.txt", "EXP.ID": "own", "EXP.OUTPUT_DIR": own / "step2"}
+    config |= {
         "IMAGE.SIZE.TRAIN": 49,
         "SOLVER.ITER_MAX": 2,
         "SOLVER.BATCH_SIZE.TRAIN": 2,

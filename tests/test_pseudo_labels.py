@@ -13,15 +13,10 @@ from PIL import Image
 from datasets.labels import save_labels
 from datasets.lists import Entry, read_list
 from datasets.loaders import DataConfig, EvalDataset
-from utils.core.files import save_array
+from utils.core.files import read_note, save_array
 from utils.crf.dense_crf import CRFParams, dense_crf
 from utils.crf.run import CRFSettings, create_label_maps
 from utils.mining import mine
-
-
-def labels_with(counts: dict[int, int], size: int = 400) -> np.ndarray:
-    values = np.concatenate([np.full(n, label) for label, n in counts.items()])
-    return np.concatenate([values, np.zeros(size - len(values))]).astype(np.uint8).reshape(20, -1)
 
 
 def test_mining_reproduces_the_reference() -> None:
@@ -30,24 +25,19 @@ def test_mining_reproduces_the_reference() -> None:
         assert np.array_equal(mine(before, c), after)
 
 
-@pytest.mark.parametrize(
-    ("counts", "classes", "ignored"),
-    [
+def test_mining_by_hand() -> None:
+    for counts, classes, ignored in (
         ({3: 20, 8: 20}, (2, 7), set()),
-        ({3: 19, 8: 20}, (2, 7), {0, 3}),
-        ({3: 0, 8: 20}, (2, 7), {0}),
         ({3: 19, 8: 0}, (2, 7), {0, 3}),
         ({3: 19}, (2,), set()),  # one class: as it is
         ({3: 19}, (2, 2), set()),  # the same class named twice is one class
         ({3: 30, 5: 7, 8: 30}, (2, 7), set()),  # what the image has not is not asked for
-    ],
-)
-def test_mining_by_hand(counts: dict, classes: tuple, ignored: set) -> None:
-    labels = labels_with(counts)
-    mined = mine(labels, classes)
-    assert set(np.unique(labels[mined != labels])) == {label for label in ignored if (labels == label).any()}
-    assert (mined[mined != labels] == 255).all()
-    assert np.array_equal(mine(mined, classes), mined)
+    ):
+        labels = np.zeros((20, 20), np.uint8)
+        labels.flat[: sum(counts.values())] = np.repeat(list(counts), list(counts.values()))
+        mined = mine(labels, classes)
+        assert set(np.unique(labels[mined != labels])) == ignored and set(mined[mined != labels]) <= {255}
+        assert np.array_equal(mine(mined, classes), mined)
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +100,12 @@ def test_three_steps_to_pseudo_labels(tiny_data: Path, work: Path, tmp_path: Pat
     assert "changed 0 of" in run_script("gen_label_mining.py", *mining(bare, out)).stdout
     run_script("gen_label_crf.py", *gen_label_crf(bare, work / "logits", out))  # finished: it does not unmine
     assert contents(out) == once
+    # Their scores would be those of the pixels that mining keeps.
+    mined = common(
+        tiny_data, "simple_list", logit_dir=work / "logits", prediction_dir=out, label_dir=tiny_data / "truth"
+    )
+    save_labels(out / "simple_00001.png", np.full((64, 80), 255, np.uint8), read_note(out / "simple_00001.png"))
+    assert "score it with evaluate_labels.py" in error_line("evaluate_crf.py", *mined, "--n-jobs", 1)
 
 
 def test_image_labels_confine_the_pseudo_labels(tiny_data: Path, work: Path, tmp_path: Path) -> None:
@@ -137,13 +133,6 @@ def test_a_stopped_run_goes_on_and_shards_add_up(tiny_data: Path, work: Path, tm
     assert "was made with other params" in error_line("gen_label_crf.py", *other)
     run_script("gen_label_crf.py", *other, "--overwrite")
     assert all((parts / name).stat().st_mtime_ns > time for name, time in done.items())
-
-
-def test_logits_of_two_networks_do_not_mix(tiny_data: Path, work: Path, tmp_path: Path) -> None:
-    logits = Path(shutil.copytree(work / "logits", tmp_path / "logits"))
-    save_array(logits / "complex_00003.npy", np.zeros((4, 9, 11), np.float32), {"weights": "others"})
-    line = error_line("gen_label_crf.py", *gen_label_crf(tiny_data, logits, tmp_path / "out"))
-    assert "complex_00003.npy were not made in the same way" in line
 
 
 @pytest.mark.parametrize("size", [(9, 11), (4, 5)])  # of networks with strides of 8 and 16
@@ -180,14 +169,15 @@ def test_bad_logits_are_named_and_finished_work_stays(tiny_data: Path, work: Pat
             save_array(last, values)
             line = error_line("gen_label_crf.py", *options)
             assert "complex_00008.npy" in line and reason in line
+        save_array(last, np.zeros((4, 9, 11), np.float32), {"weights": "others"})
+        assert "complex_00008.npy were not made in the same way" in error_line("gen_label_crf.py", *options)
         last.write_bytes(good)
         run_script("gen_label_crf.py", *options)
     assert not [path for path in out.iterdir() if path.suffix == ".tmp"]
 
 
-def test_every_script_looks_at_its_list_and_files_first(tiny_data: Path, work: Path, tmp_path: Path) -> None:
-    data, out = Path(shutil.copytree(tiny_data, tmp_path / "data")), tmp_path / "out"
-    val, train = "val_00004", "complex_00008"
+def test_every_script_looks_at_its_list_and_files_first(own_data: Path, work: Path, tmp_path: Path) -> None:
+    data, out, val, train = own_data, tmp_path / "out", "val_00004", "complex_00008"
     for name, id_ in (("val", val), ("train_aug", train), ("train_cls", train)):
         path = data / f"lists/{name}.txt"
         lines = path.read_text().splitlines()
@@ -225,8 +215,8 @@ def test_quality_of_labels(tiny_data: Path, tmp_path: Path) -> None:
     for path in truth.iterdir():
         save_labels(tmp_path / "nothing" / path.name, np.full((64, 80), 255, np.uint8))
     listed = flags(num_classes=4, data_list=tiny_data / "lists/val.txt")
-    table = flags(truth_dir=truth, score_path=tmp_path / "quality.json")
     folders = f"truth={truth}", f"nothing={tmp_path / 'nothing'}"
+    table = flags(truth_dir=truth, score_path=tmp_path / "quality.json")
     done = run_script("evaluate_labels.py", *listed, *table, *folders)
     rows = json.loads((tmp_path / "quality.json").read_text())
     assert rows["truth"]["Mean IoU"] == 1 and rows["truth"]["error"] == 0
@@ -238,6 +228,8 @@ def test_quality_of_labels(tiny_data: Path, tmp_path: Path) -> None:
         save_labels(grey / path.name, np.array(Image.open(path)).astype(bool).astype(np.uint8) * 255)
     done = run_script("evaluate_labels.py", *listed, *flags(truth_dir=grey), folders[0])
     assert "warning: the true labels contain background alone: in masks of 0 and 255" in done.stderr
+    save_labels(grey / "val_00004.png", np.zeros((9, 9), np.uint8))
+    assert "val_00004.png differ in size" in error_line("evaluate_labels.py", *listed, *table[:2], f"other={grey}")
     done = run_script("evaluate_labels.py", *listed, "--score-path", listed[-1], folders[0], status=2)
     assert "val.txt: the name must end in .json" in done.stderr
 
