@@ -59,6 +59,11 @@ def start(script: str, options: list[object], action: str | None = None) -> subp
     return subprocess.Popen(command, start_new_session=True, **pipes)
 
 
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.02)
+
+
 def same(a: object, b: object) -> bool:
     """Equal to the bit, through containers."""
     if isinstance(a, torch.Tensor):
