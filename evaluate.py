@@ -20,7 +20,7 @@ from utils.core import cli, distributed
 from utils.core.device import pick_device, prepare
 from utils.core.errors import run_script
 from utils.evaluation.metrics import report_scores
-from utils.evaluation.scoring import report_files, result_files, score_images
+from utils.evaluation.scoring import result_files, score_images
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -50,13 +50,11 @@ def evaluate(args: argparse.Namespace) -> None:
         listed = read_list(args.data_list, network.num_classes, labelled=False)
         images = EvalDataset(listed, config, labels=not args.no_labels)
         check_start(args.data_list, listed, images.files())
-        made_from, number = {"weights": weights_checksum(network), "scales": list(args.scales)}, len(images)
+        made_from = {"weights": weights_checksum(network), "scales": list(args.scales)}
         logit_dir = None if args.no_logits else args.logit_dir
         files = result_files(images, listed, made_from, logit_dir, args.save_predictions)
         confusion = score_images(network, images, args.num_workers, device, args.scales, files=files)
-        if args.no_labels:
-            report_files(files, number)
-        else:
+        if not args.no_labels:
             report_scores(confusion, names, args.score_dir / "scores.json", vars(args), device)
 
 

@@ -17,7 +17,7 @@ from networks.checkpoint import load_deeplab, weights_checksum
 from utils.core import cli
 from utils.core.device import pick_device, prepare
 from utils.core.errors import run_script
-from utils.evaluation.scoring import report_files, result_files, score_images
+from utils.evaluation.scoring import result_files, score_images
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -40,10 +40,9 @@ def generate(args: argparse.Namespace) -> None:
     config = DataConfig(args.data_dir / "JPEGImages", num_classes=network.num_classes)
     images = EvalDataset(sharded(listed, args.shard), config, labels=False)
     check_start(args.data_list, listed, images.files())
-    made_from, number = {"weights": weights_checksum(network), "scales": list(args.scales)}, len(images)
+    made_from = {"weights": weights_checksum(network), "scales": list(args.scales)}
     files = result_files(images, listed, made_from, args.logit_dir, overwrite=args.overwrite)
     score_images(network, images, args.num_workers, device, args.scales, files=files)
-    report_files(files, number)
 
 
 if __name__ == "__main__":

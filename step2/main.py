@@ -28,7 +28,7 @@ from utils.core.errors import run_script
 from utils.crf.dense_crf import CRFParams
 from utils.crf.run import add_crf_running_options, create_label_maps, crf_settings
 from utils.evaluation.metrics import report_scores
-from utils.evaluation.scoring import report_files, result_files, score_images, score_label_maps
+from utils.evaluation.scoring import result_files, score_images, score_label_maps
 from utils.training.log import TrainLog, add_log_options
 from utils.training.resume import lock_folder
 from utils.training.trainer import device_batches
@@ -92,7 +92,7 @@ def test(args: argparse.Namespace, config: Config) -> None:
         model = build(config)
         load_trained(model, args.model_path or paths.models / "checkpoint_final.pth")
         prepare(model, device, args.channels_last).eval()
-        made_from, number = {"weights": weights_checksum(model), "scales": [1, *SCALES]}, len(images)
+        made_from = {"weights": weights_checksum(model), "scales": [1, *SCALES]}
         files = result_files(images, listed, made_from, paths.logits, args.save_predictions)
         confusion = score_images(
             model,
@@ -104,7 +104,6 @@ def test(args: argparse.Namespace, config: Config) -> None:
             files=files,
         )
         if args.no_labels:
-            report_files(files, number)
             return
         options = vars(args) | config.values
         report_scores(confusion, class_names(config), paths.scores / "scores.json", options, device)

@@ -44,7 +44,7 @@ def test_stage_1_and_its_crf(data: Path, tmp_path: Path) -> None:
     raw, crf = (tmp_path / name / "comp6_test_cls" for name in ("raw", "crf"))
     words = evaluate(data, tmp_path, "--save-predictions", raw, "--score-dir", tmp_path / "scores")
     done = run_script("evaluate.py", *words)
-    assert f"predictions of 4 images: {raw}" in done.stdout and "4/4" in done.stderr
+    assert f"predictions: {raw}" in done.stdout and "4/4" in done.stderr
     check(raw)
     words = flags(num_classes=4, data_dir=data, data_list=data / "test.txt", logit_dir=tmp_path / "logits")
     words += ["--no-labels", "--device", "cpu", *flags(n_jobs=1, prediction_dir=crf, score_dir=tmp_path / "scores")]

@@ -32,7 +32,11 @@ def pick_device(device: str | None = None, gpu: int | None = None) -> torch.devi
     """The device of --device or --gpu (default: a GPU if there is one); with torchrun, the GPU of this process."""
     present = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     best = next(kind for kind, number in present.items() if number)
-    name = distributed.local_device(f"cuda:{gpu}" if gpu is not None else device or best)
+    name = f"cuda:{gpu}" if gpu is not None else device or best
+    if distributed.launched() and name != "cpu":
+        if name != "cuda":
+            raise InputError(f"{name} does not work with torchrun, which assigns the GPUs: use --device cuda")
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         picked = torch.device(name)
         number = present[picked.type]

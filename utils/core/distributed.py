@@ -4,7 +4,6 @@ Each process computes on its part of the batch. Losses and decisions are those o
 """
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -102,12 +101,3 @@ def broadcast_buffers(network: nn.Module) -> None:
     if world_size() > 1:
         for buffer in network.buffers():
             dist.broadcast(buffer, 0)
-
-
-def local_device(name: str) -> str:
-    """The device of this process: torchrun numbers the GPUs."""
-    if not launched():
-        return name
-    if name not in ("cpu", "cuda"):
-        raise InputError(f"{name} does not work with torchrun, which assigns the GPUs: use --device cuda")
-    return f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" else name

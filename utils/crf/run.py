@@ -133,7 +133,7 @@ def create_label_maps(
     done = run_all(work, tasks, n_jobs if settings.device == "cpu" else 1)
     for _ in tqdm(done, initial=len(finished), total=len(images), unit="img"):
         pass
-    print(f"{LABEL_MAPS} of {len(images)} images: {out}")
+    print(f"{LABEL_MAPS}: {out}")
 
 
 def run_all(work: Callable[[Task], None], tasks: Sequence[Task], n_jobs: int) -> Iterator[None]:

@@ -25,14 +25,10 @@ def result_files(
     prediction_dir: Path | None = None,
     overwrite: bool = True,
 ) -> list[Results]:
-    """The logits and the predictions, as far as they are wanted.
+    """The logits and the predictions, as far as they are wanted, of `images`, which are a part of the list.
 
-    Without true labels, images whose results are finished are then left out of `images`.
-
-    Args:
-        images: those of this call.
-        listed: the whole list, of which no result may be of other weights without `overwrite`.
-        made_from: what the results depend on.
+    Without true labels, images whose results are finished are then left out of `images`. Without `overwrite`, no
+    result of the list may be made from something else.
     """
     inputs = [folder for folder in (images.config.image_dir, images.config.label_dir) if folder]
     kinds = ((logit_dir, ".npy", "logits"), (prediction_dir, ".png", "predictions"))
@@ -61,7 +57,8 @@ def score_images(
 
     Args:
         network: in eval mode, on `device`.
-        scales, align_corners: as in `infer`.
+        scales: as in `multi_scale_logits`.
+        align_corners: as in `full_size`.
         files: of `result_files`, to write.
         desc: title of the progress bar, which then disappears at the end.
 
@@ -83,23 +80,17 @@ def score_images(
                 save_array(result.path(id_), logits[0].float().cpu().numpy(), result.note(id_))
             else:
                 save_labels(result.path(id_), prediction.cpu().numpy(), result.note(id_))
+    if files:
+        distributed.barrier()
+    for result in [] if quiet else files:
+        print(f"{result.kind}: {result.folder}")
     return confusion
-
-
-def report_files(files: Sequence[Results], number: int) -> None:
-    """Wait for all processes, and print where the results of so many images are."""
-    distributed.barrier()
-    for results in files if distributed.is_main() else ():
-        print(f"{results.kind} of {number} images: {results.folder}")
 
 
 def compare_labels(
     pairs: Sequence[tuple[Path, Path]], num_classes: int, ignore_label: int, desc: str
 ) -> tuple[ConfusionMatrix, int]:
-    """Compare label maps with the true labels.
-
-    Args:
-        pairs: the paths of a label map and its true labels.
+    """Compare label maps with the true labels, given as pairs of paths.
 
     Returns:
         The counts of the pixels that both label, and the number of pixels with a true label.
