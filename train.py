@@ -19,7 +19,6 @@ from utils.core.device import pick_device, set_up_device
 from utils.core.errors import run_script
 from utils.evaluation.metrics import score_table
 from utils.training.follow_up import next_commands
-from utils.training.log import TrainLog
 from utils.training.options import build_method, parse_args
 from utils.training.resume import lock_folder
 from utils.training.setup import build_data, build_networks, endless_batches
@@ -36,10 +35,7 @@ def train(args: argparse.Namespace) -> None:
         trainer = MDBATrainer(G, D, build_method(args, device), args, device, images["simple"], val, names)
         first = trainer.begin(vars(args), [*trainer.weights(0)], [args.restore_from, args.restore_from_D])
         batches = endless_batches(images, args, device, first * args.iter_size)
-        images_per_iteration = len(images) * args.batch_size * args.iter_size
-        iterations = range(first, args.num_steps)
-        with TrainLog(args.snapshot_dir, iterations, device, images_per_iteration, args.logdir) as log:
-            trainer.fit(batches, log)
+        trainer.fit(batches, first, len(images) * args.batch_size * args.iter_size)
         if distributed.is_main():
             report(trainer, names)
 

@@ -29,7 +29,7 @@ from utils.crf.dense_crf import CRFParams
 from utils.crf.run import add_crf_running_options, create_label_maps, crf_settings
 from utils.evaluation.metrics import report_scores
 from utils.evaluation.scoring import result_files, score_images, score_label_maps
-from utils.training.log import TrainLog, add_log_options
+from utils.training.log import add_log_options
 from utils.training.resume import lock_folder
 from utils.training.trainer import device_batches
 
@@ -74,10 +74,7 @@ def train(args: argparse.Namespace, config: Config) -> None:
         first = trainer.begin(vars(args) | config.values, outputs, [config.MODEL.INIT_MODEL])
         workers, number = config.DATALOADER.NUM_WORKERS, solver.BATCH_SIZE.TRAIN * solver.ITER_SIZE
         batches = device_batches(images, solver.BATCH_SIZE.TRAIN, workers, device, first * solver.ITER_SIZE)
-        iterations = range(first, solver.ITER_MAX)
-        log = TrainLog(paths.models, iterations, device, number, args.logdir, "iteration", 1, ["log.jsonl"])
-        with log:
-            trainer.fit(batches, log)
+        trainer.fit(batches, first, number)
         if distributed.is_main():
             print(f"weights: {paths.models / 'checkpoint_final.pth'}")
 

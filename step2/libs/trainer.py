@@ -20,7 +20,7 @@ from utils.training.trainer import Trainer
 class MSCTrainer(Trainer):
     """Trains on pseudo labels with multi-scale inputs; iterations are numbered from 1."""
 
-    first_number = 1
+    first_number, key = 1, "iteration"
     shown = ("loss",)
 
     def __init__(self, model: MSC, config: Config, args: argparse.Namespace, device: torch.device) -> None:

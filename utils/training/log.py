@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, ClassVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -45,13 +45,12 @@ class TrainLog:
     """The log of a run, a context; written by the main process."""
 
     folder: Path  # gets the files
+    names: Sequence[str]  # of the files
     iterations: range  # that will be run; ends with the last of the run
-    device: torch.device  # whose peak memory is shown
+    first_number: int  # of the run's first iteration
+    key: str  # name of that number in a line
     images: int  # per iteration, over all loaders and processes
-    logdir: Path | None = None  # for TensorBoard
-    key: str = "i"  # name of the iteration in a line
-    first_number: int = 0  # of the first iteration
-    names: Sequence[str] = ("log.jsonl", "val.jsonl")
+    logdir: Path | None  # for TensorBoard
 
     def __enter__(self) -> "TrainLog":
         done, total, main = self.iterations.start, self.iterations.stop, distributed.is_main()
@@ -75,12 +74,11 @@ class TrainLog:
         """Log the mean figures of iteration n and its learning rate; the bar shows those named `shown`."""
         if not distributed.is_main():
             return
-        self.append("log.jsonl", {self.key: n, "lr": lr, **figures})
+        self.append("log.jsonl", n, {"lr": lr, **figures})
         postfix = {k.removeprefix("loss_"): show(k, figures[k]) for k in shown if k in figures}
         if rate := self.bar.format_dict["rate"]:
             postfix["img/s"] = f"{rate * self.images:.3g}"
-        self.bar.set_postfix(postfix | {"mem": f"{peak_memory(self.device):.1f}G"})
-        self.add_scalars(n, {**figures, "lr": lr})
+        self.bar.set_postfix(postfix | {"mem": f"{peak_memory():.1f}G"})
         for watch in self.watches:
             if text := watch(figures):
                 self.bar.write(f"warning: {text}", file=sys.stderr)
@@ -89,28 +87,26 @@ class TrainLog:
         """Log the scores of a validation; `collapsed`: all pixels were predicted as background."""
         if not distributed.is_main():
             return
-        self.append("val.jsonl", {self.key: n, **scores})
+        self.append("val.jsonl", n, scores, "val/")
         self.bar.write(f"iteration {n}: val mIoU {100 * float(scores['Mean IoU']):.2f} %")  # type: ignore[arg-type]
         if collapsed and not self.said_collapsed:  # the falling loss looks like success
             self.bar.write(f"warning: {BACKGROUND_ONLY}", file=sys.stderr)
         self.said_collapsed |= collapsed
-        self.add_scalars(n, {f"val/{name}": v for name, v in scores.items() if isinstance(v, float)})
 
     def picture(self, n: int, sheet: Image.Image) -> None:
         if self.board is not None:
             self.board.add_image("simple images", np.asarray(sheet), n, dataformats="HWC")
 
-    def add_scalars(self, n: int, values: Mapping[str, float]) -> None:
-        if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, n)
-
-    def append(self, name: str, record: dict) -> None:
+    def append(self, name: str, n: int, record: Mapping[str, Any], prefix: str = "") -> None:
+        """Write a line of a log, and its numbers to TensorBoard."""
         try:
-            self.files[name].write(json.dumps(record) + "\n")
+            self.files[name].write(json.dumps({self.key: n, **record}) + "\n")
         except OSError as error:
             error.filename = str(self.folder / name)
             raise
+        for key, value in record.items():
+            if self.board is not None and isinstance(value, float):
+                self.board.add_scalar(prefix + key, value, n)
 
 
 @dataclass
@@ -149,7 +145,7 @@ def open_log(path: Path, key: str, first: int) -> IO[str]:
 
 
 def mean_figures(batches: Iterable[Mapping[str, Tensor]]) -> dict[str, float]:
-    """The means of all scalars over batches and processes. Synchronizes with the device."""
+    """The means of all scalars, over the batches that have them and over the processes; waits for the device."""
     values: dict[str, list[Tensor]] = {}
     for batch in batches:
         for name, value in batch.items():
@@ -166,10 +162,10 @@ def show(name: str, value: float) -> str:
     return f"{value:.0f}" if name == "kept" else f"{value:.3f}"
 
 
-def peak_memory(device: torch.device) -> float:
-    """Peak memory in GiB: of the GPU, otherwise of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
+def peak_memory() -> float:
+    """Peak memory in GiB: of the GPU if one is used, otherwise of this process."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**30
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 

@@ -26,6 +26,7 @@ from utils.training.validation import draw_sheet, measure_iou_thresholds
 class MDBATrainer(Trainer):
     """Trains G and D with the method, validates, and keeps the best weights."""
 
+    logs = ("log.jsonl", "val.jsonl")
     shown = ("loss_seg", "loss_cls", "loss_D", "kept", "dropped", "foreground")
 
     def __init__(

@@ -35,6 +35,8 @@ class Trainer:
     """Networks, optimizers and schedule of a run; the same in all processes. A subclass defines a stage."""
 
     first_number: ClassVar[int] = 0  # of an iteration, in logs and file names
+    key: ClassVar[str] = "i"  # the name of that number in logs
+    logs: ClassVar[tuple[str, ...]] = ("log.jsonl",)
     shown: ClassVar[tuple[str, ...]] = ()  # figures in the progress bar
     average: int = 1  # number of iterations whose figures are averaged in a line of the log
     iter_size: int = 1  # batches per iteration, whose gradients are added up
@@ -105,17 +107,18 @@ class Trainer:
             save_provenance(self.folder / "run.json", options, self.device)
         return done
 
-    def fit(self, batches: Iterator[Any], log: TrainLog) -> None:
-        """Run the iterations of the log's bar."""
-        recent: deque[list[Mapping[str, Tensor]]] = deque(maxlen=self.average)
-        lr, progress = next(iter(self.optimizers.values())), self.progress
-        with StopSignal() as stop:
+    def fit(self, batches: Iterator[Any], first: int, images: int) -> None:
+        """Run the iterations from `first` on, with `images` images each, over all loaders and processes."""
+        recent: deque[Mapping[str, Tensor]] = deque(maxlen=self.average * self.iter_size)
+        lr, progress, iterations = next(iter(self.optimizers.values())), self.progress, range(first, self.num_steps)
+        log = TrainLog(self.folder, self.logs, iterations, self.first_number, self.key, images, self.args.logdir)
+        with log, StopSignal() as stop:
             for i in log.bar:
-                recent.append(self.step(i, batches))
+                recent.extend(self.step(i, batches))
 
                 n, last = i + self.first_number, i == self.num_steps - 1
                 if n % self.args.log_every == 0 or last:
-                    figures = mean_figures(part for parts in recent for part in parts)
+                    figures = mean_figures(recent)
                     self.state.check_loss(n, sum(figures.values()))
                     log(n, lr * self.decay(i), figures, self.shown)
                 if (n and self.validate_every and n % self.validate_every == 0) or last:
