@@ -16,8 +16,7 @@ their areas.
 JPEG, PNG, WebP, BMP, TIFF, GIF (first frame) and PPM images of any size and mode are supported. They are rotated by
 their EXIF orientation, placed on white where transparent, and reduced to 8 bits. Images with a side of more than
 --max-side pixels are downscaled for the network; the mask is scaled back up, the overlay is not. Images that cannot
-be read are reported on stderr and skipped, and the exit status is 2. Masks and
-overlays of an earlier run are replaced, others are not; predictions.json is always written anew.
+be read are reported on stderr and skipped, and the exit status is 2. Only results of an earlier run are replaced.
 """
 
 import argparse
@@ -54,13 +53,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.make_parser(__doc__)
     parser.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE|DIR", help="images to segment")
     add = parser.add_argument_group("network").add_argument
-    text = "trained weights of stage 1 or stage 2 (required)"
-    add("--restore-from", type=Path, metavar="F", help=text)
+    add("--restore-from", type=Path, metavar="F", help="trained weights of stage 1 or stage 2 (required)")
     add("--class-names", type=Path, metavar="F", help=CLASS_NAMES_HELP)
     text = "maximum length of the longer side for the network, pixels (VOC's images have 500)"
     add("--max-side", type=cli.positive_int, default=1024, metavar="N", help=text)
-    text = "stage 1: scales of the input, comma-separated (default: 1,0.75)"
-    add("--scales", type=cli.scales, help=text)
+    add("--scales", type=cli.scales, help="stage 1: scales of the input, comma-separated (default: 1,0.75)")
     text = "stage 2: ATROUS_RATES of the configuration, comma-separated"
     add("--atrous-rates", type=rates, default=RATES, metavar="N,...", help=text)
     add = parser.add_argument_group("results").add_argument

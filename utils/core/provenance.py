@@ -5,7 +5,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -18,34 +18,24 @@ PACKAGES = ("numpy", "opencv-python-headless", "pillow", "torchvision", "pydense
 
 def save_provenance(path: Path, options: dict, device: torch.device) -> None:
     """Write the provenance of a run, with all its options, as JSON."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda}
+    versions |= {"cudnn": torch.backends.cudnn.version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    threads = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else threads
     record = {
         "command": shlex.join(sys.argv),
         "options": json.loads(json.dumps(options, default=str)),  # paths as text
-        "versions": versions(),
-        "device": device_name(device),
+        "versions": versions,
+        "device": f"{device} ({hardware})",
         "processes": distributed.world_size(),
         "git": git_revision(),
     }
     save_json(path, record)
-
-
-def versions() -> dict[str, str | None]:
-    """Versions of what affects results; None if not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "torch": torch.__version__}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    cudnn = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
-    return found | {"cuda": torch.version.cuda, "cudnn": str(cudnn) if cudnn else None}
-
-
-def device_name(device: torch.device) -> str:
-    """The device and its hardware: `cuda:0 (NVIDIA H100)`, `cpu (x86_64, 2 threads)`."""
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
 def git_revision() -> str | None:

@@ -46,7 +46,7 @@ class CRFParams:
 @torch.no_grad()
 def dense_crf(
     image: np.ndarray,
-    probabilities: np.ndarray | Tensor,
+    probabilities: Tensor,
     params: CRFParams = CRFParams(),
     backend: str = "auto",
     prune: float | None = PRUNE,
@@ -65,8 +65,6 @@ def dense_crf(
         Marginals C x H x W, float32, on the device of `probabilities`; their argmax is the label map. The torch
         backend computes on that device if it is a CUDA device, otherwise on the CPU.
     """
-    if isinstance(probabilities, np.ndarray):
-        probabilities = torch.from_numpy(np.require(probabilities, requirements=("C", "W")))
     if backend == "pydensecrf" and importlib.util.find_spec("pydensecrf") is None:
         raise InputError("CRF: pydensecrf is not installed: `pip install pydensecrf2`, or use the backend torch")
     infer = _infer_pydensecrf if backend == "pydensecrf" else _infer_torch
