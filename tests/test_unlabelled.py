@@ -56,15 +56,8 @@ def test_stage_1_and_its_crf(data: Path, tmp_path: Path) -> None:
 def test_stage_2_and_its_crf(data: Path, tmp_path: Path) -> None:
     raw, crf = (tmp_path / name / "comp6_test_cls" for name in ("raw", "crf"))
     config = ["--config-path", Path(__file__).parent.parent / "step2/configs/voc12.yaml", "--cpu", "--no-labels"]
-    values = {
-        "EXP.OUTPUT_DIR": tmp_path,
-        "DATASET.ROOT": data,
-        "DATASET.N_CLASSES": 4,
-        "DATASET.SPLIT.VAL": data / "test.txt",
-        "DATALOADER.NUM_WORKERS": 0,
-        "MODEL.N_BLOCKS": "[1,1,1,1]",
-        "MODEL.ATROUS_RATES": "[6]",
-    }
+    values = {"EXP.OUTPUT_DIR": tmp_path, "DATASET.ROOT": data, "DATASET.N_CLASSES": 4, "DATALOADER.NUM_WORKERS": 0}
+    values |= {"DATASET.SPLIT.VAL": data / "test.txt", "MODEL.N_BLOCKS": [1, 1, 1, 1], "MODEL.ATROUS_RATES": [6]}
     overrides = [f"{key}={value}" for key, value in values.items()]
     model = ["--model-path", data / "stage2.pth"]
     run_script("step2/main.py", "test", *config, *model, "--save-predictions", raw, *overrides)
