@@ -60,10 +60,11 @@ def mining(args: argparse.Namespace) -> None:
     for id_, classes in tqdm(todo, initial=len(entries) - len(todo), total=len(entries), unit="img"):
         labels = read_label(paths[id_], args.num_classes, ignore_label=args.ignore_label)
         mined = mine(labels, classes, args.min_pixels, args.ignore_label)
-        same = np.array_equal(mined, labels)
-        changed += not same
-        if args.out or not same:
-            save_labels(results.path(id_), mined, notes[id_])
+        if not np.array_equal(mined, labels):
+            changed += 1
+        elif args.out is None:
+            continue
+        save_labels(results.path(id_), mined, notes[id_])
     print(f"changed {changed} of {len(todo)} pseudo labels: {results.folder}")
 
 

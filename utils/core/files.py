@@ -146,8 +146,6 @@ class Results:
     finished work, and files that the script has not written are never replaced.
 
     Args:
-        folder: of the results.
-        suffix: .png or .npy.
         kind: what the files are; files of another kind count as foreign.
         made_from: what the result of each image depends on, in values of JSON, by ID.
         inputs: directories that the script reads; `folder` may not be one of them.

@@ -43,11 +43,10 @@ class CRFSettings:
 
 
 class Task(NamedTuple):
-    """One label map: its inputs, the labels that it may contain, its file and the note in it."""
+    """One label map: its inputs, its file and the note in it, which has the labels that the map may contain."""
 
     image: Path
     logits: Path
-    labels: list[int]
     result: Path
     note: Note
 
@@ -98,17 +97,11 @@ def create_label_maps(
     image_labels: bool = False,
     overwrite: bool = True,
 ) -> None:
-    """Create the label maps that do not exist yet, with a progress bar.
+    """Create the label maps of the images in `out`, as far as they do not exist yet, with a progress bar.
 
     Args:
-        images: of which `logit_dir` has logits.
-        out: directory of the label maps.
         image_labels: whether to allow only the background and the classes in the list.
         overwrite: as in `Results.finished`.
-
-    Raises:
-        InputError: logits are missing, damaged or of different networks, or memory runs out. Finished label maps are
-            kept.
     """
     config = images.config
     logits = {entry.id: logit_dir / f"{entry.id}.npy" for entry in images.entries}
@@ -116,21 +109,19 @@ def create_label_maps(
     check_same_origin(list(logits.values()))
     common = asdict(settings) | {"num_classes": config.num_classes}
     del common["backend"], common["device"]
-    labels: dict[str, list[int]] = {}
     made_from: dict[str, Note] = {}
     for id_, classes in images.entries:
-        labels[id_] = sorted({0, *(c + 1 for c in classes)}) if image_labels else list(range(config.num_classes))
-        made_from[id_] = {"logits": fingerprint(logits[id_]), "labels": labels[id_], **common}
+        labels = {0, *(c + 1 for c in classes)} if image_labels else range(config.num_classes)
+        made_from[id_] = {"logits": fingerprint(logits[id_]), "labels": sorted(labels), **common}
     inputs = [folder for folder in (config.image_dir, logit_dir, config.label_dir) if folder]
     results = Results(out, ".png", LABEL_MAPS, made_from, inputs)
     finished = results.finished(overwrite)
     tasks = [
-        Task(images.image_path(e), logits[e.id], labels[e.id], results.path(e.id), results.note(e.id))
+        Task(images.image_path(e), logits[e.id], results.path(e.id), results.note(e.id))
         for e in images.entries
         if e.id not in finished
     ]
-    work = partial(create_label_map, num_classes=config.num_classes, settings=settings)
-    done = run_all(work, tasks, n_jobs if settings.device == "cpu" else 1)
+    done = run_all(partial(create_label_map, settings=settings), tasks, n_jobs if settings.device == "cpu" else 1)
     for _ in tqdm(done, initial=len(finished), total=len(images), unit="img"):
         pass
     print(f"{LABEL_MAPS}: {out}")
@@ -156,18 +147,18 @@ def _one_thread() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C and stops the others
 
 
-def create_label_map(task: Task, num_classes: int, settings: CRFSettings) -> None:
+def create_label_map(task: Task, settings: CRFSettings) -> None:
     """Logits -> full-size probabilities -> CRF -> argmax -> palette PNG."""
     image, logits = read_image(task.image), read_array(task.logits, LOGITS_HINT)
     size = image.shape[:2]
     sizes = [*([logit_side(side, stride) for side in size] for stride in (8, 16)), size]
-    shapes = [(num_classes, *sides) for sides in sizes]
+    shapes = [(task.note["num_classes"], *sides) for sides in sizes]
     if logits.shape not in shapes or not np.issubdtype(logits.dtype, np.floating):
         raise InputError(
             f"{task.logits} contains {logits.dtype} {logits.shape}, but logits for {task.image} have the shape"
             f" {' or '.join(map(str, shapes))}: see --num-classes, or create the logits again"
         )
-    labels = np.array(task.labels, np.uint8)
+    labels = np.array(task.note["labels"], np.uint8)
     advice = "use fewer processes (--n-jobs) or, on a GPU, --device cpu"
     with memory_hint(f"{task.image}: out of memory in the CRF: {advice}"):
         chosen = torch.from_numpy(logits[labels].astype(np.float32))[None].to(settings.device)

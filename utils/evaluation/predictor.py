@@ -60,14 +60,11 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray | str | Path, crf: CRFSettings | None = None) -> np.ndarray:
-        """Label the pixels of an image of any size.
+        """The H x W uint8 labels of an image of any size, 0 is the background.
 
         Args:
             image: a file, or H x W x 3 uint8, BGR.
             crf: refine the labels with the dense CRF of these settings.
-
-        Returns:
-            H x W uint8 labels, 0 is the background.
         """
         if not isinstance(image, np.ndarray):
             image, _ = read_picture(image)
