@@ -56,12 +56,9 @@ def parse_args(doc: str, argv: list[str] | None = None) -> argparse.Namespace:
     add("--random-scale", action="store_true", help="scale training images by 0.5, 0.6, ... 1.6")
 
     add = parser.add_argument_group("optimization").add_argument
-    text = "segmentation network; mobilenet_v2 is for laptops, mini for tests"
-    add("--arch", choices=ARCHS, default="resnet101", help=text)
-    text = "images per batch of each kind, over all processes"
-    add("--batch-size", type=cli.positive_int, default=10, help=text)
-    text = "batches of each kind per iteration; their gradients are accumulated"
-    add("--iter-size", type=cli.positive_int, default=1, help=text)
+    add("--arch", choices=ARCHS, default="resnet101", help="segmentation network; mobilenet_v2: laptops, mini: tests")
+    add("--batch-size", type=cli.positive_int, default=10, help="images per batch of each kind, over all processes")
+    add("--iter-size", type=cli.positive_int, default=1, help="batches per iteration, whose gradients add up")
     add("--num-steps", type=cli.positive_int, default=12000, help="number of iterations")
     text = (
         f"of the segmentation network (default: {PUBLISHED_LEARNING_RATE}; mobilenet_v2: {MOBILENET_LEARNING_RATE})"
@@ -71,14 +68,11 @@ def parse_args(doc: str, argv: list[str] | None = None) -> argparse.Namespace:
     add("--momentum", type=cli.non_negative, default=0.9, help="of SGD")
     add("--weight-decay", type=cli.non_negative, default=5e-4, help="of SGD")
     add("--power", type=cli.non_negative, default=0.9, help="lr * (1 - i / num_steps) ^ power")
-    text = "keep the loaded statistics of batch normalization (published: batch statistics)"
-    add("--freeze-bn", action="store_true", help=text)
-    text = "step each tensor once per iteration (published: once per module that contains it)"
-    add("--single-steps", action="store_true", help=text)
+    add("--freeze-bn", action="store_true", help="batch normalization with the loaded statistics, not the batch's")
+    add("--single-steps", action="store_true", help="step each tensor once per iteration, unlike the published code")
 
     add = parser.add_argument_group("method").add_argument
-    text = "first iteration of ONF and PND (default: 1/12 of --num-steps)"
-    add("--denoise-from", type=cli.count, metavar="I", help=text)
+    add("--denoise-from", type=cli.count, metavar="I", help="first iteration of ONF, PND (default: num_steps / 12)")
     text = "iteration at which the threshold of PND reaches --low-T (default: 11/12 of --num-steps)"
     add("--denoise-until", type=cli.count, metavar="I", help=text)
     add("--high-T", type=cli.non_negative, default=1.2, help="first loss threshold of PND, in nats")
@@ -105,8 +99,7 @@ def parse_args(doc: str, argv: list[str] | None = None) -> argparse.Namespace:
     add("--no-val", action="store_true", help="no validation; VOC_best.pth holds the last weights")
     add("--save-pred-every", type=cli.positive_int, default=500, help="iterations between validations")
     add("--snapshot-dir", type=Path, default=Path("snapshots"), help="directory of the results")
-    text = "scales of the multi-scale validation, separated by commas"
-    add("--scales", type=cli.scales, default=(1.0, 0.75), help=text)
+    add("--scales", type=cli.scales, default=(1.0, 0.75), help="of the multi-scale validation, separated by commas")
     cli.add_resume_options(group)
     add_log_options(group)
 
