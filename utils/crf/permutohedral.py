@@ -109,9 +109,17 @@ def _find_neighbours(keys: Tensor, step: int) -> Tensor:
     `keys` are those of all vertices, sorted. Those of neighbours differ by `step`.
     """
     count = len(keys)
-    position = torch.searchsorted(keys, keys + step).clamp_(max=count - 1)
-    here = (keys[position] == keys + step).nonzero()[:, 0]
-    ahead = position[here]
+    if keys.device.type == "cpu":
+        # A stable sort merges two sorted sequences in linear time, and equal keys end up side by side.
+        both = torch.cat([keys, keys + step]).numpy()
+        order = both.argsort(kind="stable")
+        both = both[order]
+        equal = (both[1:] == both[:-1]).nonzero()[0]
+        ahead, here = torch.from_numpy(order[equal]), torch.from_numpy(order[equal + 1] - count)
+    else:
+        position = torch.searchsorted(keys, keys + step).clamp_(max=count - 1)
+        here = (keys[position] == keys + step).nonzero()[:, 0]
+        ahead = position[here]
     rows = keys.new_full((count, 3), count, dtype=torch.int32)
     rows[:, 1] = _arange(count, like=keys)
     rows[here, 2], rows[ahead, 0] = ahead.int(), here.int()
