@@ -26,8 +26,10 @@ class ConfusionMatrix:
     def update(self, truth: Tensor, prediction: Tensor) -> None:
         """Add one label map or a batch: two integer tensors of the same shape. Ignored pixels are not counted."""
         pairs = truth.long() * self.num_classes + prediction.long()
-        counts = torch.bincount(pairs[truth != self.ignore_label], minlength=self.num_classes**2)
-        self.counts = self.counts.to(truth.device) + counts
+        pairs = pairs.masked_fill(truth == self.ignore_label, self.num_classes**2).flatten()
+        counts = pairs.new_zeros(self.num_classes**2 + 1)  # the last one is of ignored pixels
+        counts.scatter_add_(0, pairs, torch.ones_like(pairs))  # unlike bincount, does not wait for a GPU
+        self.counts = self.counts.to(truth.device) + counts[:-1]
 
     def gather(self) -> "ConfusionMatrix":
         """Sum the counts over all processes, in place; returns itself."""
