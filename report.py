@@ -50,7 +50,7 @@ def report(args: argparse.Namespace) -> None:
     out = args.out or args.run / "report.html"
     gallery = read_gallery(run)
     with atomic_write(out) as file:
-        file.write(render(run, gallery).encode(errors="surrogateescape"))  # file names in an ASCII locale
+        file.write(render(run, gallery).encode())
     print(f"report: {out} ({out.stat().st_size / 1e6:.1f} MB)")
     if args.gallery is not None:
         if not gallery:

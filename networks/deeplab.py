@@ -36,8 +36,6 @@ ARCHS = {
 class Bottleneck(nn.Module):
     """Residual block: 1x1 (strided) -> 3x3 (dilated) -> 1x1 convolution, of N, N and 4 N channels."""
 
-    is_block = True  # compiled on its own, see `compile_blocks`
-
     def __init__(self, inplanes: int, planes: int, stride: int, dilation: int, project: bool) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inplanes, planes, 1, stride=stride, bias=False)

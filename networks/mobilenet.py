@@ -24,8 +24,6 @@ def conv_bn_relu(
 class InvertedResidual(nn.Module):
     """1x1 convolution to `expansion` times the channels -> depthwise 3x3 -> 1x1 convolution without activation."""
 
-    is_block = True  # compiled on its own, see `compile_blocks`
-
     def __init__(self, inplanes: int, planes: int, stride: int, dilation: int, expansion: int) -> None:
         super().__init__()
         wide = inplanes * expansion

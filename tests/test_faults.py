@@ -200,16 +200,3 @@ def test_tensorboard(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     options = train_options(tiny_data, tmp_path / "out2", "--logdir", logdir)
     assert "--logdir needs TensorBoard" in error_line("train.py", *options)
-
-
-@pytest.mark.slow
-def test_compiled_networks_give_the_same_losses(tiny_data: Path, tmp_path: Path) -> None:
-    for name in ("plain", "compile"):
-        more = ["--compile"] if name == "compile" else []
-        options = train_options(tiny_data, tmp_path / name, "--num-steps", 3, *more)
-        process = start(options, ROOT / "tests/float64.py")
-        stderr = process.communicate(timeout=DEADLINE)[1]
-        assert process.returncode == 0, stderr
-    plain, compiled = (log_lines(tmp_path / name)[-1] for name in ("plain", "compile"))
-    for name, value in plain.items():
-        assert_close(compiled[name], value, 1e-6, name)

@@ -1,18 +1,14 @@
 """Denoising, alignment, the iteration and the optimisers where no reference number reaches."""
 
-from dataclasses import replace
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
 from conftest import assert_close
-from torch._dynamo.utils import counters
 
 from networks.deeplab import Arch, DeepLab, build_deeplab
 from networks.discriminator import Discriminator
 from utils.alignment import CutMix, cutmix, domain_loss, draw_cutmix, one_hot
-from utils.core.device import Precision, compile_blocks
+from utils.core.device import Precision
 from utils.denoising import foreground_iou, online_noise_filter, segmentation_loss
 from utils.evaluation.metrics import ConfusionMatrix, score_table
 from utils.iteration import Batches, Iteration, Method
@@ -152,28 +148,6 @@ def test_unused_forwards_run_without_gradient(i: int, mixed: bool) -> None:
     assert losses["kept"] == (losses["keep_simple"].sum() if i >= 5 else 3)
     assert (losses["dropped"] > 0) == (i >= 5)
     assert not any(value.requires_grad for value in losses.values())
-
-
-def test_compiled_blocks_are_compiled_once(float64: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not again when denoising begins, nor for another number of images that ONF keeps."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    (G, D), (G_plain, D_plain) = tiny_networks(), tiny_networks()
-    compile_blocks(G)
-    graphs, kept = [], set()
-    cases = [(2, 0.0, False), (2, 0.0, True), (7, 0.0, False), (7, 0.0, True), (7, 0.55, True), (7, 0.6, True)]
-    for step, (i, threshold, mixed) in enumerate(cases):
-        mix = CutMix(0.5, 16, 20, (3, 1, 2, 0)) if mixed else None
-        method = replace(tiny_method(), iou_thresholds=torch.full((3,), threshold))
-        found, expected = (
-            Iteration(*networks, method)(i, tiny_batches(step, 4), mix) for networks in ((G, D), (G_plain, D_plain))
-        )
-        for name, value in expected.items():
-            assert_close(found[name], value, 1e-9, name)
-        kept.add(int(expected["kept"]))
-        graphs.append(counters["stats"]["unique_graphs"])
-    assert_same_gradients(gradients(G, D), gradients(G_plain, D_plain))
-    assert len(kept) > 1
-    assert graphs[0] < graphs[1] == graphs[-1]  # with gradient, then without
 
 
 def test_discriminator_gets_gradient_from_its_own_loss_alone(float64: None) -> None:

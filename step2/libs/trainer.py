@@ -13,7 +13,7 @@ from step2.libs.models import MSC, load_initial
 from step2.libs.optim import build_sgd, lr_after
 from step2.libs.setup import Paths, build
 from utils.core import distributed
-from utils.core.device import compile_blocks, prepare
+from utils.core.device import prepare
 from utils.training.trainer import Trainer
 
 
@@ -62,6 +62,4 @@ def build_trainer(config: Config, args: argparse.Namespace, device: torch.device
         if isinstance(module, nn.BatchNorm2d):
             module.requires_grad_(False)
     prepare(model, device, args.channels_last).train()
-    if args.compile:
-        compile_blocks(model)
     return MSCTrainer(model, config, args, device)

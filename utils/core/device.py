@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -18,10 +18,9 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def add_speed_options(group: argparse._ArgumentGroup, batch_statistics: bool = True) -> None:
-    """Add --amp, --compile, --deterministic and, if batch normalization uses batch statistics, --sync-bn."""
+    """Add --amp, --deterministic and, if batch normalization uses batch statistics, --sync-bn."""
     add = group.add_argument
     add("--amp", choices=AMP, help="mixed precision of the networks (fp16 with loss scaling); losses in float32")
-    add("--compile", action="store_true", help="compile the residual blocks with torch.compile")
     add("--deterministic", action="store_true", help="use deterministic algorithms on a GPU too; slower")
     if batch_statistics:
         text = "with torchrun: batch statistics of the whole batch instead of each GPU's part"
@@ -83,32 +82,6 @@ def prepare(network: Network, device: torch.device, channels_last: bool | None =
     nhwc = device.type == "cpu" if channels_last is None else channels_last
     memory_format = torch.channels_last if nhwc else torch.contiguous_format
     return network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
-
-
-def compile_blocks(network: nn.Module) -> None:
-    """Compile the residual blocks of a network (modules with `is_block`) for training.
-
-    Blocks of the same shapes share the code, which takes far less time than compiling the network as a whole. Single
-    images are not compiled, nor is evaluation mode, where images have any size.
-    """
-    # The limit is on the kinds of blocks: four stages, the first and the others, with and without gradient.
-    config = torch._dynamo.config
-    config.cache_size_limit = max(config.cache_size_limit, 64)  # type: ignore[attr-defined]
-    for block in network.modules():
-        if getattr(block, "is_block", False):
-            block.forward = _compiled(block)  # type: ignore[method-assign]
-
-
-def _compiled(block: nn.Module) -> Callable[[Tensor], Tensor]:
-    plain, compiled = block.forward, torch.compile(block.forward)
-
-    def forward(x: Tensor) -> Tensor:
-        if not block.training or len(x) == 1:
-            return plain(x)
-        torch._dynamo.mark_dynamic(x, 0)
-        return compiled(x)
-
-    return forward
 
 
 class Precision:

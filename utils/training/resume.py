@@ -1,6 +1,7 @@
 """Interruptible training: the state of a run in one file, a lock on its folder, and stopping on signals."""
 
 import contextlib
+import fcntl
 import math
 import os
 import platform
@@ -18,11 +19,6 @@ from torch import nn
 from networks.checkpoint import read_checkpoint, save
 from utils.core.distributed import any_process, barrier, is_main, world_size
 from utils.core.errors import InputError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 # Options that may change when a run resumes, since the weights do not depend on them.
 FREE_OPTIONS = {
@@ -107,7 +103,7 @@ class TrainState:
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
     """Keep other runs from writing to a folder; the lock ends with this process, however that ends."""
-    if fcntl is None or not is_main():
+    if not is_main():
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)

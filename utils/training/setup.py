@@ -26,7 +26,7 @@ from networks.deeplab import DeepLab, build_deeplab
 from networks.discriminator import build_discriminator
 from networks.imagenet import imagenet_state, read_initial
 from utils.core import distributed
-from utils.core.device import compile_blocks, prepare
+from utils.core.device import prepare
 from utils.core.errors import InputError
 from utils.core.files import not_found
 from utils.iteration import Batches
@@ -106,8 +106,6 @@ def build_networks(args: argparse.Namespace, device: torch.device) -> tuple[Deep
     prepare(G, device, args.channels_last)
     if args.sync_bn and distributed.world_size() > 1:
         nn.SyncBatchNorm.convert_sync_batchnorm(G)
-    if args.compile:
-        compile_blocks(G)
     return G.train(), D and D.train()
 
 
