@@ -9,8 +9,6 @@ have the same layout as those of a run in the project's folder. The last step wr
 import argparse
 import os
 import shlex
-import subprocess
-import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +27,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of the results")
     parser.add_argument("--seed", type=cli.count, default=0, help="seed of the images and of the training")
     parser.add_argument("--num-steps", type=cli.positive_int, default=740, help="iterations of stage 1")
-    parser.add_argument("--step2-steps", type=cli.positive_int, default=200, help="iterations of stage 2")
+    parser.add_argument("--step2-steps", type=cli.positive_int, default=150, help="iterations of stage 2")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or mps")
     return parser.parse_args(argv)
 
@@ -46,23 +44,22 @@ class Demo:
         self.network = ("--restore-from", self.out / "snapshots/VOC_best.pth", "--num-workers", 0)
         self.commands: list[dict[str, object]] = []
 
-    def run(self, *command: object, cwd: Path = ROOT) -> None:
-        """Print and run one command of the project; if it fails, the demo exits with its status."""
-        words = [os.path.relpath(word, cwd) if isinstance(word, Path) else str(word) for word in command]
+    def run(self, script: str, *options: object, cwd: Path = ROOT) -> None:
+        """Print a command of the project and run it in this process; if it fails, the demo exits with its status."""
+        os.chdir(cwd)
+        words = [os.path.relpath(word) if isinstance(word, Path) else str(word) for word in options]
         place = "" if cwd == ROOT else f"cd {cwd.relative_to(ROOT)} && "
-        line = f"{place}python {shlex.join(words)}"
+        line = f"{place}python {script} {shlex.join(words)}"
         print(f"\n$ {line}", flush=True)
         started = time.monotonic()
-        status = subprocess.run([sys.executable, *words], cwd=cwd, check=False).returncode
-        if status:
-            raise SystemExit(status)
+        cli.call(script, *words)
         self.commands.append({"command": line, "seconds": time.monotonic() - started})
 
     def stage1(self) -> None:
         """Draw the images, train and evaluate. Denoising starts late, as the network is not pre-trained."""
         steps, seed = self.args.num_steps, self.args.seed
         counts = ("--simple", 600, "--complex", 300, "--val", 150, "--size", 128, "--seed", seed)
-        self.run("-m", "datasets.openmoji", "--root", self.data, "--classes", CLASSES, *counts)
+        self.run("-m datasets.openmoji", "--root", self.data, "--classes", CLASSES, *counts)
         places = ("--list-dir", self.lists, "--pseudo-label-dir", self.data / "sal2gt")
         network = ("--arch", "mini", "--restore-from", "none", "--input-size", 97, "--batch-size", 8)
         schedule = ("--num-steps", steps, "--learning-rate", 0.005, "--denoise-from", steps * 2 // 5)

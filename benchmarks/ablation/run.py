@@ -2,11 +2,9 @@
 
 import argparse
 import json
-import runpy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import torch
@@ -17,6 +15,7 @@ from datasets.labels import IGNORE_LABEL, read_label
 from datasets.lists import read_list
 from datasets.loaders import DataConfig, EvalDataset
 from networks.checkpoint import load_deeplab
+from utils.core import cli
 from utils.core.device import pick_device
 from utils.core.files import ROOT
 from utils.denoising import foreground_iou, noisy_pixels, online_noise_filter
@@ -30,9 +29,8 @@ Shares = dict[str, float | None]
 
 
 def script(name: str, *options: object) -> None:
-    """Run a script of the project in this process; if it fails, the process exits with its status."""
-    with mock.patch("sys.argv", [f"{name}.py", *map(str, options)]):
-        runpy.run_path(str(ROOT / f"{name}.py"), run_name="__main__")
+    """Run a script of the project in this process."""
+    cli.call(str(ROOT / f"{name}.py"), *options)
 
 
 def do_run(options: Sequence[str], folder: Path, jobs: int, device: str | None, labels: bool) -> dict:

@@ -3,9 +3,11 @@
 import argparse
 import io
 import os
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 # Cores available to this process, which containers and schedulers can limit.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -29,6 +31,15 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     return argparse.ArgumentParser(description=doc, formatter_class=Formatter, allow_abbrev=False)
+
+
+def call(script: str, *words: object) -> None:
+    """Run `python SCRIPT WORDS` or `python -m MODULE WORDS` in this process, which exits if the script fails."""
+    with mock.patch("sys.argv", [script, *map(str, words)]):
+        if script.startswith("-m "):
+            runpy.run_module(script.removeprefix("-m "), run_name="__main__")
+        else:
+            runpy.run_path(os.path.abspath(script), run_name="__main__")  # spawned processes load it again
 
 
 def _number(convert: Callable, accept: Callable[[float], bool], text: str) -> Callable:
