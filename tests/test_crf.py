@@ -158,9 +158,12 @@ def test_memory_that_runs_out_names_what_helps(
 ) -> None:
     np.save(tmp_path / "val_00001.npy", np.zeros((4, 9, 11), np.float32))
     monkeypatch.setattr(run, "dense_crf", lambda *_, **__: torch.empty(1 << 58))
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
     images = EvalDataset([Entry("val_00001")], DataConfig(tiny_data / "JPEGImages", num_classes=4), labels=False)
     with pytest.raises(InputError, match=r"val_00001\.jpg: out of memory in the CRF: .*--n-jobs"):
         run.create_label_maps(images, tmp_path, tmp_path / "crf", run.CRFSettings(CRFParams(), None), n_jobs=1)
+    assert threads == [1, torch.get_num_threads()]  # as before, for what runs next in this process
 
 
 def test_bad_values_are_refused() -> None:

@@ -130,8 +130,12 @@ def create_label_maps(
 def run_all(work: Callable[[Task], None], tasks: Sequence[Task], n_jobs: int) -> Iterator[None]:
     """Do the work of all tasks in single-threaded processes; yields after each task."""
     if n_jobs == 1:
+        num_threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        yield from map(work, tasks)
+        try:
+            yield from map(work, tasks)
+        finally:
+            torch.set_num_threads(num_threads)  # for the scripts that run next in this process
         return
     with ProcessPoolExecutor(n_jobs, get_context("spawn"), _one_thread) as processes:
         try:
