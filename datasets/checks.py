@@ -130,7 +130,7 @@ def check_images(entries: Iterable[Entry], image_dir: Path) -> Iterator[Problem]
             yield Problem(ERROR, "image not found", f"{not_found(path)}{_space_hint(path)}")
             continue
         try:
-            with contextlib.redirect_stderr(io.StringIO()) as printed:
+            with contextlib.redirect_stderr(io.StringIO()) as printed:  # warnings of damage
                 read_image(path, QUICK_SIDE)
         except InputError as error:
             yield Problem(ERROR, "image cannot be read", str(error))

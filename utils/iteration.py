@@ -37,9 +37,8 @@ class Method:
 
     def T(self, i: int) -> float | None:
         """T(i) of PND; None during the warm-up and without PND."""
-        return (
-            noise_threshold(i, self.denoise_from, self.denoise_until, self.high_T, self.low_T) if self.pnd else None
-        )
+        schedule = self.denoise_from, self.denoise_until, self.high_T, self.low_T
+        return noise_threshold(i, *schedule) if self.pnd else None
 
 
 class Batches(SimpleNamespace):

@@ -90,7 +90,7 @@ class Trainer:
         return figures
 
     def begin(self, options: dict, outputs: Sequence[Path], starts: Sequence[Any]) -> int:
-        """Load the saved state, or back up the `outputs` of an earlier run, `starts` excepted, which this one reads.
+        """Load the saved state, or back up the `outputs` of an earlier run; this one may start from them (`starts`).
 
         Returns:
             The number of iterations done.

@@ -20,7 +20,6 @@ from utils.evaluation.visualize import contact_sheet
 SHEET_IMAGES = 8
 
 
-@any_size()
 def draw_sheet(
     G: nn.Module, simple: ImageDataset, names: Sequence[str], scales: Sequence[float], device: torch.device
 ) -> Image.Image:
