@@ -19,7 +19,7 @@ from networks.checkpoint import read_checkpoint
 from utils.core.device import Precision
 from utils.core.errors import InputError
 from utils.core.files import atomic_write
-from utils.training.log import Watch
+from utils.training.log import LOW_LINES, TrainLog
 from utils.training.optim import build_sgd
 from utils.training.resume import TrainState
 
@@ -138,15 +138,18 @@ def test_a_write_error_names_its_file(tmp_path: Path) -> None:
         raise RuntimeError("of another kind")
 
 
-def test_warnings_come_once() -> None:
-    watch = Watch("loss_D", below=0.01, text="D has won")
-    said = [watch({"loss_D": value}) for value in [0.001] * 10 + [0.3] + [0.001] * 50]
-    assert [n for n, text in enumerate(said) if text] == [11 + Watch.LINES - 1]
-    assert watch({"kept": 3}) is None
+def test_a_figure_that_stays_low_is_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = [0.001] * 10 + [0.3] + [0.001] * 50
+    said = []
+    with TrainLog(tmp_path, ["log.jsonl"], range(len(values)), 0, "i", 8, None) as log:
+        for n, value in enumerate(values):
+            log(n, 0.1, {"loss_D": value, "kept": 0}, ())
+            said += [n] * capsys.readouterr().err.count("warning: loss_D")
+    assert said == [11 + LOW_LINES - 1]
 
 
 def test_the_bar_says_that_onf_keeps_nothing(tiny_data: Path, tmp_path: Path) -> None:
-    more = "--iou-thresholds", 0.99, "--denoise-from", 1, "--num-steps", Watch.LINES + 3
+    more = "--iou-thresholds", 0.99, "--denoise-from", 1, "--num-steps", LOW_LINES + 3
     done = run_script("train.py", *train_options(tiny_data, tmp_path, *more))
     assert done.stderr.count("warning: passed below 0.001 in 20 log lines: no image") == 1
     assert "img/s" in done.stderr and "mem=" in done.stderr

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, ClassVar
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ BACKGROUND_ONLY = (
     "the network predicts background only on all validation images: start from pre-trained weights (--restore-from),"
     " or try a later --denoise-from, higher --high-T and --low-T, or another --learning-rate"
 )
+WATCHED = {"loss_D": (0.01, D_WINS), "passed": (0.001, NONE_PASSES)}  # figures that should not stay below a limit
+LOW_LINES = 20  # of the log until the warning
 
 
 def add_log_options(group: argparse._ActionsContainer) -> None:
@@ -58,7 +60,7 @@ class TrainLog:
         self.board = open_board(self.logdir, first) if self.logdir and main else None
         self.files = {name: open_log(self.folder / name, self.key, first) for name in self.names if main}
         self.bar = tqdm(self.iterations, initial=done, total=total, unit="it", disable=not main)
-        self.watches = [Watch("loss_D", 0.01, D_WINS), Watch("passed", 0.001, NONE_PASSES)]
+        self.low = dict.fromkeys(WATCHED, 0)  # log lines in a row in which the figure is below its limit
         self.said_collapsed = False
         return self
 
@@ -79,9 +81,10 @@ class TrainLog:
         if rate := self.bar.format_dict["rate"]:
             postfix["img/s"] = f"{rate * self.images:.3g}"
         self.bar.set_postfix(postfix | {"mem": f"{peak_memory():.1f}G"})
-        for watch in self.watches:
-            if text := watch(figures):
-                self.bar.write(f"warning: {text}", file=sys.stderr)
+        for name, (limit, text) in WATCHED.items():
+            self.low[name] = self.low[name] + 1 if figures.get(name, limit) < limit else 0
+            if self.low[name] == LOW_LINES:
+                self.bar.write(f"warning: {name} below {limit} in {LOW_LINES} log lines: {text}", file=sys.stderr)
 
     def scores(self, n: int, scores: Mapping[str, float | dict], collapsed: bool) -> None:
         """Log the scores of a validation; `collapsed`: all pixels were predicted as background."""
@@ -107,26 +110,6 @@ class TrainLog:
         for key, value in record.items():
             if self.board is not None and isinstance(value, float):
                 self.board.add_scalar(prefix + key, value, n)
-
-
-@dataclass
-class Watch:
-    """Warns once when a figure stays below a limit for LINES log lines."""
-
-    LINES: ClassVar[int] = 20
-    name: str
-    below: float
-    text: str
-    lines: int = 0
-    said: bool = False
-
-    def __call__(self, figures: Mapping[str, float]) -> str | None:
-        """The warning, if it is due."""
-        if self.said or self.name not in figures:
-            return None
-        self.lines = self.lines + 1 if figures[self.name] < self.below else 0
-        self.said = self.lines == self.LINES
-        return f"{self.name} below {self.below:g} in {self.LINES} log lines: {self.text}" if self.said else None
 
 
 def open_log(path: Path, key: str, first: int) -> IO[str]:
