@@ -8,16 +8,15 @@ The moment is an event of the run itself, so that it does not depend on how busy
 """
 
 import os
-import runpy
 import signal
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils.core.cli import call
+from utils.core.files import ROOT
 from utils.training.resume import TrainState
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def interrupt(action: str) -> None:
@@ -41,5 +40,4 @@ if __name__ == "__main__":
 
     TrainState.save = save_and_interrupt
     os.chdir(script.parent)
-    sys.argv = [str(script), *sys.argv[3:]]
-    runpy.run_path(str(script), run_name="__main__")
+    call(str(script), *sys.argv[3:])

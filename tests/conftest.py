@@ -10,24 +10,25 @@ import os
 # in all processes. Set before torch is loaded.
 os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
 
-import runpy
 import shutil
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from datasets.openmoji.dataset import make_dataset
+from datasets.voc import palette
 from networks.checkpoint import save
 from networks.deeplab import Arch, DeepLab
+from utils.core.cli import call
 
 # Forking is unsafe beside the threads of pytest-xdist and torch; Python 3.12 warns of it, and 3.14 has forkserver as
 # its default. Scripts in processes of their own start their workers as the platform does.
@@ -36,6 +37,7 @@ if sys.platform == "linux":
     multiprocessing.set_forkserver_preload(["torch"])
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = torch.get_num_threads()  # of scripts in processes of their own; MKL may limit it to the cores
+Done = subprocess.CompletedProcess  # how a script ended
 DEADLINE = 1800  # seconds; ends a test that hangs, and nothing that is merely slow
 REFERENCE = Path(os.environ.get("MDBA_REFERENCE", ROOT / "tests" / "reference"))
 
@@ -77,10 +79,7 @@ def normal_images(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).normal(0, 60, shape).astype(np.float32))
 
 
-Values = torch.Tensor | np.ndarray | float | Sequence[float]
-
-
-def assert_close(ours: Values, theirs: Values, tolerance: float, what: str = "", slack: float = 0.0) -> None:
+def assert_close(ours: ArrayLike, theirs: ArrayLike, tolerance: float, what: str = "", slack: float = 0.0) -> None:
     """The largest absolute difference is at most `tolerance` times the largest absolute value, plus `slack`.
 
     With MDBA_SPREADS, how much of that the difference takes up is appended to that file: `make test-cpus` shows how
@@ -104,13 +103,11 @@ DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     """The CPU and the GPU, without TF32. Without a GPU, one test of test_cuda.py says so, for all."""
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn
-    allowed = [backend.allow_tf32 for backend in backends]
-    for backend in backends:
-        backend.allow_tf32 = False
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
     yield torch.device(request.param)
-    for backend, value in zip(backends, allowed):
-        backend.allow_tf32 = value
+    matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 @pytest.fixture
@@ -119,10 +116,6 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
-
-
-def assert_logits_close(ours: torch.Tensor | np.ndarray, theirs: np.ndarray) -> None:
-    assert_close(ours, theirs, 1e-3, "logits")
 
 
 @pytest.fixture(autouse=True)
@@ -164,11 +157,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def textured_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As `tiny_data`, but noise in lossless files: the same pixels with every version of the libraries."""
     root, rng = tmp_path_factory.mktemp("textured") / "data", np.random.default_rng(5)
-    lists = {"simple_list": 12, "complex_list": 8, "val": 4}
     for folder in ("JPEGImages", "SegmentationClassAug", "sal2gt", "lists"):
         (root / folder).mkdir(parents=True)
     entries: dict[str, list[str]] = {}
-    for name, count in lists.items():
+    for name, count in {"simple_list": 12, "complex_list": 8, "val": 4}.items():
         for n in range(count):
             classes = [n % 3] if name == "simple_list" else [n % 3, (n + 1) % 3]
             image, label = rng.integers(0, 256, (64, 80, 3), np.uint8), np.zeros((64, 80), np.uint8)
@@ -188,21 +180,35 @@ def textured_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def data_options(root: Path) -> list[str]:
-    return ["--data-dir", str(root), "--num-classes", "4", "--device", "cpu", "--num-workers", "0"]
-
-
 def flags(**options: object) -> list[object]:
     """Command-line words: flags(data_list="a.txt", n_jobs=1) -> ["--data-list", "a.txt", "--n-jobs", 1]."""
     return [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
 
 
-class Done(NamedTuple):
-    """How a script ended."""
+def data_options(root: Path) -> list[object]:
+    return flags(data_dir=root, num_classes=4, device="cpu", num_workers=0)
 
-    status: int
-    stdout: str
-    stderr: str
+
+def train_options(data: Path, out: Path, *more: object) -> list[object]:
+    """Eight iterations of a small network; an option in `more` counts instead of the same one before it."""
+    folders = flags(list_dir=data / "lists", pseudo_label_dir=data / "sal2gt", snapshot_dir=out)
+    options = "--arch mini --restore-from none --batch-size 2 --input-size 40 --num-steps 8 --save-every 2"
+    return [*data_options(data), *folders, *options.split(), "--log-every", 1, *more]
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """The labels in a mask of the project, which is a PNG with VOC's palette."""
+    with Image.open(path) as mask:
+        assert mask.format == "PNG" and mask.mode == "P" and mask.getpalette() == palette().ravel().tolist()
+        return np.array(mask)
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def run_script(script: str, *args: object, cwd: Path = ROOT, status: int = 0, process: bool = False) -> Done:
@@ -212,34 +218,33 @@ def run_script(script: str, *args: object, cwd: Path = ROOT, status: int = 0, pr
     """
     words = [str(ROOT / script), *map(str, args)]
     if process:
-        ended = subprocess.run(
-            [sys.executable, *words], cwd=cwd, capture_output=True, text=True, timeout=DEADLINE, check=False
-        )
-        done = Done(ended.returncode, ended.stdout, ended.stderr)
+        command = [sys.executable, *words]
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=DEADLINE, check=False)
     else:
         done = _run_here(words, cwd)
-    assert done.status == status, f"status {done.status}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == status, f"status {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
 
 def _run_here(words: list[str], cwd: Path) -> Done:
     stdout, stderr, status = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
-        patch.setattr(sys, "argv", words)
         patch.chdir(cwd)
         try:
-            runpy.run_path(words[0], run_name="__main__")
+            call(*words)
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    return Done(status, stdout.getvalue(), stderr.getvalue())
+    return Done(words, status, stdout.getvalue(), stderr.getvalue())
 
 
 def error_line(script: str, *args: object, cwd: Path = ROOT, process: bool = False) -> str:
-    """Run a script on a bad input: status 2 and, on stderr, one line without a traceback."""
-    stderr = run_script(script, *args, cwd=cwd, status=2, process=process).stderr
+    """Run a script on a bad input: status 2 and one line on stderr."""
+    return the_error(run_script(script, *args, cwd=cwd, status=2, process=process).stderr)
+
+
+def the_error(stderr: str) -> str:
+    """The last line of stderr, which is its only error, without a traceback."""
     lines = [line for line in stderr.replace("\r", "\n").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
-    assert len(errors) == 1, stderr
-    assert lines[-1] == errors[0], stderr
-    assert "Traceback" not in stderr
+    assert errors == lines[-1:] and "Traceback" not in stderr, stderr
     return errors[0]

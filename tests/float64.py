@@ -5,7 +5,6 @@ iterations, on every CPU, while a real difference is as large as in float32.
 """
 
 import os
-import runpy
 import sys
 from pathlib import Path
 
@@ -14,8 +13,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.core import device
-
-ROOT = Path(__file__).resolve().parent.parent
+from utils.core.cli import call
+from utils.core.files import ROOT
 
 
 def send(tensor: torch.Tensor, where: torch.device) -> torch.Tensor:
@@ -28,5 +27,4 @@ if __name__ == "__main__":
     device.send = send
     script = ROOT / sys.argv[1]
     os.chdir(script.parent)
-    sys.argv = [str(script), *sys.argv[2:]]
-    runpy.run_path(str(script), run_name="__main__")
+    call(str(script), *sys.argv[2:])

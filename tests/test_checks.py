@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import flags, run_script
+from conftest import flags, run_script, train_options
 from PIL import ExifTags, Image
-from test_faults import train_options
 
 from datasets.lists import Entry
 from datasets.loaders import DataConfig, SimpleDataset
@@ -17,17 +16,8 @@ from utils.training import validation
 
 
 def check_options(root: Path) -> list[object]:
-    return flags(
-        data_dir=root,
-        list_dir=root / "lists",
-        pseudo_label_dir=root / "sal2gt",
-        num_classes=4,
-        class_names=root / "lists/class_names.txt",
-    )
-
-
-def test_good_data_has_no_errors(tiny_data: Path) -> None:
-    assert run_script("check_data.py", *check_options(tiny_data)).stdout.splitlines()[-1] == "no problems found"
+    folders = flags(data_dir=root, list_dir=root / "lists", pseudo_label_dir=root / "sal2gt")
+    return [*folders, *flags(num_classes=4, class_names=root / "lists/class_names.txt")]
 
 
 @pytest.mark.parametrize(("name", "option"), [("complex_list", "--no-c2s"), ("train_cls", "--no-cls")])
@@ -56,9 +46,9 @@ def break_mask(root: Path) -> None:
     (root / "SegmentationClassAug/simple_00001.png").write_text("no mask")
 
 
-def turn(root: Path) -> None:
-    """An image that is upside down for those who ignore EXIF; its label may or may not be."""
-    path, exif = root / "JPEGImages/simple_00001.jpg", Image.Exif()
+def turn(path: Path) -> None:
+    """Make an image upside down for those who ignore EXIF; its label may or may not be."""
+    exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 3
     with Image.open(path) as image:
         image.save(path, exif=exif)
@@ -84,7 +74,7 @@ ERRORS = {
     "val: unusable": lambda r: (r / "lists/val.txt").write_text(""),
 }
 WARNINGS = {
-    "image turned by its EXIF orientation: see that its label": turn,
+    "image turned by its EXIF orientation: see that its label": lambda r: turn(r / "JPEGImages/simple_00001.jpg"),
     "image damaged, a part of it is wrong": damage,
     "complex_list: listed more than once": lambda r: edit(r, "complex_list", r"\Z", "complex_00001 0 1"),
     "label without foreground": lambda r: paint(0).save(r / "sal2gt/simple_00002.png"),
@@ -110,9 +100,8 @@ def test_an_error_is_what_training_refuses(own_data: Path, tmp_path: Path, text:
     assert line.startswith(level) and "first: " in line
     assert done.stdout.splitlines()[-1] == "no errors" or "fix them before training" in done.stderr
     options = train_options(own_data, tmp_path / "out")
-    options.remove("--no-val")
     steps = 8 if text in ERRORS else 1  # it meets all simple images, or starts
-    run_script("train.py", *options, "--num-steps", steps, "--save-pred-every", 8, status=status)
+    run_script("train.py", *options, "--num-steps", steps, status=status)
 
 
 def test_one_problem_does_not_hide_the_others(own_data: Path) -> None:
@@ -127,30 +116,25 @@ def test_one_problem_does_not_hide_the_others(own_data: Path) -> None:
     assert "identical to the ground truth" in out and "unusable, not compared" in out
 
 
-def test_images_are_counted_by_list_and_class(own_data: Path) -> None:
-    rows = run_script("check_data.py", *check_options(own_data)).stdout.splitlines()
+def test_good_data_is_counted_by_list_and_class(tiny_data: Path) -> None:
+    rows = run_script("check_data.py", *check_options(tiny_data)).stdout.splitlines()
     assert rows[0].split() == ["simple_list", "complex_list", "train_cls", "val"]
     assert rows[1].split() == ["images", "12", "8", "20", "4"]
-    listed = [line.split()[1:] for line in (own_data / "lists/simple_list.txt").open()]
+    listed = [line.split()[1:] for line in (tiny_data / "lists/simple_list.txt").open()]
     assert rows[2].split()[:2] == ["bird", str(listed.count(["0"]))] and rows[2].split()[-1] == "-"
     assert rows[5].startswith("found 24 of 24 images in ")
     assert rows[6:8] == [
-        f"found 12 of 12 pseudo labels in {own_data / 'sal2gt'}",
-        f"found 4 of 4 validation masks in {own_data / 'SegmentationClassAug'}",
+        f"found 12 of 12 pseudo labels in {tiny_data / 'sal2gt'}",
+        f"found 4 of 4 validation masks in {tiny_data / 'SegmentationClassAug'}",
     ]
+    assert rows[-1] == "no problems found"
 
 
 def test_thresholds_are_the_classes_means_floored(monkeypatch: pytest.MonkeyPatch) -> None:
-    class HalfForeground(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(1))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            assert not self.training
-            logits = torch.zeros(1, 4, *x.shape[2:])
-            logits[:, 1, : x.shape[2] // 2] = 1
-            return logits
+    def half_foreground(x: torch.Tensor) -> torch.Tensor:
+        logits = torch.zeros(1, 4, *x.shape[2:])
+        logits[:, 1, : x.shape[2] // 2] = 1
+        return logits
 
     def label(rows: int) -> torch.Tensor:
         label = torch.zeros(100, 10, dtype=torch.uint8)
@@ -159,11 +143,10 @@ def test_thresholds_are_the_classes_means_floored(monkeypatch: pytest.MonkeyPatc
 
     image = torch.zeros(1, 3, 100, 10)
     loader = [("a", image, label(50)), ("b", image, label(39)), ("c", image, label(20))]  # IoU 1, 0.78, 0.4
-    network = HalfForeground().eval()
     monkeypatch.setattr(validation, "eval_loader", lambda *_, **__: loader)
     entries = [Entry("a", (0,)), Entry("b", (0,)), Entry("c", (2,))]
     simple = SimpleDataset(entries, DataConfig(Path(), num_classes=4))
-    measured = validation.measure_iou_thresholds(network, simple, 0, torch.device("cpu"))
+    measured = validation.measure_iou_thresholds(half_foreground, simple, 0, torch.device("cpu"))
     assert measured == pytest.approx([0.8, 0.0, 0.3])  # of 0.89, none, 0.4
 
 

@@ -130,18 +130,20 @@ def test_stream_covers_the_list_before_it_repeats() -> None:
 
 
 def test_same_batches_with_0_1_and_2_workers(tiny_data: Path) -> None:
-    dataset = SimpleDataset(
-        entries(tiny_data, "simple_list.txt"), config(tiny_data, random_scale=True, random_mirror=True)
-    )
+    changed = config(tiny_data, random_scale=True, random_mirror=True)
+    dataset = SimpleDataset(entries(tiny_data, "simple_list.txt"), changed)
     runs = [list(itertools.islice(train_loader(dataset, 5, n), 6)) for n in (0, 1, 2)]
     for batches in zip(*runs):
         for tensors in zip(*batches):
             assert all(torch.equal(tensors[0], other) for other in tensors[1:])
+    images = EvalDataset(entries(tiny_data, "val.txt", False), config(tiny_data), labels=False)
+    for image, *others in zip(*(eval_loader(images, n) for n in (0, 1, 2))):
+        assert all(image[0] == other[0] and torch.equal(image[1], other[1]) for other in others)
     resumed = list(itertools.islice(train_loader(dataset, 5, 0, start=4), 2))
     assert all(torch.equal(a, b) for a, b in zip(resumed[0], runs[0][4]))
 
 
-def test_missing_files_are_counted(tiny_data: Path) -> None:
+def test_missing_files_are_counted(tiny_data: Path, tmp_path: Path) -> None:
     lost = [Entry("lost", (0,)), Entry("gone", (1,)), *entries(tiny_data, "simple_list.txt")]
     simple = SimpleDataset(lost, config(tiny_data))
     with pytest.raises(InputError, match=r"lost\.jpg not found, the first of 2 missing among 14 listed images$"):
@@ -150,6 +152,11 @@ def test_missing_files_are_counted(tiny_data: Path) -> None:
     expected = r"lost\.png not found, the first of 2 missing among 14 listed labels: create the pseudo labels"
     with pytest.raises(InputError, match=expected):
         require_files(labels, simple.origin)
+    (tmp_path / "IMG 3.jpg").touch()
+    images = EvalDataset([Entry("IMG", (3,))], DataConfig(tmp_path), labels=False)
+    expected = r"IMG\.jpg not found, .* listed images: 'IMG 3\.jpg' exists, but an ID has no spaces: rename"
+    with pytest.raises(InputError, match=expected):
+        require_files(images.files(), images.origin)
 
 
 # Limited so, torch cannot put the tensors of workers into shared memory.

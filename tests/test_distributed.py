@@ -9,20 +9,22 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import DEADLINE, ROOT, assert_close, data_options, error_line, run_script
-from test_resume import step2_options, wait_for
+from conftest import DEADLINE, ROOT, assert_close, error_line, read_lines, run_script, train_options
+from test_resume import step2_options
+from test_scripts import eval_options
 
 from datasets.sampling import InfiniteBatchSampler
 from networks.checkpoint import read_checkpoint, read_state, save
 from networks.deeplab import build_deeplab
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-FLOAT64 = ROOT / "tests/float64.py"
+FLOAT64 = "tests/float64.py"
 TOLERANCE = 1e-9
 execute = partial(subprocess.run, capture_output=True, text=True, timeout=DEADLINE, check=False)
 
@@ -34,31 +36,24 @@ def torchrun(script: str | Path, *args: object, status: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def in_float64(*args: object) -> None:
-    """Run a script in one process, in float64."""
-    done = execute([sys.executable, FLOAT64, *map(str, args)])
-    assert done.returncode == 0, done.stderr
-
-
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+in_float64 = partial(run_script, FLOAT64, process=True)  # in one process
+two_in_float64 = partial(torchrun, FLOAT64)
 
 
 def assert_same_end(ours: Path, theirs: Path, *weights: str) -> None:
     """The lines of log.jsonl and the tensors of weights."""
-    found = ([*lines(end / "log.jsonl"), *(read_state(end / name) for name in weights)] for end in (ours, theirs))
+    ends = ours, theirs
+    found = ([*read_lines(end / "log.jsonl"), *(read_state(end / name) for name in weights)] for end in ends)
     for a, b in zip(*found, strict=True):
         assert a.keys() == b.keys()
         for name, value in b.items():
             assert_close(a[name], value, TOLERANCE, name)
 
 
-def train_options(data: Path, out: Path, *more: object) -> list[object]:
-    options = "--arch mini --restore-from none --batch-size 4 --input-size 40 --num-steps 6 --denoise-from 2"
-    options += " --iou-thresholds 0,1,1 --save-pred-every 100 --log-every 1 --iter-size 2 --random-mirror --no-s2c"
-    options += " --freeze-bn --learning-rate 0.00005 --high-T 1.7 --low-T 1.6"
-    folders = ["--list-dir", data / "lists", "--pseudo-label-dir", data / "sal2gt", "--snapshot-dir", out]
-    return [*data_options(data), *folders, *options.split(), *more]
+def options_of(data: Path, out: Path, *more: object) -> list[object]:
+    options = "--batch-size 4 --iter-size 2 --num-steps 6 --denoise-from 2 --iou-thresholds 0,1,1 --random-mirror"
+    options += " --no-s2c --freeze-bn --learning-rate 0.00005 --high-T 1.7 --low-T 1.6"
+    return train_options(data, out, *options.split(), *more)
 
 
 @pytest.fixture(scope="module")
@@ -87,58 +82,54 @@ def test_two_processes_train_as_one(textured_data: Path, start_weights: Path, tm
     """
     one, two = tmp_path / "one", tmp_path / "two"
     more = "--restore-from", start_weights
-    in_float64("train.py", *train_options(textured_data, one, *more))
-    said = torchrun(FLOAT64, "train.py", *train_options(textured_data, two, *more))
+    in_float64("train.py", *options_of(textured_data, one, *more))
+    said = two_in_float64("train.py", *options_of(textured_data, two, *more))
     assert said.count("best val mIoU") == 1
     assert_same_end(two, one, "VOC_best.pth", "VOC_best_D.pth")
     # Images of the first class pass their threshold of 0, the others never pass 1: in some batches one process has
     # all the images that pass, and the other must not fall back to half the thresholds for its own.
-    log = lines(two / "log.jsonl")[2:]
+    log = read_lines(two / "log.jsonl")[2:]
     assert any(line["passed"] == line["kept"] < 2 for line in log)
     assert any(0 < line["dropped"] < 1 for line in log)
     assert json.loads((two / "run.json").read_text())["processes"] == 2
 
 
-def test_measured_thresholds_are_those_of_all_images(
-    textured_data: Path, start_weights: Path, tmp_path: Path
-) -> None:
+def test_thresholds_are_those_of_all_images(textured_data: Path, start_weights: Path, tmp_path: Path) -> None:
     more = "--restore-from", start_weights, "--iou-thresholds", "auto", "--num-steps", 1, "--denoise-from", 0
-    run_script("train.py", *train_options(textured_data, tmp_path / "one", *more))
-    torchrun("train.py", *train_options(textured_data, tmp_path / "two", *more))
+    run_script("train.py", *options_of(textured_data, tmp_path / "one", *more))
+    torchrun("train.py", *options_of(textured_data, tmp_path / "two", *more))
     states = [read_checkpoint(tmp_path / name / "last.pth") for name in ("one", "two")]
     assert states[0]["values"]["thresholds"] == states[1]["values"]["thresholds"]
     # The number of processes is not part of the recipe: a run may resume with another.
-    again = run_script("train.py", *train_options(textured_data, tmp_path / "two", *more))
+    again = run_script("train.py", *options_of(textured_data, tmp_path / "two", *more))
     assert "resuming after 1 of 1" in again.stdout
 
 
 def test_stage_2_trains_as_one(textured_data: Path, start_weights: Path, tmp_path: Path) -> None:
     ends = []
-    for name, run in (("one", in_float64), ("two", torchrun)):
+    for name, run in (("one", in_float64), ("two", two_in_float64)):
         options = [*step2_options(textured_data, tmp_path / name), "SOLVER.ITER_SIZE=2", "SOLVER.ITER_MAX=3"]
         options += [f"MODEL.INIT_MODEL={start_weights}", "MODEL.N_BLOCKS=[1, 1, 2, 1]"]
-        run(*(["step2/main.py"] if name == "one" else [FLOAT64, "step2/main.py"]), *options)
+        run("step2/main.py", *options)
         ends.append(tmp_path / name / "models/voc12/deeplabv2_mini_msc/simple_list")
     assert_same_end(ends[1], ends[0], "checkpoint_final.pth")
 
 
 def test_a_divided_evaluation_has_the_same_scores(tiny_data: Path, weights: Path, tmp_path: Path) -> None:
-    options = [*data_options(tiny_data), "--restore-from", weights]
-    options += ["--data-list", tiny_data / "lists/val.txt", "--logit-dir", "logits", "--score-dir", "scores"]
     for name, run in (("one", run_script), ("two", torchrun)):
-        folders = {"logits": tmp_path / name / "logits", "scores": tmp_path / name / "scores"}
-        run("evaluate.py", *(folders.get(option, option) for option in options))
-    for file in ("scores/scores.json", "scores/confusion.json", *(f"logits/val_{i:05d}.npy" for i in range(1, 5))):
+        run("evaluate.py", *eval_options(tiny_data, weights, tmp_path / name))
+    for file in ("scores/scores.json", "scores/confusion.json", *(f"logit_val/val_{i:05}.npy" for i in range(1, 5))):
         assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "one" / file).read_bytes(), file
 
 
 def test_a_signal_stops_all_processes_at_one_iteration(tiny_data: Path, tmp_path: Path) -> None:
     # With loading processes: the signal is not for them, or they would leave an iteration half done.
     more = "--num-steps", 2000, "--save-every", 3, "--batch-size", 2, "--iter-size", 4, "--num-workers", 1
-    command = [*TORCHRUN, str(ROOT / "train.py"), *map(str, train_options(tiny_data, tmp_path, *more))]
+    command = [*TORCHRUN, str(ROOT / "train.py"), *map(str, options_of(tiny_data, tmp_path, *more))]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, start_new_session=True, **pipes)
-    wait_for(tmp_path / "last.pth", process)
+    while not (tmp_path / "last.pth").exists() and process.poll() is None:
+        time.sleep(0.02)
     before = read_checkpoint(tmp_path / "last.pth")["iteration"]
     os.kill(process.pid, signal.SIGTERM)
     stderr = process.communicate(timeout=DEADLINE)[1]
@@ -188,9 +179,9 @@ def test_a_thread_that_releases_a_tensor_does_not_abort_the_process(status: int)
 
 
 def test_a_batch_that_does_not_divide(tiny_data: Path, tmp_path: Path) -> None:
-    said = torchrun("train.py", *train_options(tiny_data, tmp_path, "--batch-size", 5), status=2)
+    said = torchrun("train.py", *options_of(tiny_data, tmp_path, "--batch-size", 5), status=2)
     assert "a batch of 5 does not divide among 2 processes" in said  # from either process
-    line = error_line("train.py", *train_options(tiny_data, tmp_path, "--sync-bn"))
+    line = error_line("train.py", *options_of(tiny_data, tmp_path, "--sync-bn"))
     assert "--sync-bn needs CUDA GPUs" in line
 
 

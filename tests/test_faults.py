@@ -1,10 +1,8 @@
 """What a machine does to a training: each fault is one line, the last saved state stands, the status is not 0."""
 
-import json
 import os
 import re
 import resource
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DEADLINE, ROOT, assert_close, data_options, error_line, flags, run_script
+from conftest import DEADLINE, assert_close, contents, error_line, read_lines, run_script, the_error, train_options
+from test_resume import start
 
 import utils.core.errors
-from networks.checkpoint import read_checkpoint
+from networks.checkpoint import read_checkpoint, save
+from networks.deeplab import build_deeplab
 from utils.core.device import Precision
 from utils.core.errors import InputError
 from utils.core.files import atomic_write
@@ -26,34 +26,10 @@ from utils.training.resume import TrainState
 PROC = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
 
 
-def train_options(data: Path, out: Path, *more: object) -> list[object]:
-    options = "--arch mini --restore-from none --batch-size 2 --input-size 40 --num-steps 8 --save-every 2"
-    folders = flags(list_dir=data / "lists", pseudo_label_dir=data / "sal2gt", snapshot_dir=out)
-    return [*data_options(data), *folders, *options.split(), "--log-every", 1, "--no-val", *more]
-
-
-def start(options: list[object], *before: object, limits: Callable[[], None] | None = None) -> subprocess.Popen:
-    """train.py with these options; `before` is a script with its arguments that runs it."""
-    command = [sys.executable, *map(str, before), ROOT / "train.py", *map(str, options)]
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, **pipes, preexec_fn=limits)
-
-
-def log_lines(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-
-
-def the_error(stderr: str) -> str:
-    """The only line of an error, without a traceback."""
-    lines = [line for line in stderr.replace("\r", "\n").splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and "Traceback" not in stderr, stderr
-    return lines[0]
-
-
 @pytest.mark.skipif(not PROC.exists(), reason="this kernel does not list a process's children")
 def test_a_killed_worker(tiny_data: Path, tmp_path: Path) -> None:
     options = train_options(tiny_data, tmp_path, "--num-workers", 1, "--num-steps", 5000)
-    process = start(options, ROOT / "tests/at_first_save.py", "KILL_WORKER")
+    process = start("train.py", options, "KILL_WORKER")
     # Torch raises whenever a loading process ends, wherever Python is then; its own message may come last.
     last = process.communicate(timeout=DEADLINE)[1].splitlines()[-1]
     assert process.returncode == 1
@@ -61,30 +37,44 @@ def test_a_killed_worker(tiny_data: Path, tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / "last.pth")["iteration"] >= 2
 
 
+def fail(error: Exception) -> None:
+    raise error
+
+
+KILLED = "a data loading process was killed"
+NO_MEMORY = "out of memory: training needs less with a smaller --batch-size"
+
+
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("function", "value", "says"),
     [
-        (EOFError(), "a data loading process was killed"),
-        (ConnectionResetError(104, "Connection reset by peer"), "a data loading process was killed"),
-        (OSError(28, "No space left on device"), "no space left in a place without a name, possibly /dev/shm"),
+        (fail, EOFError(), KILLED),
+        (fail, ConnectionResetError(104, "Connection reset by peer"), KILLED),
+        (fail, OSError(28, "No space left on device"), "no space left in a place without a name, possibly /dev/shm"),
+        (torch.empty, 1 << 58, NO_MEMORY),
+        (np.empty, 1 << 58, NO_MEMORY),
+        (bytearray, 1 << 58, NO_MEMORY),
     ],
 )
-def test_faults_of_data_loading_processes(error: Exception, says: str, capsys: pytest.CaptureFixture) -> None:
-    def broken() -> None:
-        raise error
+def test_faults_of_the_machine(function: Callable, value: object, says: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        utils.core.errors.run_script(lambda: function(value))
+    assert stop.value.code == 1 and the_error(capsys.readouterr().err).startswith(f"error: {says}")
 
-    with pytest.raises(SystemExit) as exit_:
-        utils.core.errors.run_script(broken)
-    assert exit_.value.code == 1 and f"error: {says}" in capsys.readouterr().err
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(RuntimeError, match="a bug"):
+        utils.core.errors.run_script(lambda: fail(RuntimeError("a bug")))
 
 
 def test_a_full_disk(tiny_data: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands for it: writing fails in the same way."""
-    run_script("train.py", *train_options(tiny_data, tmp_path, "--num-steps", 8))
+    run_script("train.py", *train_options(tiny_data, tmp_path))
     before = (tmp_path / "last.pth").read_bytes()
     limit = len(before) // 2
-    options = train_options(tiny_data, tmp_path, "--num-steps", 8, "--no-resume")
-    process = start(options, limits=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    options = train_options(tiny_data, tmp_path, "--no-resume")
+    limits = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))}
+    process = start("train.py", options, **limits)
     line = the_error(process.communicate(timeout=DEADLINE)[1])
     assert process.returncode == 2
     assert re.search(r"(last|VOC_best)\.pth: File too large: free some space", line)
@@ -115,27 +105,12 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     assert (tmp_path / "last.pth").read_bytes() == before
 
 
-@pytest.mark.parametrize("allocate", [torch.empty, np.empty, bytearray])
-def test_memory_that_runs_out(allocate: Callable, capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit) as stop:
-        utils.core.errors.run_script(lambda: allocate(1 << 58))
-    line = the_error(capsys.readouterr().err)
-    assert stop.value.code == 1 and "out of memory: training needs less with a smaller --batch-size" in line
-
-
-def test_a_bug_keeps_its_traceback() -> None:
-    def bug() -> None:
-        raise RuntimeError("a bug")
-
-    with pytest.raises(RuntimeError, match="a bug"):
-        utils.core.errors.run_script(bug)
-
-
-def test_a_write_error_names_its_file(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"x\.json"), atomic_write(tmp_path / "x.json"):
-        raise OSError(28, "No space left on device")
-    with pytest.raises(RuntimeError, match="of another kind"), atomic_write(tmp_path / "x.json"):
-        raise RuntimeError("of another kind")
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("old")
+    for error, says in ((OSError(28, "No space left on device"), r"x\.json"), (RuntimeError("a bug"), "^a bug$")):
+        with pytest.raises(type(error), match=says), atomic_write(tmp_path / "x.json"):
+            fail(error)
+    assert contents(tmp_path) == {"x.json": b"old"}
 
 
 def test_a_figure_that_stays_low_is_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,11 +123,18 @@ def test_a_figure_that_stays_low_is_reported_once(tmp_path: Path, capsys: pytest
     assert said == [11 + LOW_LINES - 1]
 
 
-def test_the_bar_says_that_onf_keeps_nothing(tiny_data: Path, tmp_path: Path) -> None:
-    more = "--iou-thresholds", 0.99, "--denoise-from", 1, "--num-steps", LOW_LINES + 3
-    done = run_script("train.py", *train_options(tiny_data, tmp_path, *more))
-    assert done.stderr.count("warning: passed below 0.001 in 20 log lines: no image") == 1
-    assert "img/s" in done.stderr and "mem=" in done.stderr
+def test_warnings_of_a_network_that_predicts_background_only(tiny_data: Path, tmp_path: Path) -> None:
+    """Its classifier prefers background everywhere, so that no image passes ONF."""
+    state = build_deeplab("mini", 4, seed=0).state_dict()
+    state["layer5.conv2d_list.0.bias"][0] = 1e4
+    save(state, tmp_path / "background.pth")
+    more = "--restore-from", tmp_path / "background.pth", "--learning-rate", 1e-9, "--save-pred-every", 10
+    more += "--denoise-from", 1, "--num-steps", LOW_LINES + 3
+    stderr = run_script("train.py", *train_options(tiny_data, tmp_path, *more)).stderr
+    assert stderr.count("warning: the network predicts background only") == 1
+    assert stderr.count("warning: passed below 0.001 in 20 log lines: no image") == 1
+    assert "foreground=0%" in stderr and "img/s" in stderr and "mem=" in stderr
+    assert {line["foreground"] for line in read_lines(tmp_path / "log.jsonl")} == {0}
 
 
 def test_mixed_precision_is_close_and_resumes(tiny_data: Path, tmp_path: Path) -> None:
@@ -164,7 +146,7 @@ def test_mixed_precision_is_close_and_resumes(tiny_data: Path, tmp_path: Path) -
     ends = {}
     for amp in (None, "bf16", "fp16"):
         run_script("train.py", *options(amp))
-        ends[amp] = log_lines(tmp_path / str(amp))
+        ends[amp] = read_lines(tmp_path / str(amp) / "log.jsonl")
     for amp in ("bf16", "fp16"):
         first = {k: v for k, v in ends[amp][0].items() if k.startswith("loss")}
         for name, value in first.items():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import assert_close, data_options, error_line, flags
+from conftest import assert_close, error_line, tiny_network, train_options
 from test_resume import same
 
 from datasets.transforms import MEAN_BGR
@@ -19,9 +19,8 @@ from utils.core.errors import InputError
 
 @pytest.fixture
 def state() -> dict[str, torch.Tensor]:
-    torch.manual_seed(0)
-    trunk = DeepLab(4, Arch((1, 1, 1, 1), 4, True)).state_dict()
-    return {k: v for k, v in trunk.items() if "layer5" not in k} | {"fc.weight": torch.zeros(1000, 128)}
+    trunk = {k: v for k, v in tiny_network().state_dict().items() if "layer5" not in k}
+    return trunk | {"fc.weight": torch.zeros(1000, 128)}
 
 
 @pytest.fixture
@@ -35,10 +34,8 @@ def server(tmp_path: Path, state: dict, monkeypatch: pytest.MonkeyPatch) -> Path
     return (tmp_path / "w.pth").rename(tmp_path / imagenet.FILES["resnet50"])
 
 
-def test_weights_are_downloaded_once_without_torchvision(
-    server: Path, state: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "torchvision", None)
+def test_weights_are_loaded_once(server: Path, state: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # which is not needed
     loaded = imagenet_state("resnet50")
     assert loaded.keys() == state.keys() - {"fc.weight"}
     assert torch.equal(loaded["layer4.0.conv3.weight"], state["layer4.0.conv3.weight"])
@@ -64,9 +61,7 @@ def test_the_small_network_has_no_such_weights() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet", "mobilenet_v2"])
-def test_a_file_of_torchvisions_is_told_by_its_classes(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_file_is_told_by_its_classes(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     arch, classifier = (Arch((1, 1, 1, 1), 4), "fc") if name == "resnet" else (ARCHS[name], "classifier.1")
     trunk = {k: v for k, v in DeepLab(4, arch).state_dict().items() if "layer5" not in k}
     path, others = tmp_path / "w.pth", {"features.18.0.weight": torch.zeros(1)} if "mob" in name else {}
@@ -79,15 +74,13 @@ def test_a_file_of_torchvisions_is_told_by_its_classes(
 
 def test_a_refused_download_is_one_line(tiny_data: Path, server: Path, tmp_path: Path) -> None:
     server.unlink()
-    options = flags(list_dir=tiny_data / "lists", pseudo_label_dir=tiny_data / "sal2gt", arch="resnet50")
-    options += flags(restore_from="imagenet", snapshot_dir=tmp_path / "out")
-    line = error_line("train.py", *data_options(tiny_data), *options)
+    options = train_options(tiny_data, tmp_path / "out", "--arch", "resnet50", "--restore-from", "imagenet")
+    line = error_line("train.py", *options)
     assert "No such file" in line and "download it elsewhere and copy it to" in line and str(tmp_path / "hub") in line
 
 
 def test_folded_stem_sees_what_torchvision_fed(float64: None) -> None:
-    torch.manual_seed(0)
-    network = DeepLab(4, Arch((1, 1, 1, 1), 8, True)).eval()
+    network = tiny_network().eval()
     torch.nn.init.normal_(network.conv1.weight, 0, 0.2)
     torch.nn.init.normal_(network.bn1.running_mean)
     rgb = torch.randint(0, 256, (1, 3, 40, 40)).double()

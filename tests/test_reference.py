@@ -5,15 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import (
-    REFERENCE,
-    assert_close,
-    assert_logits_close,
-    load_reference_weights,
-    normal_images,
-    reference_json,
-    reference_npz,
-)
+from conftest import REFERENCE, assert_close, load_reference_weights, normal_images, reference_json, reference_npz
 
 from datasets.lists import read_list
 from datasets.loaders import (
@@ -45,16 +37,16 @@ def test_networks(device: torch.device) -> None:
     rng = np.random.default_rng(SEED + 2)
     probabilities = rng.dirichlet(np.ones(21), (2, 97, 97)).transpose(0, 3, 1, 2).astype(np.float32)
     with torch.no_grad():
-        assert_logits_close(G.eval()(images), theirs["eval_logits"])
-        assert_logits_close(G.train()(images), theirs["train_logits"])
-        assert_logits_close(D(torch.from_numpy(probabilities).to(device)), theirs["discriminator_logits"])
+        assert_close(G.eval()(images), theirs["eval_logits"], 1e-3, "logits")
+        assert_close(G.train()(images), theirs["train_logits"], 1e-3, "logits")
+        assert_close(D(torch.from_numpy(probabilities).to(device)), theirs["discriminator_logits"], 1e-3, "logits")
 
 
 def test_two_scale_inference(device: torch.device) -> None:
     theirs = reference_npz("inference.npz")
     G = load_reference_weights(build_deeplab()).eval().to(device)
     logits = multi_scale_logits(G, normal_images(SEED + 3, (1, 3, 120, 161)).to(device))
-    assert_logits_close(logits[0], theirs["logits"])
+    assert_close(logits[0], theirs["logits"], 1e-3, "logits")
     labels = full_size(logits, (120, 161)).argmax(1)[0].cpu().numpy()
     assert (labels == theirs["labels"]).mean() >= 0.999
 

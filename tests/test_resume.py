@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import DEADLINE, ROOT, data_options, error_line, flags, run_script
+from conftest import DEADLINE, ROOT, error_line, run_script, train_options
 
 from networks.checkpoint import read_checkpoint, read_state
 from utils.training.log import open_log
@@ -21,11 +22,10 @@ from utils.training.resume import lock_folder
 STEPS = 40
 
 
-def train_options(data: Path, out: Path, *more: object) -> list[object]:
-    options = "--arch mini --restore-from none --batch-size 2 --input-size 40 --denoise-from 12 --save-every 3"
-    options += " --iou-thresholds auto --save-pred-every 15 --log-every 1 --iter-size 2 --random-mirror"
-    folders = flags(list_dir=data / "lists", pseudo_label_dir=data / "sal2gt", snapshot_dir=out)
-    return [*data_options(data), *folders, "--num-steps", STEPS, *options.split(), "--random-scale", *more]
+def options_of(data: Path, out: Path, *more: object) -> list[object]:
+    options = "--denoise-from 12 --iou-thresholds auto --save-every 3 --save-pred-every 15 --iter-size 2"
+    options += " --random-mirror --random-scale"
+    return train_options(data, out, "--num-steps", STEPS, *options.split(), *more)
 
 
 def step2_options(data: Path, out: Path) -> list[object]:
@@ -48,7 +48,7 @@ def step2_options(data: Path, out: Path) -> list[object]:
     return [*options, *(f"{key}={value}" for key, value in config.items())]
 
 
-def start(script: str, options: list[object], action: str | None = None) -> subprocess.Popen:
+def start(script: str, options: list[object], action: str | None = None, **limits: Callable) -> subprocess.Popen:
     """Run a script in a session of its own, so that a signal to its group reaches its loading processes too.
 
     `action` is what at_first_save.py does to it after its first saved state.
@@ -56,12 +56,7 @@ def start(script: str, options: list[object], action: str | None = None) -> subp
     command = [str(ROOT / script)] if action is None else [str(ROOT / "tests/at_first_save.py"), action, script]
     command = [sys.executable, *command, *map(str, options)]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, start_new_session=True, **pipes)
-
-
-def wait_for(path: Path, process: subprocess.Popen) -> None:
-    while not path.exists() and process.poll() is None:
-        time.sleep(0.02)
+    return subprocess.Popen(command, start_new_session=True, **pipes, **limits)
 
 
 def same(a: object, b: object) -> bool:
@@ -78,7 +73,7 @@ def same(a: object, b: object) -> bool:
 @pytest.fixture(scope="module")
 def uninterrupted(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
-    run_script("train.py", *train_options(tiny_data, out))
+    run_script("train.py", *options_of(tiny_data, out))
     return out
 
 
@@ -91,23 +86,21 @@ def check_same_end(ours: Path, theirs: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_ends_as_the_uninterrupted(
-    number: int, uninterrupted: Path, tiny_data: Path, tmp_path: Path
-) -> None:
+def test_a_stopped_run_goes_on(number: int, uninterrupted: Path, tiny_data: Path, tmp_path: Path) -> None:
     # Ctrl-C goes to the whole group, `kill` to the process alone.
-    options = train_options(tiny_data, tmp_path, "--num-workers", 1)
+    options = options_of(tiny_data, tmp_path, "--num-workers", 1)
     process = start("train.py", options, signal.Signals(number).name)
     stderr = process.communicate(timeout=DEADLINE)[1]
     assert process.returncode == 128 + number, stderr
     assert "rerun the command" in stderr and "Traceback" not in stderr
     assert 0 < read_checkpoint(tmp_path / "last.pth")["iteration"] < STEPS
-    done = run_script("train.py", *train_options(tiny_data, tmp_path))
+    done = run_script("train.py", *options_of(tiny_data, tmp_path))
     assert "resuming after" in done.stdout
     check_same_end(tmp_path, uninterrupted)
 
 
 def test_kills_at_random_moments(uninterrupted: Path, tiny_data: Path, tmp_path: Path) -> None:
-    rng, options, log = random.Random(7), train_options(tiny_data, tmp_path), tmp_path / "log.jsonl"
+    rng, options, log = random.Random(7), options_of(tiny_data, tmp_path), tmp_path / "log.jsonl"
     for kill in range(8):
         before = log.read_bytes() if log.exists() else b""
         process = start("train.py", options)
@@ -125,7 +118,7 @@ def test_kills_at_random_moments(uninterrupted: Path, tiny_data: Path, tmp_path:
 
 
 def test_changed_options_are_named_and_refused(uninterrupted: Path, tiny_data: Path, tmp_path: Path) -> None:
-    line = error_line("train.py", *train_options(tiny_data, uninterrupted, "--learning-rate", 0.5, "--no-pnd"))
+    line = error_line("train.py", *options_of(tiny_data, uninterrupted, "--learning-rate", 0.5, "--no-pnd"))
     assert "learning_rate (was 0.00025, is 0.5)" in line and "no_pnd (was False, is True)" in line
     assert "batch_size" not in line
     # Options that the version which saved the state did not know yet.
@@ -134,12 +127,12 @@ def test_changed_options_are_named_and_refused(uninterrupted: Path, tiny_data: P
         del state["options"][name]
     torch.save(state, uninterrupted / "last.pth")
     more = "--num-workers", 1, "--log-every", 2, "--save-pred-every", 7
-    done = run_script("train.py", *train_options(tiny_data, uninterrupted, *more))
+    done = run_script("train.py", *options_of(tiny_data, uninterrupted, *more))
     assert "resuming after 40 of 40" in done.stdout and "val mIoU" in done.stdout
 
 
 def test_no_resume_starts_over(tiny_data: Path, tmp_path: Path) -> None:
-    options = train_options(tiny_data, tmp_path, "--num-steps", 2, "--denoise-from", 1, "--iou-thresholds", 0.3)
+    options = options_of(tiny_data, tmp_path, "--num-steps", 2, "--denoise-from", 1, "--iou-thresholds", 0.3)
     run_script("train.py", *options)
     before = read_state(tmp_path / "VOC_best.pth")
     assert "resuming" not in run_script("train.py", *options, "--no-resume").stdout
@@ -189,9 +182,9 @@ def test_log_lines_of_lost_iterations_go(tmp_path: Path) -> None:
 
 
 def test_two_runs_do_not_share_a_folder(tiny_data: Path, tmp_path: Path) -> None:
-    options = train_options(tiny_data, tmp_path, "--num-steps", 2, "--denoise-from", 1, "--no-val")
+    options = options_of(tiny_data, tmp_path, "--num-steps", 2, "--denoise-from", 1, "--no-val")
     with lock_folder(tmp_path):
         line = error_line("train.py", *options, process=True)
         assert f"{tmp_path} is used by another run, process {os.getpid()} on" in line
         assert [path.name for path in tmp_path.iterdir()] == [".lock"]
-    run_script("train.py", *options)
+    assert "weights of the last iteration (no validation)" in run_script("train.py", *options).stdout

@@ -5,15 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import (
-    REFERENCE,
-    assert_close,
-    assert_logits_close,
-    load_reference_weights,
-    normal_images,
-    reference_json,
-    reference_npz,
-)
+from conftest import REFERENCE, assert_close, load_reference_weights, normal_images, reference_json, reference_npz
 from PIL import Image
 
 from datasets.lists import read_list
@@ -49,7 +41,7 @@ def test_key_format(resnet101: torch.nn.Module) -> None:
 
 def test_multi_scale_logits(resnet101: torch.nn.Module) -> None:
     with torch.no_grad():
-        assert_logits_close(resnet101.eval()(images()), ARRAYS["eval_logits"])
+        assert_close(resnet101.eval()(images()), ARRAYS["eval_logits"], 1e-3, "logits")
 
 
 def test_training_loss(resnet101: torch.nn.Module) -> None:
