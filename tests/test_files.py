@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import error_line, flags, run_script, tiny_network
+from conftest import contents, error_line, flags, read_mask, run_script, tiny_network
 from PIL import Image
 
 from datasets.images import read_image
@@ -92,21 +92,17 @@ def data(own_data: Path, weights: Path) -> Path:
     for path in (root / "JPEGImages").iterdir():
         save_array(root / f"logits/{path.stem}.npy", np.zeros((4, 9, 11), np.float32))
         Image.new("L", (80, 64), 255).save(root / f"saliency/{path.stem}.png")
-        if path.stem.startswith("simple"):  # a PNG in the list of pictures
-            Image.open(path).save(path.with_suffix(".png"))
-            path.unlink()
     shutil.copy(weights, root / "tiny.pth")
     return root
 
 
-def options(data: Path, data_list: str, **more: object) -> list[object]:
-    """Command-line words; texts are folders and files in `data`."""
-    paths = {name: data / value if isinstance(value, str) else value for name, value in more.items()}
-    return flags(num_classes=4, data_list=data / f"lists/{data_list}.txt", **paths)
+def options(data_list: str, **more: object) -> list[object]:
+    """Command-line words of a script that runs in the folder of `data`."""
+    return flags(num_classes=4, data_list=f"lists/{data_list}.txt", **more)
 
 
-CRF = {"data_dir": ".", "logit_dir": "logits", "n_jobs": 1}
-NETWORK = {"data_dir": ".", "restore_from": "tiny.pth", "num_workers": 0}
+CRF = {"data_dir": ".", "logit_dir": "logits", "n_jobs": 1, "device": "cpu"}
+NETWORK = {"data_dir": ".", "restore_from": "tiny.pth", "num_workers": 0, "device": "cpu"}
 MAPS = {"data_dir": ".", "saliency_dir": "saliency"}
 WRONG: dict[str, tuple[str, str, dict]] = {
     "labels of stage 1": ("gen_label_crf.py", "train_cls", CRF | {"pseudo_label_dir": "sal2gt"}),
@@ -121,40 +117,35 @@ WRONG: dict[str, tuple[str, str, dict]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_other_files_are_never_replaced(data: Path, case: str, tmp_path: Path) -> None:
+def test_other_files_are_never_replaced(data: Path, case: str) -> None:
     script, data_list, more = WRONG[case]
-    words = options(data, data_list, **more)
-    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
-    device = [] if script in ("gen_sal2gt.py", "gen_label_mining.py") else ["--device", "cpu"]
-    overwrite = ["--overwrite"] if script.startswith("gen_") else []
-    device += ["--no-logits"] if script == "evaluate.py" else []
-    for more in ([], overwrite):
-        line = error_line(script, *words, *device, *more, cwd=tmp_path)
+    before = contents(data)
+    for overwrite in ([], ["--overwrite"]) if script.startswith("gen_") else ([],):
+        line = error_line(script, *options(data_list, **more), *overwrite, cwd=data)
         assert "choose" in line and "--overwrite" not in line
-    assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
+    assert contents(data) == before
 
 
-def test_ids_in_subfolders_are_guarded(data: Path, tmp_path: Path) -> None:
+def test_ids_in_subfolders_are_guarded(data: Path) -> None:
     (data / "JPEGImages/sub").mkdir()
     (data / "JPEGImages/val_00001.jpg").rename(data / "JPEGImages/sub/a.jpg")
     (data / "lists/one.txt").write_text("sub/a 0\n")
-    words = [*options(data, "one", **NETWORK, logit_dir="new"), "--device", "cpu"]
-    run_script("gen_label.py", *words)
-    labels = [*options(data, "one", **CRF | {"logit_dir": "new", "pseudo_label_dir": "crf"}), "--device", "cpu"]
-    run_script("gen_label_crf.py", *labels)
+    words = options("one", **NETWORK, logit_dir="new")
+    run_script("gen_label.py", *words, cwd=data)
+    labels = options("one", **CRF | {"logit_dir": "new", "pseudo_label_dir": "crf"})
+    run_script("gen_label_crf.py", *labels, cwd=data)
+    assert (data / "crf/sub/a.png").exists()
     save(tiny_network(1).state_dict(), data / "tiny.pth")
-    assert "sub/a.npy was made with other weights" in error_line("gen_label.py", *words)
-    line = error_line("gen_label_crf.py", *labels, "--crf-iterations", 1)
-    assert "sub/a.png was made with other params" in line
+    assert "sub/a.npy was made with other weights" in error_line("gen_label.py", *words, cwd=data)
 
 
-def test_mining_elsewhere(data: Path, tmp_path: Path) -> None:
-    words = options(data, "train_cls", pseudo_label_dir="truth", out=tmp_path / "mined")
-    before = {path: path.read_bytes() for path in (data / "truth").iterdir()}
+def test_mining_elsewhere(tiny_data: Path, tmp_path: Path) -> None:
+    words = flags(num_classes=4, data_list=tiny_data / "lists/train_cls.txt", pseudo_label_dir=tiny_data / "truth")
+    words += flags(out=tmp_path / "mined")
+    before = contents(tiny_data / "truth")
     run_script("gen_label_mining.py", *words, "--min-pixels", 10**6)
-    assert {path: path.read_bytes() for path in (data / "truth").iterdir()} == before
-    mined = {path.stem: np.array(Image.open(path)) for path in (tmp_path / "mined").iterdir()}
-    assert {id_ for id_, labels in mined.items() if (labels == 255).all()} >= {"complex_00001"}
+    assert contents(tiny_data / "truth") == before
+    assert (read_mask(tmp_path / "mined/complex_00001.png") == 255).all()
     assert read_note(tmp_path / "mined/simple_00001.png")["min_pixels"] == 10**6
     assert "was made with other min_pixels" in error_line("gen_label_mining.py", *words)
     run_script("gen_label_mining.py", *words, "--overwrite")

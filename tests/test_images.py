@@ -89,14 +89,8 @@ def test_damaged_jpegs(tmp_path: Path, orientation: int, max_side: int | None, c
 def test_reading_without_stderr(tmp_path: Path) -> None:
     save(tmp_path / "a.jpg", quality=100)
     program = f"from datasets.images import read_image; print(read_image({str(tmp_path / 'a.jpg')!r}).shape)"
-    done = subprocess.run(
-        ["sh", "-c", '"$0" -c "$1" 2>&-', sys.executable, program],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "(30, 40, 3)\n"
+    command = ["sh", "-c", '"$0" -c "$1" 2>&-', sys.executable, program]
+    assert subprocess.check_output(command, cwd=ROOT, text=True) == "(30, 40, 3)\n"
 
 
 @pytest.mark.parametrize(
@@ -111,9 +105,7 @@ def test_reading_without_stderr(tmp_path: Path) -> None:
         ((60, 60), "has more than 2000 pixels: make it smaller first"),
     ],
 )
-def test_images_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | str | tuple | None, reason: str
-) -> None:
+def test_images_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object, reason: str) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     if isinstance(content, str):  # cut off
         file = io.BytesIO()
@@ -127,9 +119,13 @@ def test_images_refused(
         read_image(tmp_path / "a.jpg")
 
 
+def in_colour(labels: np.ndarray) -> Image.Image:
+    return Image.fromarray(palette()[labels])
+
+
 def renumbered(labels: np.ndarray) -> Image.Image:
     """As programs leave it that reduce the colours of an image, or the size of its file."""
-    return Image.fromarray(palette()[labels]).convert("P", palette=Image.Palette.ADAPTIVE)
+    return in_colour(labels).convert("P", palette=Image.Palette.ADAPTIVE)
 
 
 def own_palette(labels: np.ndarray) -> Image.Image:
@@ -142,8 +138,8 @@ CODINGS = {
     "grey": Image.fromarray,
     "renumbered palette": renumbered,
     "own palette": own_palette,
-    "RGB": lambda labels: Image.fromarray(palette()[labels]),
-    "RGBA": lambda labels: Image.fromarray(palette()[labels]).convert("RGBA"),
+    "RGB": in_colour,
+    "RGBA": lambda labels: in_colour(labels).convert("RGBA"),
 }
 
 

@@ -19,11 +19,6 @@ def root(tmp_path: Path) -> Path:
     return make_devkit(tmp_path)
 
 
-@pytest.fixture
-def sbd(root: Path) -> Path:
-    return make_sbd(root)
-
-
 @pytest.mark.parametrize(("module", "words"), [("torchvision", ["--download"]), ("scipy", ["--sbd", "."])])
 def test_optional_packages(root: Path, monkeypatch: pytest.MonkeyPatch, module: str, words: list[str]) -> None:
     (root / "cls").mkdir()
@@ -39,10 +34,8 @@ def encoded(mask: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-XML, JPEG, MASK = (
-    f"{folder}/2007_000001.{ending}"
-    for folder, ending in (("Annotations", "xml"), ("JPEGImages", "jpg"), ("SegmentationClass", "png"))
-)
+XML, JPEG = "Annotations/2007_000001.xml", "JPEGImages/2007_000001.jpg"
+MASK = "SegmentationClass/2007_000001.png"
 TWO = b"<a><object><name>cow</name></object><object><name>unicorn</name></object></a>"
 BAD = {  # what to change, into what (None: it is gone), what the error says
     "no devkit": (".", None, "VOC2012 not found: unpack VOCtrainval_11-May-2012.tar"),
@@ -91,7 +84,8 @@ def test_bad_input_is_one_line(root: Path, case: str) -> None:
         (None, "has no benchmark_RELEASE/dataset/cls"),
     ],
 )
-def test_bad_sbd_is_one_line(root: Path, sbd: Path, change: dict | bytes | None, text: str) -> None:
+def test_bad_sbd_is_one_line(root: Path, change: dict | bytes | None, text: str) -> None:
+    sbd = make_sbd(root)
     path = sbd / "2008_000001.mat"
     if change is None:
         shutil.rmtree(sbd)

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import error_line, flags, reference_json, reference_npz, run_script
+from conftest import contents, error_line, flags, read_mask, reference_json, reference_npz, run_script
 from PIL import Image
+from test_scripts import eval_options
 
 from datasets.labels import save_labels
 from datasets.lists import Entry, read_list
@@ -46,7 +47,7 @@ def work(tiny_data: Path, weights: Path, tmp_path_factory: pytest.TempPathFactor
     root = tmp_path_factory.mktemp("work")
     shutil.copy(weights, root)
     run_script("gen_label.py", *gen_label(tiny_data, root))
-    run_script("evaluate.py", *evaluate(tiny_data, root, root))
+    run_script("evaluate.py", *eval_options(tiny_data, weights, root))
     return root
 
 
@@ -59,62 +60,40 @@ def gen_label(data: Path, root: Path, *more: object) -> list[object]:
     return [*common(data, "train_aug"), *run, *more]
 
 
-def evaluate(data: Path, root: Path, out: Path) -> list[object]:
-    run = flags(restore_from=root / "tiny.pth", logit_dir=out / "logit_val", score_dir=out, num_workers=0)
-    return [*common(data, "val"), *run]
-
-
 def gen_label_crf(data: Path, logits: Path, out: Path, *more: object) -> list[object]:
     return [*common(data, "train_cls", logit_dir=logits, pseudo_label_dir=out, n_jobs=1), *more]
-
-
-def evaluate_crf(data: Path, root: Path, out: Path) -> list[object]:
-    folders = flags(logit_dir=root / "logit_val", prediction_dir=out / "crf_val", score_dir=out)
-    return [*common(data, "val"), *folders, *flags(n_jobs=1)]
 
 
 def mining(data: Path, out: Path) -> list[object]:
     return ["--num-classes", 4, "--data-list", data / "lists/train_cls.txt", "--pseudo-label-dir", out]
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def test_three_steps_to_pseudo_labels(tiny_data: Path, work: Path, tmp_path: Path) -> None:
-    out = tmp_path / "pseudo"
-    # Ground truth is not needed: a data directory of pictures alone will do.
-    bare = tmp_path / "bare"
-    shutil.copytree(tiny_data / "JPEGImages", bare / "JPEGImages")
-    shutil.copytree(tiny_data / "lists", bare / "lists")
-    logits = np.load(work / "logits/simple_00001.npy")
-    assert logits.shape == (4, 9, 11) and logits.dtype == np.float32
+    out, bare = tmp_path / "pseudo", tmp_path / "bare"  # ground truth is not needed
+    for folder in ("JPEGImages", "lists"):
+        shutil.copytree(tiny_data / folder, bare / folder)
     run_script("gen_label_crf.py", *gen_label_crf(bare, work / "logits", out))
     ids = {entry.id for entry in read_list(tiny_data / "lists/train_aug.txt", 4, labelled=False)}
     assert {path.stem for path in out.iterdir()} == ids
-    with Image.open(out / "complex_00001.png") as picture:
-        assert picture.mode == "P" and picture.size == (80, 64)
-
     run_script("gen_label_mining.py", *mining(bare, out))
     once = contents(out)
     assert "changed 0 of" in run_script("gen_label_mining.py", *mining(bare, out)).stdout
     run_script("gen_label_crf.py", *gen_label_crf(bare, work / "logits", out))  # finished: it does not unmine
     assert contents(out) == once
     # Their scores would be those of the pixels that mining keeps.
-    mined = common(
-        tiny_data, "simple_list", logit_dir=work / "logits", prediction_dir=out, label_dir=tiny_data / "truth"
-    )
+    mined = common(tiny_data, "simple_list", logit_dir=work / "logits", prediction_dir=out, n_jobs=1)
+    mined += flags(label_dir=tiny_data / "truth")
     save_labels(out / "simple_00001.png", np.full((64, 80), 255, np.uint8), read_note(out / "simple_00001.png"))
-    assert "score it with evaluate_labels.py" in error_line("evaluate_crf.py", *mined, "--n-jobs", 1)
+    assert "score it with evaluate_labels.py" in error_line("evaluate_crf.py", *mined)
 
 
 def test_image_labels_confine_the_pseudo_labels(tiny_data: Path, work: Path, tmp_path: Path) -> None:
     run_script("gen_label_crf.py", *gen_label_crf(tiny_data, work / "logits", tmp_path, "--use-image-labels"))
     for entry in read_list(tiny_data / "lists/train_cls.txt", 4):
-        with Image.open(tmp_path / f"{entry.id}.png") as picture:
-            assert set(np.unique(picture)) <= {0, *(c + 1 for c in entry.classes)}
-    options = gen_label_crf(tiny_data, work / "logits", tmp_path / "out", "--use-image-labels")
-    options[options.index("--data-list") + 1] = tiny_data / "lists/train_aug.txt"
+        found = read_mask(tmp_path / f"{entry.id}.png")
+        assert set(np.unique(found)) <= {0, *(c + 1 for c in entry.classes)}
+    more = "--use-image-labels", "--data-list", tiny_data / "lists/train_aug.txt"
+    options = gen_label_crf(tiny_data, work / "logits", tmp_path / "out", *more)
     assert "has no class" in error_line("gen_label_crf.py", *options)
 
 
@@ -184,9 +163,10 @@ def test_every_script_looks_at_its_list_and_files_first(own_data: Path, work: Pa
         path.write_text("\n".join([*lines, next(line for line in lines if line.startswith(id_))]))
     truth = data / "SegmentationClassAug"
     quality = [*flags(num_classes=4, data_list=data / "lists/val.txt", truth_dir=truth), f"same={truth}"]
+    crf = common(data, "val", logit_dir=work / "logit_val", prediction_dir=out / "crf_val", score_dir=out, n_jobs=1)
     scripts = {
-        "evaluate.py": (evaluate(data, work, out), val),
-        "evaluate_crf.py": (evaluate_crf(data, work, out), val),
+        "evaluate.py": (eval_options(data, work / "tiny.pth", out), val),
+        "evaluate_crf.py": (crf, val),
         "gen_label.py": (gen_label(data, work, "--logit-dir", out / "logits"), train),
         "gen_label_crf.py": (gen_label_crf(data, work / "logits", out / "pseudo"), train),
         "gen_label_mining.py": (mining(data, out / "pseudo"), train),
@@ -197,7 +177,7 @@ def test_every_script_looks_at_its_list_and_files_first(own_data: Path, work: Pa
         assert f"listed more than once (1, first {id_})" in stderr, script
     # It counts once.
     labels = [np.array(Image.open(path)) for path in truth.iterdir()]
-    counts = json.loads((out / "confusion.json").read_text())["rows are true labels"]
+    counts = json.loads((out / "scores/confusion.json").read_text())["rows are true labels"]
     assert np.sum(counts) == sum((label != 255).sum() for label in labels) and len(labels) == 4
     lost = [data / f"JPEGImages/{id_}.jpg" for id_ in (val, train)]
     for path in (*lost, data / f"SegmentationClassAug/{val}.png", out / f"pseudo/{train}.png"):
@@ -211,7 +191,6 @@ def test_every_script_looks_at_its_list_and_files_first(own_data: Path, work: Pa
 
 def test_quality_of_labels(tiny_data: Path, tmp_path: Path) -> None:
     truth = tiny_data / "SegmentationClassAug"
-    (tmp_path / "nothing").mkdir()
     for path in truth.iterdir():
         save_labels(tmp_path / "nothing" / path.name, np.full((64, 80), 255, np.uint8))
     listed = flags(num_classes=4, data_list=tiny_data / "lists/val.txt")
@@ -223,7 +202,6 @@ def test_quality_of_labels(tiny_data: Path, tmp_path: Path) -> None:
     assert rows["nothing"] == {"Mean IoU": None, "labelled": 0, "error": None}
     assert done.stdout.splitlines()[-1].split() == ["nothing", "-", "0.00", "-"]
     grey = tmp_path / "grey"
-    grey.mkdir()
     for path in truth.iterdir():
         save_labels(grey / path.name, np.array(Image.open(path)).astype(bool).astype(np.uint8) * 255)
     done = run_script("evaluate_labels.py", *listed, *flags(truth_dir=grey), folders[0])
@@ -237,10 +215,9 @@ def test_quality_of_labels(tiny_data: Path, tmp_path: Path) -> None:
 def test_predictions_of_another_method(tiny_data: Path, tmp_path: Path) -> None:
     """Label maps, and class scores of the size of the images, get the same score."""
     theirs, rng = tmp_path / "theirs", np.random.default_rng(0)
-    theirs.mkdir()
     for path in (tiny_data / "SegmentationClassAug").iterdir():
         scores = rng.normal(size=(4, 64, 80)).astype(np.float16)
-        np.save(theirs / f"{path.stem}.npy", scores)
+        save_array(theirs / f"{path.stem}.npy", scores)
         Image.fromarray(scores.argmax(0).astype(np.uint8)).save(theirs / path.name)
     listed = flags(num_classes=4, data_list=tiny_data / "lists/val.txt")
     table = flags(truth_dir=tiny_data / "SegmentationClassAug", score_path=tmp_path / "table.json")

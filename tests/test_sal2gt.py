@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Done, error_line, flags, run_script
+from conftest import Done, error_line, flags, read_mask, run_script
 from PIL import ExifTags, Image
 
 SIZE = (8, 12)  # height, width
@@ -56,7 +56,7 @@ def generate(root: Path, *more: object) -> Done:
 
 
 def label(root: Path, id_: str) -> np.ndarray:
-    return np.array(Image.open(root / "sal2gt" / f"{id_}.png"))
+    return read_mask(root / "sal2gt" / f"{id_}.png")
 
 
 def labels(root: Path) -> list[str]:
@@ -64,13 +64,13 @@ def labels(root: Path) -> list[str]:
 
 
 def test_labels_counts_and_lists(root: Path) -> None:
-    out, stderr = generate(root, "--list-dir", root / "lists")[1:]
+    done = generate(root, "--list-dir", root / "lists")
     assert labels(root) == ["a", "b"]
-    assert Image.open(root / "sal2gt/a.png").mode == "P"
     assert np.array_equal(label(root, "a"), PAINTED)
     assert (label(root, "b") == 3).all()
-    assert "no pixel reaches --foreground, no label written (1, first d.png)" in stderr
-    assert "2 images labelled (0 already existed), 1 without foreground, 0 without a map, 1 skipped (several" in out
+    assert "no pixel reaches --foreground, no label written (1, first d.png)" in done.stderr
+    counts = "2 images labelled (0 already existed), 1 without foreground, 0 without a map, 1 skipped (several"
+    assert counts in done.stdout
     assert (root / "lists/simple_list.txt").read_text() == "a 1\nb 2 2\n"
     assert (root / "lists/complex_list.txt").read_text() == "c 0 2\nd 3\n"
 
@@ -203,9 +203,7 @@ def test_maps_that_lie_on_their_side(root: Path) -> None:
 @pytest.mark.parametrize(
     ("orientation", "size", "map_size"), [(3, SIZE, SIZE), (2, SIZE, SIZE), (6, (9, 9), (9, 9)), (6, SIZE, (5, 5))]
 )
-def test_turned_pictures_whose_maps_do_not_show_it(
-    root: Path, orientation: int, size: tuple[int, int], map_size: tuple[int, int]
-) -> None:
+def test_turned_pictures_of_ambiguous_maps(root: Path, orientation: int, size: tuple, map_size: tuple) -> None:
     assert "EXIF" not in generate(root).stderr
     for id_ in "ad":
         save_turned(root, id_, orientation, size)

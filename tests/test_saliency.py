@@ -3,10 +3,11 @@
 import sys
 import types
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from conftest import Done, error_line, flags, run_script
+from conftest import Done, contents, error_line, flags, run_script
 from PIL import ExifTags, Image, ImageDraw
 
 from utils.saliency.detectors import CPU, GPU, choose_providers
@@ -42,8 +43,7 @@ def make_root(tmp_path: Path) -> Path:
 
 
 def options(root: Path, *more: object, out: str = "out") -> list[object]:
-    chosen = flags(data_dir=root, data_list=root / "list.txt", out=root / out, num_workers=0)
-    return [*chosen, *([] if "--device" in more or "--gpu" in more else ["--device", "cpu"]), *more]
+    return [*flags(data_dir=root, data_list=root / "list.txt", out=root / out, num_workers=0, device="cpu"), *more]
 
 
 def generate(root: Path, *more: object, out: str = "out") -> Done:
@@ -81,11 +81,11 @@ def test_files_of_others_are_never_replaced(root: Path, out: str) -> None:
     """--out is the folder of the pictures, or one with a map that somebody has drawn."""
     (root / "maps").mkdir()
     Image.new("L", (80, 60)).save(root / "maps/e.png")
-    before = {path: path.read_bytes() for path in root.rglob("*.*")}
+    before = contents(root)
     for more in ([], ["--overwrite"]):
         line = error_line("gen_saliency.py", *options(root, *more, out=out))
         assert "choose another directory" in line and "--overwrite" not in line
-    assert before == {path: path.read_bytes() for path in root.rglob("*.*")}
+    assert before == contents(root)
 
 
 def test_the_gpu_is_used_where_onnxruntime_has_one() -> None:
@@ -97,9 +97,7 @@ def test_the_gpu_is_used_where_onnxruntime_has_one() -> None:
 
 
 def test_refused_download_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(name: str, providers: list) -> None:
-        raise ConnectionError("no route to\nhost")
-
+    refuse = Mock(side_effect=ConnectionError("no route to\nhost"))
     monkeypatch.setattr(sys.modules["rembg"], "new_session", refuse)
     monkeypatch.setenv("U2NET_HOME", "")  # restores it afterwards
     line = error_line("gen_saliency.py", *options(root, "--model-dir", root / "models"))
