@@ -1,4 +1,7 @@
-"""Checkpoints: the published formats load, anything else is refused by name, code is not run."""
+"""Checkpoints: the published formats load, anything else is refused by name, code is not run.
+
+MDBA_WEIGHTS names a folder with some of the published checkpoints.
+"""
 
 import argparse
 import contextlib
@@ -17,8 +20,10 @@ import torch
 from networks import checkpoint
 from networks.checkpoint import load_deeplab, load_matching, load_strict, read_state, save
 from networks.deeplab import ARCHS, Arch, DeepLab, arch_from_state, build_deeplab
+from networks.imagenet import FILES, read_initial
+from step2.libs.models import MSC, load_initial
 from utils.core.errors import InputError
-from utils.core.files import atomic_write
+from utils.evaluation.predictor import Predictor
 
 TINY = Arch((2, 1, 3, 1), 4, True)
 
@@ -37,8 +42,10 @@ LAYOUTS = ("", ""), ("", "module."), ("", "module.module."), ("model", ""), ("st
 def test_checkpoints_load_as_they_come(
     state: dict, tmp_path: Path, key: str, prefix: str, old: bool, capsys: pytest.CaptureFixture
 ) -> None:
+    """Those of old torch are no zip files, and have no num_batches_tracked."""
     kept = {prefix + k: v for k, v in state.items() if not (old and k.endswith("num_batches_tracked"))}
-    save({key: kept, "epoch": 3, "optimizer": {"state": {}}} if key else kept, tmp_path / "w.pth")
+    kept = {key: kept, "epoch": 3, "optimizer": {"state": {}}} if key else kept
+    torch.save(kept, tmp_path / "w.pth", _use_new_zipfile_serialization=not old)
     network = load_deeplab(tmp_path / "w.pth", num_classes=5)
     assert not network.training
     assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items())
@@ -124,11 +131,6 @@ def test_architecture_is_told_from_the_tensors(name: str) -> None:
     assert arch_from_state(build_deeplab(name, num_classes=7).state_dict()) == (7, ARCHS[name])
 
 
-def test_a_zip_free_file_of_old_torch_loads(state: dict, tmp_path: Path) -> None:
-    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    assert load_deeplab(tmp_path / "old.pth").num_classes == 5
-
-
 def test_mismatches_are_named(state: dict) -> None:
     network = DeepLab(5, TINY)
     wrong = dict(state, extra=torch.zeros(1))
@@ -148,9 +150,8 @@ def test_initial_weights_copy_what_fits(state: dict) -> None:
     assert torch.equal(network.layer5.conv2d_list[0].weight, head)
     same = DeepLab(5, TINY)
     assert load_matching(same, state, "w.pth", skip="layer5.") == len(state) - 8
-    with pytest.raises(
-        InputError, match=r"matches this network: .* missing, first conv1\.weight; 1 unexpected, first o"
-    ):
+    reason = r"matches this network: .* missing, first conv1\.weight; 1 unexpected, first o"
+    with pytest.raises(InputError, match=reason):
         load_matching(network, {"other": torch.zeros(1)}, "w.pth")
 
 
@@ -185,9 +186,8 @@ def test_code_is_refused_and_not_run(tmp_path: Path) -> None:
     torch.save({"conv1.weight": Touch(tmp_path / "ran")}, tmp_path / "evil.pth")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Touch(tmp_path / "ran"), protocol=2))
     for name in ("evil.pth", "plain.pth"):
-        with pytest.raises(
-            InputError, match=rf"{name} contains objects other than tensors \(posix.mkdir\) and was not loaded"
-        ):
+        reason = rf"{name} contains objects other than tensors \(posix.mkdir\) and was not loaded"
+        with pytest.raises(InputError, match=reason):
             read_state(tmp_path / name)
     assert not (tmp_path / "ran").exists()
 
@@ -208,9 +208,33 @@ def test_damaged_files_are_refused(state: dict, tmp_path: Path) -> None:
         load_deeplab(tmp_path / "w.pth", num_classes=21)
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    save({"a": torch.zeros(1)}, tmp_path / "w.pth")
-    with pytest.raises(AttributeError), atomic_write(tmp_path / "w.pth") as file:
-        torch.save(lambda: None, file)
-    assert [p.name for p in tmp_path.iterdir()] == ["w.pth"]
-    assert read_state(tmp_path / "w.pth")["a"] == 0
+FOLDER = Path(os.environ.get("MDBA_WEIGHTS", "none"))
+TRUNK = 520  # tensors of ResNet-101 without classifier: 104 convolutions, each with 4 of batch normalization
+
+published = pytest.mark.skipif(not FOLDER.is_dir(), reason="MDBA_WEIGHTS names no folder of checkpoints")
+
+
+def find(name: str) -> Path:
+    path = next(FOLDER.rglob(name), None)
+    return path or pytest.skip(f"{name} is not in {FOLDER}")
+
+
+@published
+@pytest.mark.parametrize(("name", "stage"), [("VOC_69.5.pth", 1), ("checkpoint_72.0.pth", 2)])
+def test_published_networks(name: str, stage: int) -> None:
+    loaded = Predictor(find(name))
+    assert (loaded.stage, loaded.num_classes) == (stage, 21)
+
+
+@published
+@pytest.mark.parametrize(("arch", "name"), [("resnet101", "resnet101COCO-41f33a49.pth"), *FILES.items()])
+def test_published_initial_weights(arch: str, name: str) -> None:
+    path, network = find(name), build_deeplab(arch)
+    names = [n for n in network.state_dict() if not n.startswith("layer5.") and "num_batches" not in n]
+    assert load_matching(network, read_initial(path), path) >= len(names)
+
+
+@published
+def test_published_initial_weights_of_stage_2() -> None:
+    model = MSC(21, (3, 4, 23, 3), (6, 12, 18, 24))
+    assert load_initial(model, find("deeplabv1_resnet101-coco.pth")) >= TRUNK
