@@ -77,13 +77,13 @@ def test_backends_agree(kind: str, height: int, width: int, params: CRFParams, p
 
 @each_backend
 @pytest.mark.parametrize("kind", ["scene", "noise"])
-def test_unlikely_classes_change_no_labels(backend: str, kind: str) -> None:
-    image, probabilities = make_image(kind, 80, 60), make_probabilities(2, 12, 80, 60, 6)
+def test_unlikely_classes_change_no_labels(backend: str, kind: str, device: torch.device) -> None:
+    image, probabilities = make_image(kind, 80, 60), make_probabilities(2, 12, 80, 60, 6).to(device)
     peaks = probabilities.amax((1, 2))
     assert 3 <= (peaks >= 0.05).sum() <= 9
     full, pruned = (dense_crf(image, probabilities, backend=backend, prune=p) for p in (None, 0.05))
-    assert agreement(full, pruned) >= 0.9999
-    torch.testing.assert_close(pruned.sum(0), torch.ones(80, 60), atol=1e-5, rtol=0)
+    assert full.device.type == pruned.device.type == device.type and agreement(full, pruned) >= 0.9999
+    torch.testing.assert_close(pruned.sum(0).cpu(), torch.ones(80, 60), atol=1e-5, rtol=0)
     assert (full - pruned).abs()[peaks < 0.05].max() <= 0.01
 
 
@@ -104,17 +104,6 @@ def test_the_image_may_be_read_only_and_mirrored(backend: str) -> None:
     assert plain.dtype == torch.float32 and not plain.requires_grad
     image.setflags(write=False)
     assert torch.equal(plain, dense_crf(image[:, ::-1], probabilities, backend=backend))
-
-
-@pytest.mark.parametrize("prune", [None, 0.05])
-def test_devices_agree(device: torch.device, prune: float | None) -> None:
-    image = make_image("scene", 90, 120)
-    probabilities = make_probabilities(7, 9, 90, 120, 5)
-    ours = dense_crf(image, probabilities.to(device), prune=prune)
-    assert ours.device.type == device.type
-    theirs = dense_crf(image, probabilities, prune=prune)
-    assert agreement(ours.cpu(), theirs) >= 0.9999
-    assert (ours.cpu() - theirs).abs().max() <= 1e-3
 
 
 def test_auto_is_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,9 +130,7 @@ def test_restricted_kernel_is_exact(kind: str) -> None:
 
 @pytest.mark.parametrize("iterations", [0, 1, 2, 3, 10])
 @pytest.mark.parametrize("favour", [0, 4, 12])
-def test_freezing_decided_pixels_changes_no_labels(
-    iterations: int, favour: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_freezing_changes_no_labels(iterations: int, favour: float, monkeypatch: pytest.MonkeyPatch) -> None:
     image, probabilities = make_image("scene", 70, 90), make_probabilities(8, 6, 70, 90, favour, likely=1)
     params = CRFParams(iterations)
     frozen = dense_crf(image, probabilities, params, "torch")
@@ -153,9 +140,7 @@ def test_freezing_decided_pixels_changes_no_labels(
     assert_close(frozen, full, 0, "probabilities", slack=2e-4)
 
 
-def test_memory_that_runs_out_names_what_helps(
-    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_that_runs_out(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "val_00001.npy", np.zeros((4, 9, 11), np.float32))
     monkeypatch.setattr(run, "dense_crf", lambda *_, **__: torch.empty(1 << 58))
     threads: list[int] = []

@@ -5,7 +5,6 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, error_line, run_script
@@ -67,7 +66,6 @@ def test_bad_configurations(tmp_path: Path, text: str, reason: str) -> None:
 
 @pytest.mark.parametrize("override", ["SOLVER.NO=1", "NO.LR=1", "SOLVER.LR", "SOLVER.LR.X=1", "MODEL.N_BLOCKS=[1"])
 def test_bad_overrides(override: str) -> None:
-    load_config(CONFIG, ["SOLVER.LR=1", "MODEL.N_BLOCKS=[1, 1, 1, 1]"])
     with pytest.raises(InputError, match=re.escape(override.partition("=")[0])):
         load_config(CONFIG, [override])
 
@@ -84,35 +82,32 @@ def run_options(tiny_data: Path, tmp_path: Path) -> list[object]:
 
 
 def test_train_test_crf(run_options: list[object], tmp_path: Path) -> None:
-    cwd = ROOT / "step2"
-    done = run_script("step2/main.py", "train", *run_options, cwd=cwd)
+    done = run_script("step2/main.py", "train", *run_options)
     assert f"training labels: {tmp_path / 'pseudo'} (20 images)" in done.stdout
     models = tmp_path / "out/models/voc12/deeplabv2_mini_msc/train"
     files = "checkpoint_2.pth checkpoint_4.pth checkpoint_final.pth last.pth log.jsonl .lock run.json"
     assert {p.name for p in models.iterdir()} == set(files.split())
-    assert "bird" in run_script("step2/main.py", "test", *run_options, cwd=cwd).stdout
-    run_script("step2/main.py", "crf", *run_options, cwd=cwd)
+    assert "bird" in run_script("step2/main.py", "test", *run_options).stdout
+    run_script("step2/main.py", "crf", *run_options)
     scores = tmp_path / "out/scores/voc12/deeplabv2_mini_msc/val"
     for name in ("scores.json", "scores_crf.json"):
         assert 0 < json.loads((scores / name).read_text())["Mean IoU"] < 1
-    logits = np.load(tmp_path / "out/features/voc12/deeplabv2_mini_msc/val/logit/val_00001.npy")
-    assert logits.shape == (4, 9, 11) and logits.dtype == np.float32
     other = [*run_options, "--model-path", models / "gone.pth"]
-    assert "gone.pth not found" in error_line("step2/main.py", "test", *other, cwd=cwd)
+    assert "gone.pth not found" in error_line("step2/main.py", "test", *other)
 
 
 def test_bad_pseudo_labels(run_options: list[object], tiny_data: Path, tmp_path: Path) -> None:
-    cwd, split = ROOT / "step2", tmp_path / "train.txt"
+    split = tmp_path / "train.txt"
     (tmp_path / "pseudo/simple_00003.png").unlink()
     (tmp_path / "pseudo/complex_00002.png").unlink()
-    line = error_line("step2/main.py", "train", *run_options, cwd=cwd)
+    line = error_line("step2/main.py", "train", *run_options)
     assert "lacks the pseudo labels of 2 of 20 images, first simple_00003" in line
     # Ground truth in the place of pseudo labels: its folder, or a copy of it.
     shutil.copy(tiny_data / "lists/val.txt", split)
     copy = shutil.copytree(tiny_data / "SegmentationClassAug", tmp_path / "copy")
     for folder in (tiny_data / "SegmentationClassAug", copy):
         options = [*run_options, f"DATASET.PSEUDO_LABELS={folder}"]
-        assert "is the ground truth" in error_line("step2/main.py", "train", *options, cwd=cwd)
+        assert "is the ground truth" in error_line("step2/main.py", "train", *options)
         options += ["--train-on-ground-truth", "--no-resume"]
-        stderr = run_script("step2/main.py", "train", *options, cwd=cwd).stderr
+        stderr = run_script("step2/main.py", "train", *options).stderr
         assert "also in val.txt, whose scores are then meaningless (4, first val_00001)" in stderr
