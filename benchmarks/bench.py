@@ -30,11 +30,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import evaluate
 from benchmarks.ablation.report import markdown
-from benchmarks.trainer import CASES, Setting, Trainer, loss_difference, make_batches, moved, only_losses
+from benchmarks.runner import CASES, Runner, Setting, loss_difference, make_batches, moved
 from datasets.labels import save_labels
 from datasets.lists import read_list
 from datasets.loaders import DataConfig, EvalDataset
-from datasets.openmoji.dataset import make_dataset
+from datasets.openmoji.dataset import Recipe, make_dataset
 from datasets.voc import VOC_CLASSES
 from networks.checkpoint import load_deeplab
 from networks.deeplab import build_deeplab
@@ -76,16 +76,16 @@ def iterations(args: argparse.Namespace, device: torch.device, images: EvalDatas
     s = Setting(args.arch, args.crop, args.batch_size or (10 if gpu else 2), device=str(device))
     batches = moved(make_batches(s), Tensor.pin_memory) if gpu else make_batches(s)
     times: dict[tuple[str, str], list[float]] = {(case, mode): [] for case in CASES for mode in args.modes}
-    peaks, losses, differ, first = {}, {}, {}, args.modes[0]
+    peaks, figures, differ, first = {}, {}, {}, args.modes[0]
     for _ in range(args.rounds):
         for mode in args.modes:
-            trainer = Trainer(mode, s)
+            runner = Runner(mode, s)
             for case in CASES:
-                losses[case, mode] = only_losses(trainer.gradients(batches, case))
-                differ[case, mode] = loss_difference(losses[case, mode], losses[case, first])
+                figures[case, mode] = runner.gradients(batches, case)
+                differ[case, mode] = loss_difference(figures[case, mode], figures[case, first])
                 if gpu:
                     torch.cuda.reset_peak_memory_stats(device)
-                step = partial(trainer.step, batches, case)
+                step = partial(runner.step, batches, case)
                 times[case, mode] += [timed(step, s.device)[1] for _ in range(args.iterations)]
                 if gpu:
                     peaks[case, mode] = torch.cuda.max_memory_allocated(device) / 2**30
@@ -200,7 +200,7 @@ def main(argv: list[str] | None = None) -> dict[str, Table]:
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        make_dataset(root, VOC_CLASSES, simple=0, complex_=0, val=args.images, size=(375, 500))
+        make_dataset(root, Recipe(VOC_CLASSES, simple=0, complex=0, val=args.images, size=(375, 500)))
         config = DataConfig(root / "JPEGImages", root / "SegmentationClassAug")
         images = EvalDataset(read_list(root / "lists/val.txt", 21, labelled=False), config)
         for part in args.parts:

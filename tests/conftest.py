@@ -24,7 +24,7 @@ import torch
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from datasets.openmoji.dataset import make_dataset
+from datasets.openmoji.dataset import Recipe, make_dataset
 from datasets.voc import palette
 from networks.checkpoint import save
 from networks.deeplab import Arch, DeepLab
@@ -130,7 +130,7 @@ def _torch_as_it_was() -> Iterator[None]:
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of three classes and a few small images in VOC's layout; tests do not change it."""
     root = tmp_path_factory.mktemp("tiny") / "data"
-    make_dataset(root, ("bird", "car", "cat"), simple=12, complex_=8, val=4, size=(64, 80), seed=5)
+    make_dataset(root, Recipe(("bird", "car", "cat"), simple=12, complex=8, val=4, size=(64, 80), seed=5))
     return root
 
 

@@ -20,16 +20,7 @@ from benchmarks.ablation import plan
 from benchmarks.ablation.plan import PARTS, ROWS, SETTINGS, Drawn, Photographs, Run, parts_of
 from benchmarks.ablation.report import differences, percent
 from benchmarks.ablation.run import filter_quality
-from benchmarks.trainer import (
-    CASES,
-    Setting,
-    Trainer,
-    gradient_difference,
-    gradients_of,
-    loss_difference,
-    make_batches,
-    only_losses,
-)
+from benchmarks.runner import CASES, Runner, Setting, gradient_difference, gradients_of, loss_difference, make_batches
 from datasets.labels import read_label, save_labels
 from utils.core.errors import InputError
 from utils.core.files import save_image
@@ -55,9 +46,9 @@ def results(out: Path) -> list[dict]:
 @pytest.mark.parametrize("threshold", [0.3, 0.8, 2.0])  # some are kept; some at half of it; none, so all
 def test_baseline_filters_as_we_do(threshold: float, case: str) -> None:
     s = Setting("mini", crop=49, batch_size=4, iou_threshold=threshold)
-    ours, theirs = Trainer("ours", s), Trainer("baseline", s)
-    found, first = (trainer.gradients(make_batches(s), case) for trainer in (ours, theirs))
-    assert loss_difference(only_losses(found), only_losses(first)) < 1e-5
+    ours, theirs = Runner("ours", s), Runner("baseline", s)
+    found, first = (runner.gradients(make_batches(s), case) for runner in (ours, theirs))
+    assert loss_difference(found, first) < 1e-5
     assert gradient_difference(gradients_of(ours), gradients_of(theirs)) < 1e-3
     assert 0 < found["dropped"] < 1
     assert (found["kept"] == 4) == (threshold == 2)

@@ -8,16 +8,15 @@ import pytest
 import torch
 from conftest import DEVICES, assert_close, flags, train_options
 
-from benchmarks.trainer import (
+from benchmarks.runner import (
     CASES,
+    Runner,
     Setting,
-    Trainer,
     gradient_difference,
     gradients_of,
     loss_difference,
     make_batches,
     moved,
-    only_losses,
 )
 from networks.checkpoint import read_state
 from train import train
@@ -42,20 +41,20 @@ def setting(tested: torch.device, device: torch.device | str, iou_threshold: flo
 
 def run(mode: str, case: str, s: Setting, dtype: torch.dtype = torch.float32) -> tuple[dict, list[torch.Tensor]]:
     """The figures and the gradients of an iteration."""
-    trainer = Trainer(mode, s)
+    runner = Runner(mode, s)
 
     def convert(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
-    figures = trainer.gradients(moved(make_batches(s), convert), case)
-    return {name: torch.as_tensor(value).cpu() for name, value in figures.items()}, gradients_of(trainer)
+    figures = runner.gradients(moved(make_batches(s), convert), case)
+    return {name: torch.as_tensor(value).cpu() for name, value in figures.items()}, gradients_of(runner)
 
 
 @each_case
 def test_iteration_in_float64(case: str, device: torch.device, float64: None) -> None:
     """Rounding cannot hide a difference; test_reference_steps.py compares iterations in float32."""
     ours, theirs = (run("ours+float32", case, setting(device, d), torch.float64) for d in (device, "cpu"))
-    assert loss_difference(only_losses(ours[0]), only_losses(theirs[0])) <= 1e-9
+    assert loss_difference(ours[0], theirs[0]) <= 1e-9
     assert gradient_difference(ours[1], theirs[1]) <= 1e-7
     assert ours[0].keys() == theirs[0].keys()
     assert ("keep_simple" in ours[0]) == case.startswith("denoising")
@@ -66,14 +65,14 @@ def test_iteration_in_float64(case: str, device: torch.device, float64: None) ->
 @each_case
 def test_bf16_is_finite_and_close(case: str, device: torch.device) -> None:
     s = setting(device, device, iou_threshold=0)  # rounding does not change ONF's decisions
-    trainer = Trainer("ours+channels-last+bf16", s)
-    losses = trainer.gradients(make_batches(s), case)
+    runner = Runner("ours+channels-last+bf16", s)
+    losses = runner.gradients(make_batches(s), case)
     first, _ = run("baseline", case, s)
-    assert loss_difference(only_losses(losses), only_losses(first)) < 0.05
-    assert all(gradient.isfinite().all() for gradient in gradients_of(trainer))
-    for optimizer in trainer.optimizers:
+    assert loss_difference(losses, first) < 0.05
+    assert all(gradient.isfinite().all() for gradient in gradients_of(runner))
+    for optimizer in runner.optimizers:
         optimizer.step()
-    assert all(p.isfinite().all() for network in (trainer.G, trainer.D) for p in network.parameters())
+    assert all(p.isfinite().all() for network in (runner.G, runner.D) for p in network.parameters())
 
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one(

@@ -1,7 +1,7 @@
 """The drawn data set: the same bytes for the same seed, VOC's layout, and noise of the stated rates."""
 
-import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +9,13 @@ import pytest
 from conftest import contents, error_line, read_mask, run_script
 
 from datasets.openmoji import glyphs
-from datasets.openmoji.dataset import make_dataset, make_scene
+from datasets.openmoji.dataset import Recipe, make_dataset, make_scene
 from datasets.voc import VOC_CLASSES
 from utils.core.errors import InputError
 
 SCRIPT = "datasets/openmoji/__main__.py"
 CLASSES = ["bus", "cat", "person"]
-SMALL = {"classes": CLASSES, "simple": 12, "complex_": 6, "val": 6, "size": (56, 64)}
+SMALL = Recipe(CLASSES, simple=12, complex=6, val=6, size=(56, 64))
 
 
 def lines(root: Path, name: str) -> list[str]:
@@ -29,14 +29,14 @@ def labels(path: Path) -> set[int]:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("openmoji") / "set"
-    make_dataset(root, **SMALL)
+    make_dataset(root, SMALL)
     return root
 
 
 def test_images_depend_on_the_seed_and_not_on_their_number(small: Path, tmp_path: Path) -> None:
     options = f"--classes {','.join(CLASSES)} --simple 15 --complex 7 --val 8 --size 56x64"
     run_script(SCRIPT, "--root", tmp_path / "more", *options.split())
-    make_dataset(tmp_path / "other", **SMALL, seed=1)
+    make_dataset(tmp_path / "other", replace(SMALL, seed=1))
     first, more, other = contents(small), contents(tmp_path / "more"), contents(tmp_path / "other")
     images = [name for name in first if name.endswith(".jpg")]
     assert len(images) == 24 and sum(name.endswith(".jpg") for name in more) == 30
@@ -64,8 +64,8 @@ def test_layout_lists_and_masks(small: Path) -> None:
 
 
 def test_noise_has_the_stated_rates() -> None:
-    parameters = {"classes": CLASSES, "size": [48, 48], "seed": 0, "image_noise": 0.3, "pixel_noise": 0.8}
-    scenes = [make_scene(parameters, "simple", n) for n in range(1, 121)]
+    recipe = Recipe(CLASSES, size=(48, 48))
+    scenes = [make_scene(recipe, "simple", n) for n in range(1, 121)]
     wrong = [scene.image_noise for scene in scenes if scene.image_noise]
     assert abs(len(wrong) / 120 - 0.3) < 0.13 and 0.3 < wrong.count("instead") / len(wrong) < 0.7
     assert abs(sum(scene.pixel_noise is not None for scene in scenes) / 120 - 0.8) < 0.12
@@ -92,18 +92,17 @@ def test_every_glyph_draws_something_and_serves_one_class() -> None:
 def test_an_existing_data_set(small: Path, tmp_path: Path) -> None:
     """A complete one is left alone, an unfinished one is finished, another one is refused."""
     before = {path: path.stat().st_mtime_ns for path in small.rglob("*")}
-    record = make_dataset(small, **SMALL)
-    assert record == json.loads((small / "dataset.json").read_text())
+    make_dataset(small, SMALL)
     assert {path: path.stat().st_mtime_ns for path in small.rglob("*")} == before
     with pytest.raises(InputError, match=r"other seed: choose another root"):
-        make_dataset(small, **SMALL, seed=3)
+        make_dataset(small, replace(SMALL, seed=3))
     shutil.copytree(small, tmp_path / "set")
     (tmp_path / "set/dataset.json").unlink()
     with pytest.raises(InputError, match="contains lists of another data set"):
-        make_dataset(tmp_path / "set", **SMALL)
+        make_dataset(tmp_path / "set", SMALL)
     shutil.rmtree(tmp_path / "set/lists")
     (tmp_path / "set/sal2gt/simple_00002.png").unlink()
-    make_dataset(tmp_path / "set", **SMALL)
+    make_dataset(tmp_path / "set", SMALL)
     assert contents(tmp_path / "set") == contents(small)
 
 

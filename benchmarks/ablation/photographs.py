@@ -10,7 +10,7 @@ from tqdm import tqdm
 from benchmarks.ablation.run import script
 from datasets.images import read_image
 from datasets.labels import read_label, save_labels
-from datasets.lists import image_path, read_list
+from datasets.lists import Entry, image_path, read_list, write_list
 from datasets.voc import VOC_CLASSES
 from utils.core.errors import InputError
 from utils.core.files import save_image, save_json
@@ -37,14 +37,9 @@ def make_photographs(root: Path, source: Path, factor: int, half: int) -> None:
     for entries, mask_dir in ((train, root / "truth"), (val, root / "SegmentationClassAug")):
         for entry in tqdm(entries, desc=mask_dir.name, unit="img"):
             shrink(source, root, entry.id, mask_dir, factor)
-    lists = {
-        "train_cls": [" ".join(map(str, (entry.id, *entry.classes))) for entry in train],
-        "val": [entry.id for entry in val],
-        "class_names": VOC_CLASSES,
-    }
-    (root / "lists").mkdir(exist_ok=True)
-    for name, lines in lists.items():
-        (root / f"lists/{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+    write_list(root / "lists/train_cls.txt", train, overwrite=True)
+    write_list(root / "lists/val.txt", [Entry(entry.id) for entry in val], overwrite=True)
+    (root / "lists/class_names.txt").write_text("\n".join(VOC_CLASSES))
     data = f"--data-dir={root}", f"--data-list={root}/lists/train_cls.txt", f"--saliency-dir={root}/saliency"
     script("gen_sal2gt", *data, f"--out={root}/sal2gt", f"--list-dir={root}/lists")
     save_json(record, {"source": origin, "train": len(train), "val": len(val)})

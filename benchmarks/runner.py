@@ -65,7 +65,7 @@ def moved(batches: Batches, move: Callable[[Tensor], Tensor]) -> Batches:
     return Batches(**tree_map(move, vars(batches)))
 
 
-class Trainer:
+class Runner:
     """Networks, optimizers and the iteration of a mode: `baseline` or `ours`, the latter with any of +channels-last,
     +bf16 and +float32 (no TF32 on a GPU)."""
 
@@ -110,18 +110,15 @@ class Trainer:
             optimizer.step()
 
 
-def gradients_of(trainer: Trainer) -> list[Tensor]:
-    parameters = [*trainer.G.parameters(), *trainer.D.parameters()]
+def gradients_of(runner: Runner) -> list[Tensor]:
+    parameters = [*runner.G.parameters(), *runner.D.parameters()]
     return [p.grad.cpu().contiguous() for p in parameters if p.grad is not None]
 
 
-def only_losses(found: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in found.items() if name.startswith("loss")}
-
-
-def loss_difference(losses: Mapping[str, float], first: Mapping[str, float]) -> float:
-    """The greatest relative difference of a loss."""
-    return max(abs(losses[name] - value) / max(abs(value), 1e-12) for name, value in first.items())
+def loss_difference(figures: Mapping[str, Any], first: Mapping[str, Any]) -> float:
+    """The greatest relative difference of a loss between two iterations."""
+    losses = {name: float(value) for name, value in first.items() if name.startswith("loss")}
+    return max(abs(float(figures[name]) - loss) / max(abs(loss), 1e-12) for name, loss in losses.items())
 
 
 def gradient_difference(gradients: list[Tensor], first: list[Tensor]) -> float:
