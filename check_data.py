@@ -42,7 +42,7 @@ def read_lists(args: argparse.Namespace) -> tuple[dict[str, list[Entry]], list[c
         try:
             lists[name] = read_needed_list(args, name)
         except InputError as error:
-            problems.append(checks.Problem(checks.ERROR, f"{name}: unusable", str(error)))
+            problems.append((checks.ERROR, f"{name}: unusable", str(error)))
     return lists, problems
 
 

@@ -15,7 +15,7 @@ from datasets.checks import check_start
 from datasets.lists import read_class_names, read_list
 from datasets.loaders import DataConfig, EvalDataset
 from datasets.options import LABEL_DIR_HELP, add_data_options
-from networks.checkpoint import load_deeplab, weights_checksum
+from networks.checkpoint import load_deeplab
 from utils.core import cli, distributed
 from utils.core.device import pick_device, prepare
 from utils.core.errors import run_script
@@ -50,9 +50,8 @@ def evaluate(args: argparse.Namespace) -> None:
         listed = read_list(args.data_list, network.num_classes, labelled=False)
         images = EvalDataset(listed, config, labels=not args.no_labels)
         check_start(args.data_list, listed, images.files())
-        made_from = {"weights": weights_checksum(network), "scales": list(args.scales)}
         logit_dir = None if args.no_logits else args.logit_dir
-        files = result_files(images, listed, made_from, logit_dir, args.save_predictions)
+        files = result_files(images, listed, network, args.scales, logit_dir, args.save_predictions)
         confusion = score_images(network, images, args.num_workers, device, args.scales, files=files)
         if not args.no_labels:
             report_scores(confusion, names, args.score_dir / "scores.json", vars(args), device)

@@ -13,7 +13,7 @@ from datasets.checks import check_start
 from datasets.lists import read_list
 from datasets.loaders import DataConfig, EvalDataset
 from datasets.options import add_data_options, add_list_options, sharded
-from networks.checkpoint import load_deeplab, weights_checksum
+from networks.checkpoint import load_deeplab
 from utils.core import cli
 from utils.core.device import pick_device, prepare
 from utils.core.errors import run_script
@@ -40,8 +40,7 @@ def generate(args: argparse.Namespace) -> None:
     config = DataConfig(args.data_dir / "JPEGImages", num_classes=network.num_classes)
     images = EvalDataset(sharded(listed, args.shard), config, labels=False)
     check_start(args.data_list, listed, images.files())
-    made_from = {"weights": weights_checksum(network), "scales": list(args.scales)}
-    files = result_files(images, listed, made_from, args.logit_dir, overwrite=args.overwrite)
+    files = result_files(images, listed, network, args.scales, args.logit_dir, overwrite=args.overwrite)
     score_images(network, images, args.num_workers, device, args.scales, files=files)
 
 

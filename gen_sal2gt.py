@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from datasets.checks import WARNING, Problem, check_start, warn
+from datasets.checks import WARNING, check_start, warn
 from datasets.images import open_image, read_size
 from datasets.labels import save_labels
 from datasets.lists import Entry, image_path, read_list, unique, write_split
@@ -123,12 +123,10 @@ def make_labels(
         labels[resized < args.background] = 0
         labels[resized >= args.foreground] = label
         texts = find_problem(saliency, labels == label), find_turn(picture, path, saliency)
-        problems += [Problem(WARNING, text, path.name) for text in texts if text is not None]
+        problems += [(WARNING, text, path.name) for text in texts if text is not None]
         if (labels == label).any():
             save_labels(results.path(entry.id), labels, results.note(entry.id))
             created += 1
-        else:
-            results.path(entry.id).unlink(missing_ok=True)  # with --overwrite, one of other thresholds may exist
     warn(args.saliency_dir, problems)
     return created
 
@@ -161,8 +159,7 @@ def generate(args: argparse.Namespace) -> None:
     finished = results.finished(args.overwrite)
     unfinished = [entry for entry in single if entry.id not in finished]
     for entry in unfinished:
-        if entry.id not in maps:
-            results.path(entry.id).unlink(missing_ok=True)  # with --overwrite, that of a map which is gone
+        results.path(entry.id).unlink(missing_ok=True)  # with --overwrite, of other settings or a map which is gone
     todo, existing = [entry for entry in unfinished if entry.id in maps], len(single) - len(unfinished)
     created = make_labels(todo, maps, results, args)
     labelled = created + existing

@@ -62,14 +62,14 @@ def generate(args: argparse.Namespace) -> None:
         listed = [entry for entry in listed if len(set(entry.classes)) == 1]
     entries, config = sharded(listed, args.shard), DataConfig(args.data_dir / "JPEGImages")
     check_start(args.data_list, listed, EvalDataset(entries, config, labels=False).files())
-    detector = make_detector(args)
-    made_from = dict.fromkeys((entry.id for entry in listed), detector.made_by)
+    detect, made_by = make_detector(args)
+    made_from = dict.fromkeys((entry.id for entry in listed), made_by)
     results = Results(args.out, ".png", "saliency maps", made_from, [config.image_dir])
     finished = results.finished(args.overwrite)
     todo = [entry for entry in entries if entry.id not in finished]
     loader = eval_loader(RgbDataset(todo, config, labels=False), args.num_workers)
     for id_, image in tqdm(loader, initial=len(entries) - len(todo), total=len(entries), unit="img"):
-        saliency = detector.detect(Image.fromarray(image.numpy()))
+        saliency = detect(Image.fromarray(image.numpy()))
         save_image(results.path(id_), Image.fromarray(saliency), results.note(id_))
     print(f"saliency maps of {len(entries)} images: {args.out}")
 

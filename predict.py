@@ -21,7 +21,7 @@ be read are reported on stderr and skipped, and the exit status is 2. Only resul
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.images import read_picture
-from datasets.inputs import Source, find_inputs
+from datasets.inputs import find_inputs
 from datasets.labels import palette_image
 from datasets.options import CLASS_NAMES_HELP
 from utils.core import cli
@@ -42,11 +42,7 @@ from utils.evaluation.visualize import overlay, with_legend
 
 DEMO_WEIGHTS = Path("demo/snapshots/VOC_best.pth")
 KIND = "masks"
-
-
-def rates(value: str) -> tuple[int, ...]:
-    """`6,12,18,24` -> (6, 12, 18, 24)."""
-    return tuple(cli.positive_int(rate) for rate in value.split(","))
+rates = cli.listed(cli.positive_int, bool, "list of positive integers")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -77,35 +73,36 @@ def count_classes(mask: Image.Image, names: Sequence[str]) -> list[dict]:
 
 
 def describe(found: dict) -> str:
-    """Format one result of `count_classes`: `bird 28.8 %`."""
+    """One result of `count_classes`: `bird 28.8 %`."""
     return f"{found['name']} {100 * found['share']:.1f} %" if found["share"] >= 0.0005 else f"{found['name']} < 0.1 %"
 
 
 def segment(
-    predictor: Predictor, source: Source, image: np.ndarray, size: tuple[int, int], crf: CRFSettings | None, out: Path
+    predictor: Predictor,
+    path: Path,
+    image: np.ndarray,  # H x W x 3 uint8 BGR, with sides of at most --max-side
+    size: tuple[int, int],  # (width, height) of the mask
+    crf: CRFSettings | None,
+    out: Path,
+    name: str,  # of the results
 ) -> dict:
-    """Write the mask and the overlay of an image; returns the entry of predictions.json.
-
-    Args:
-        image: H x W x 3 uint8 BGR, with sides of at most --max-side.
-        size: (width, height) of the mask.
-    """
-    with memory_hint(f"{source.path} needs too much memory: try a smaller --max-side"):
+    """Write the mask and the overlay of an image; returns the entry of predictions.json."""
+    with memory_hint(f"{path} needs too much memory: try a smaller --max-side"):
         labels = predictor(image, crf)
     mask = palette_image(labels).resize(size, Image.Resampling.NEAREST)
     classes = count_classes(mask, predictor.names)
     entries = [(describe(found), found["label"]) for found in classes if found["label"] > 0]
     sheet = with_legend(overlay(image[:, :, ::-1], labels), entries or [("no class found", None)])
-    results = {"mask": f"{source.name}.png", "overlay": f"{source.name}_overlay.jpg"}
+    results = {"mask": f"{name}.png", "overlay": f"{name}_overlay.jpg"}
     save_image(out / results["mask"], mask, {"kind": KIND})
     save_image(out / results["overlay"], sheet)
-    about = {"picture": str(source.path), "width": size[0], "height": size[1]}
+    about = {"picture": str(path), "width": size[0], "height": size[1]}
     return about | results | {"classes": classes}
 
 
-def check_out(out: Path, sources: Sequence[Source]) -> None:
+def check_out(out: Path, names: Iterable[str]) -> None:
     """Check that the results replace no other files than those of an earlier run."""
-    record, names = out / "predictions.json", [source.name for source in sources]
+    record = out / "predictions.json"
     Results(out, ".png", KIND, {name: {} for name in names}).finished()
     foreign = [out / f"{name}_overlay.jpg" for name in names if not (out / f"{name}.png").exists()]
     if record.exists() and '"passed_over":' not in record.read_text(errors="replace"):
@@ -128,17 +125,17 @@ def predict(args: argparse.Namespace) -> None:
     done: list[dict] = []
     failed: list[dict] = []
     try:
-        for source in sources:
+        for name, path in sources.items():
             try:
-                image, size = read_picture(source.path, args.max_side)
+                image, size = read_picture(path, args.max_side)
             except InputError as error:
-                failed.append({"picture": str(source.path), "error": str(error)})
+                failed.append({"picture": str(path), "error": str(error)})
                 if len(sources) > 1:  # for a single image, the final error says it
                     print(f"warning: {error}", file=sys.stderr)
                 continue
-            done.append(segment(predictor, source, image, size, crf, args.out))
+            done.append(segment(predictor, path, image, size, crf, args.out, name))
             found = ", ".join(describe(found) for found in done[-1]["classes"])
-            print(f"{source.path}: {found}", flush=True)
+            print(f"{path}: {found}", flush=True)
     finally:  # even if an exception ends the run
         report = {
             "restore_from": str(args.restore_from),

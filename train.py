@@ -32,8 +32,10 @@ def train(args: argparse.Namespace) -> None:
         names = read_class_names(args.class_names, args.num_classes)
         images, val = build_data(args, names)
         G, D = build_networks(args, device)
-        trainer = MDBATrainer(G, D, build_method(args, device), args, device, images["simple"], val, names)
-        first = trainer.begin(vars(args), [*trainer.weights(0)], [args.restore_from, args.restore_from_D])
+        method = build_method(args, device)
+        trainer = MDBATrainer(G, D, method, args, device, images["simple"], val, names)
+        options = vars(args) | {"denoise_from": method.denoise_from}
+        first = trainer.begin(options, [*trainer.weights(0)], [args.restore_from, args.restore_from_D])
         batches = endless_batches(images, args, device, first * args.iter_size)
         trainer.fit(batches, first, len(images) * args.batch_size * args.iter_size)
         if distributed.is_main():

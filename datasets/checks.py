@@ -10,7 +10,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -23,14 +22,7 @@ from utils.core.files import not_found
 
 QUICK_SIDE = 64  # of decoded images; large JPEGs are then decoded at an eighth
 ERROR, WARNING = "error", "warning"  # training refuses the data; worth a look
-
-
-class Problem(NamedTuple):
-    """One occurrence of a problem; `level` and `text` are the same for all of its kind."""
-
-    level: str
-    text: str
-    where: str
+Problem = tuple[str, str, str]  # one occurrence: level and text, the same for all of its kind; where
 
 
 def by_kind(problems: Iterable[Problem]) -> dict[tuple[str, str], list[str]]:
@@ -88,7 +80,7 @@ def _space_hint(missing: Path) -> str:
 def _duplicates(name: str, entries: Iterable[Entry]) -> Iterator[Problem]:
     for id_, number in Counter(entry.id for entry in entries).items():
         if number > 1:
-            yield Problem(WARNING, f"{name}: listed more than once", id_)
+            yield WARNING, f"{name}: listed more than once", id_
 
 
 def check_lists(lists: Mapping[str, Sequence[Entry]], names: Sequence[str]) -> Iterator[Problem]:
@@ -102,20 +94,20 @@ def check_lists(lists: Mapping[str, Sequence[Entry]], names: Sequence[str]) -> I
         train = classes_in.get("train_cls", found)
         for id_, classes in found.items():
             if name == "simple_list" and len(classes) > 1:
-                yield Problem(ERROR, "simple_list: has several classes", id_)
+                yield ERROR, "simple_list: has several classes", id_
             if name == "simple_list" and id_ in complex_:
-                yield Problem(WARNING, "in simple_list and complex_list", id_)
+                yield WARNING, "in simple_list and complex_list", id_
             if id_ in val:
-                yield Problem(WARNING, f"{name}: also in val, which makes the scores worthless", id_)
+                yield WARNING, f"{name}: also in val, which makes the scores worthless", id_
             if id_ not in train:
-                yield Problem(WARNING, f"{name}: not in train_cls", id_)
+                yield WARNING, f"{name}: not in train_cls", id_
             elif classes != train[id_]:
                 both = f"{id_}: {_show(classes)}, in train_cls {_show(train[id_])}"
-                yield Problem(WARNING, f"{name}: other classes than in train_cls", both)
+                yield WARNING, f"{name}: other classes than in train_cls", both
         if name != "complex_list":
             seen = set().union(*found.values())
             for c in set(range(len(names) - 1)) - seen:
-                yield Problem(WARNING, f"{name}: class without an image", names[c + 1])
+                yield WARNING, f"{name}: class without an image", names[c + 1]
 
 
 def _show(numbers: set[int]) -> str:
@@ -127,17 +119,17 @@ def check_images(entries: Iterable[Entry], image_dir: Path) -> Iterator[Problem]
     for entry in entries:
         path = image_path(image_dir, entry.id)
         if not path.exists():
-            yield Problem(ERROR, "image not found", f"{not_found(path)}{_space_hint(path)}")
+            yield ERROR, "image not found", f"{not_found(path)}{_space_hint(path)}"
             continue
         try:
             with contextlib.redirect_stderr(io.StringIO()) as printed:  # warnings of damage
                 read_image(path, QUICK_SIDE)
         except InputError as error:
-            yield Problem(ERROR, "image cannot be read", str(error))
+            yield ERROR, "image cannot be read", str(error)
         else:
             if text := printed.getvalue():
                 text = text.strip().removeprefix("warning: ")
-                yield Problem(WARNING, "image damaged, a part of it is wrong", text)
+                yield WARNING, "image damaged, a part of it is wrong", text
 
 
 def check_turned(paths: Iterable[Path]) -> Iterator[Problem]:
@@ -147,7 +139,7 @@ def check_turned(paths: Iterable[Path]) -> Iterator[Problem]:
             (width, height), orientation = read_size(path)
             if orientation > 1 and (orientation <= 4 or width == height):
                 text = "image turned by its EXIF orientation: see that its label is turned as well"
-                yield Problem(WARNING, text, str(path))
+                yield WARNING, text, str(path)
 
 
 def check_labels(
@@ -169,24 +161,24 @@ def check_labels(
         try:
             label = read_label(path, num_classes, ignore_label=ignore_label)
         except InputError as error:
-            yield Problem(ERROR, f"label missing or unusable{hint}", str(error))
+            yield ERROR, f"label missing or unusable{hint}", str(error)
             continue
         with contextlib.suppress(InputError):  # reported by check_images
             (width, height), _ = read_size(image_path(image_dir, entry.id))
             if label.shape != (height, width):
                 sizes = f"{path}: {label.shape[1]}x{label.shape[0]}, its image {width}x{height}"
-                yield Problem(ERROR, "label and image differ in size", sizes)
+                yield ERROR, "label and image differ in size", sizes
         if truth_dir is None:
             continue
         found, expected = set(np.unique(label).tolist()) - {0, ignore_label}, {c + 1 for c in entry.classes}
         if found - expected:
             labels = f"{path}: labels {_show(found)}, but its class has label {_show(expected)}"
-            yield Problem(WARNING, "label of a class that the image does not have", labels)
+            yield WARNING, "label of a class that the image does not have", labels
         if not found:
-            yield Problem(WARNING, "label without foreground", str(path))
+            yield WARNING, "label without foreground", str(path)
         truth = truth_dir / f"{entry.id}.png"
         try:
             if truth.exists() and np.array_equal(label, read_label(truth, num_classes, ignore_label=ignore_label)):
-                yield Problem(WARNING, "pseudo label identical to the ground truth", str(path))
+                yield WARNING, "pseudo label identical to the ground truth", str(path)
         except InputError as error:
-            yield Problem(WARNING, "ground truth of a training image unusable, not compared", str(error))
+            yield WARNING, "ground truth of a training image unusable, not compared", str(error)

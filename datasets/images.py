@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 
-from utils.core.errors import InputError
-from utils.core.files import error_reason, not_found
+from utils.core.errors import InputError, error_reason
+from utils.core.files import not_found
 
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 SUFFIXES = (*JPEG_SUFFIXES, ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")

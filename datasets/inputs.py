@@ -4,21 +4,13 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from datasets.images import SUFFIXES
 from datasets.lists import without_suffix
 from utils.core.errors import InputError
 
 
-class Source(NamedTuple):
-    """An image file and the name of its results, a relative path without suffix."""
-
-    path: Path
-    name: str
-
-
-def find_inputs(given: Sequence[Path], out: Path) -> tuple[list[Source], int]:
+def find_inputs(given: Sequence[Path], out: Path) -> tuple[dict[str, Path], int]:
     """Find images among the given files and, recursively, in the given directories.
 
     Hidden files and directories are skipped, and so is `out`. A result has the name of its image without the suffix,
@@ -26,7 +18,7 @@ def find_inputs(given: Sequence[Path], out: Path) -> tuple[list[Source], int]:
     they still clash, all names become paths relative to the common parent directory.
 
     Returns:
-        The images, each once, and the number of other files in the directories.
+        The images, each once, by the names of their results; the number of other files in the directories.
     """
     found: dict[str, tuple[Path, str]] = {}  # absolute path -> path, path for the name
     others = set()
@@ -50,7 +42,7 @@ def find_inputs(given: Sequence[Path], out: Path) -> tuple[list[Source], int]:
         for result in (out / f"{name}.png", out / f"{name}_overlay.jpg"):
             if os.path.abspath(result) in found:
                 raise InputError(f"--out {out}: {result} is one of the input images: choose another directory")
-    return [Source(path, name) for (path, _), name in zip(found.values(), names)], len(others)
+    return {name: path for (path, _), name in zip(found.values(), names)}, len(others)
 
 
 def _files(directory: Path, out: Path) -> Iterator[Path]:

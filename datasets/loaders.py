@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datasets import transforms as T
@@ -20,9 +21,11 @@ from datasets.labels import read_label
 from datasets.lists import Entry, image_path, unique
 from datasets.sampling import InfiniteBatchSampler, generator
 from datasets.voc import IGNORE_LABEL
-from utils.core import cli
+from utils.core import cli, distributed
+from utils.core.device import send
 from utils.core.errors import InputError
 
+CPU = torch.device("cpu")
 SHARED_MEMORY = Path("/dev/shm")
 ENOUGH_FILES = 256  # that a process may open
 ENOUGH = 1 << 30  # bytes; training has up to 8 batches of 4 MB for each of its worker processes there
@@ -62,12 +65,6 @@ class ImageDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.entries)
-
-    def part(self, k: int, n: int) -> "ImageDataset":
-        """A copy with every n-th image, starting with the k-th."""
-        other = copy.copy(self)
-        other.entries = self.entries[k::n]
-        return other
 
     def image_path(self, entry: Entry) -> Path:
         return image_path(self.config.image_dir, entry.id)
@@ -158,9 +155,17 @@ class ClsDataset(ImageDataset):
 class EvalDataset(ImageDataset):
     """Whole images, each once: ID, 1 x 3 x H x W float32 and, with `labels`, H x W uint8."""
 
+    align_corners = True  # of the resizing of their logits
+
     def __init__(self, entries: Sequence[Entry], config: DataConfig, labels: bool = True) -> None:
         super().__init__(unique(entries), config)
         self.needs_label = labels
+
+    def part(self, k: int, n: int) -> "EvalDataset":
+        """A copy with every n-th image, starting with the k-th."""
+        other = copy.copy(self)
+        other.entries = self.entries[k::n]
+        return other
 
     def __getitem__(self, index: int) -> tuple:
         entry = self.entries[index]
@@ -174,22 +179,17 @@ class EvalDataset(ImageDataset):
 
 
 def train_loader(
-    dataset: ImageDataset,
-    batch_size: int,
-    num_workers: int,
-    start: int = 0,
-    pin: bool = False,
-    part: tuple[int, int] = (0, 1),
-) -> Iterator[list]:
-    """Endless batches of training images; `start` and `part` as in InfiniteBatchSampler."""
-    seed = dataset.config.seed
-    sampler = InfiniteBatchSampler(len(dataset), batch_size, seed, dataset.purpose, start, part)
-    return _load(num_workers, _stack, dataset=dataset, batch_sampler=sampler, pin_memory=pin)
+    images: ImageDataset, batch_size: int, num_workers: int, device: torch.device = CPU, start: int = 0
+) -> Iterator[list[Tensor]]:
+    """Batches of training images without end, from batch `start` on: the part of this process, on the device."""
+    part = distributed.rank(), distributed.world_size()
+    sampler = InfiniteBatchSampler(len(images), batch_size, images.config.seed, images.purpose, start, part)
+    return _load(num_workers, device, _stack, dataset=images, batch_sampler=sampler)
 
 
-def eval_loader(dataset: ImageDataset, num_workers: int, pin: bool = False) -> Iterator[list]:
-    """The items of a data set in order, one by one without a batch dimension added."""
-    return _load(num_workers, list, dataset=dataset, batch_size=None, pin_memory=pin)
+def eval_loader(images: ImageDataset, num_workers: int, device: torch.device = CPU) -> Iterator[list]:
+    """The items of a data set in order, on the device, one by one without a batch dimension added."""
+    return _load(num_workers, device, list, dataset=images, batch_size=None)
 
 
 def _init_worker(_: int) -> None:
@@ -202,8 +202,8 @@ def _stack(items: Sequence[tuple]) -> list[np.ndarray]:
     return [np.stack(values) for values in zip(*items)]
 
 
-def _load(num_workers: int, to_arrays: Callable, **options: Any) -> Iterator[list]:
-    """What a DataLoader yields.
+def _load(num_workers: int, device: torch.device, to_arrays: Callable, **options: Any) -> Iterator[list]:
+    """What a DataLoader yields, on the device.
 
     Workers pass tensors through shared memory and a file descriptor each. Where there is little of either, as in a
     container, they pass the arrays that `to_arrays` makes of their items through a pipe, which takes a few
@@ -213,8 +213,6 @@ def _load(num_workers: int, to_arrays: Callable, **options: Any) -> Iterator[lis
     if little_memory or resource.getrlimit(resource.RLIMIT_NOFILE)[0] < ENOUGH_FILES:
         options["collate_fn"] = to_arrays
     workers = min(num_workers, cli.CORES)  # torch warns about more
-    return map(_to_tensors, DataLoader(num_workers=workers, worker_init_fn=_init_worker, **options))
-
-
-def _to_tensors(values: Sequence) -> list:
-    return [torch.from_numpy(value) if isinstance(value, np.ndarray) else value for value in values]
+    pin = device.type == "cuda"
+    loader = DataLoader(num_workers=workers, worker_init_fn=_init_worker, pin_memory=pin, **options)
+    return ([v if isinstance(v, str) else send(torch.as_tensor(v), device) for v in values] for values in loader)

@@ -7,8 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from datasets.voc import VOC_CLASSES
-from utils.core.errors import InputError
-from utils.core.files import error_reason
+from utils.core.errors import InputError, error_reason, import_optional
 
 NUM_CLASSES = len(VOC_CLASSES) + 1
 VOC_ARCHIVE = "VOCtrainval_11-May-2012.tar"
@@ -30,24 +29,19 @@ def find_sbd(path: Path) -> Path | None:
 
 def download(devkit: Path, sbd: Path) -> None:
     """Download VOC 2012 to `devkit` and SBD to `sbd` with torchvision, unless they exist."""
-    try:
-        from torchvision.datasets import SBDataset, VOCSegmentation
-    except (ImportError, RuntimeError) as error:  # RuntimeError: built for another version of torch
-        raise InputError(
-            f"--download needs torchvision, which cannot be imported ({error_reason(error)}): install it, or"
-            f" download {VOC_ARCHIVE} and SBD's {SBD_ARCHIVE} and use --devkit and --sbd"
-        ) from None
+    manually = f"install it, or download {VOC_ARCHIVE} and SBD's {SBD_ARCHIVE} and use --devkit and --sbd"
+    torchvision = import_optional("torchvision.datasets", manually)
     if find_devkit(devkit) is None and devkit.exists():
         raise InputError(f"{devkit} contains something other than VOC 2012: choose another --devkit to download to")
     archive = VOC_ARCHIVE
     try:
         if find_devkit(devkit) is None:
-            VOCSegmentation(devkit.parent, "2012", "trainval", download=True)
+            torchvision.VOCSegmentation(devkit.parent, "2012", "trainval", download=True)
         if find_devkit(devkit) is None:
             os.rename(devkit.parent / "VOCdevkit" / "VOC2012", devkit)
         archive = SBD_ARCHIVE
         if find_sbd(sbd) is None:
-            SBDataset(sbd, "train", mode="segmentation", download=True)
+            torchvision.SBDataset(sbd, "train", mode="segmentation", download=True)
     except Exception as error:  # network, disk, archive or checksum: many types of exception
         reason = error_reason(error)
         raise InputError(f"{archive} could not be downloaded ({reason}): download and unpack it manually") from None
@@ -68,12 +62,9 @@ def image_classes(path: Path) -> tuple[int, ...]:
 
 def sbd_mask(path: Path) -> np.ndarray:
     """H x W labels from a mask of SBD, a .mat file with a struct GTcls."""
+    scipy = import_optional("scipy.io", "SBD's masks need it: pip install scipy")
     try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise InputError(f"SBD's masks need scipy ({error_reason(error)}): pip install scipy") from None
-    try:
-        labels = loadmat(path, variable_names=("GTcls",))["GTcls"]["Segmentation"][0, 0]
+        labels = scipy.loadmat(path, variable_names=("GTcls",))["GTcls"]["Segmentation"][0, 0]
         if labels.dtype.kind not in "iu":
             raise TypeError(f"not integers, but {labels.dtype}")
     except Exception as error:  # loadmat can raise any exception on a damaged file

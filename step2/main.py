@@ -16,22 +16,22 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datasets.checks import check_start
-from networks.checkpoint import weights_checksum
+from datasets.loaders import train_loader
+from networks.checkpoint import load_strict
 from step2.libs.config import Config, load_config
 from step2.libs.datasets.pseudo_labelled import EvalDatasetBGR
-from step2.libs.models import SCALES, load_trained
+from step2.libs.models import SCALES, read_resnet
 from step2.libs.setup import Paths, build, class_names, data_config, read_split, split_path, training_images
-from step2.libs.trainer import build_trainer
+from step2.libs.trainer import MSCTrainer
 from utils.core import cli, distributed
-from utils.core.device import add_speed_options, pick_device, prepare, set_up_device
+from utils.core.device import pick_device, prepare, set_up_device
 from utils.core.errors import run_script
 from utils.crf.dense_crf import CRFParams
 from utils.crf.run import add_crf_running_options, create_label_maps, crf_settings
 from utils.evaluation.metrics import report_scores
 from utils.evaluation.scoring import result_files, score_images, score_label_maps
-from utils.training.log import add_log_options
+from utils.training.options import add_run_options
 from utils.training.resume import lock_folder
-from utils.training.trainer import device_batches
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -45,9 +45,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group = parser.add_argument_group("train only")
     text = "train even if the pseudo labels are the ground truth"
     group.add_argument("--train-on-ground-truth", action="store_true", help=text)
-    cli.add_resume_options(group)
-    add_log_options(group)
-    add_speed_options(group, batch_statistics=False)
+    add_run_options(group, group)
     group = parser.add_argument_group("test and crf only")
     text = "the images of DATASET.SPLIT.VAL have no true labels: compute no scores"
     group.add_argument("--no-labels", action="store_true", help=text)
@@ -69,11 +67,11 @@ def train(args: argparse.Namespace, config: Config) -> None:
         set_up_device(device, args.amp, args.deterministic)
         distributed.local_batch_size(solver.BATCH_SIZE.TRAIN)
         images = training_images(config, args.seed, args.train_on_ground_truth)
-        trainer = build_trainer(config, args, device)
+        trainer = MSCTrainer(config, args, device)
         outputs = [*paths.models.glob("checkpoint_*.pth")]
         first = trainer.begin(vars(args) | config.values, outputs, [config.MODEL.INIT_MODEL])
         workers, number = config.DATALOADER.NUM_WORKERS, solver.BATCH_SIZE.TRAIN * solver.ITER_SIZE
-        batches = device_batches(images, solver.BATCH_SIZE.TRAIN, workers, device, first * solver.ITER_SIZE)
+        batches = train_loader(images, solver.BATCH_SIZE.TRAIN, workers, device, first * solver.ITER_SIZE)
         trainer.fit(batches, first, number)
         if distributed.is_main():
             print(f"weights: {paths.models / 'checkpoint_final.pth'}")
@@ -87,19 +85,12 @@ def test(args: argparse.Namespace, config: Config) -> None:
         images = EvalDatasetBGR(listed, data_config(config, paths.truth), labels=not args.no_labels)
         check_start(split_path(config.DATASET.SPLIT.VAL), listed, images.files())
         model = build(config)
-        load_trained(model, args.model_path or paths.models / "checkpoint_final.pth")
+        weights = args.model_path or paths.models / "checkpoint_final.pth"
+        load_strict(model, read_resnet(weights), weights)
         prepare(model, device, args.channels_last).eval()
-        made_from = {"weights": weights_checksum(model), "scales": [1, *SCALES]}
-        files = result_files(images, listed, made_from, paths.logits, args.save_predictions)
-        confusion = score_images(
-            model,
-            images,
-            config.DATALOADER.NUM_WORKERS,
-            device,
-            scales=(1,),  # the network itself computes several scales
-            align_corners=False,
-            files=files,
-        )
+        files = result_files(images, listed, model, (1, *SCALES), paths.logits, args.save_predictions)
+        # The network itself computes several scales.
+        confusion = score_images(model, images, config.DATALOADER.NUM_WORKERS, device, scales=(1,), files=files)
         if args.no_labels:
             return
         options = vars(args) | config.values
@@ -113,7 +104,7 @@ def crf(args: argparse.Namespace, config: Config) -> None:
     listed = read_split(config, config.DATASET.SPLIT.VAL)
     images = EvalDatasetBGR(listed, data_config(config, paths.truth), labels=not args.no_labels)
     check_start(split_path(config.DATASET.SPLIT.VAL), listed, images.files())
-    out, settings = args.save_predictions or paths.crf, crf_settings(args, device, params, align_corners=False)
+    out, settings = args.save_predictions or paths.crf, crf_settings(args, device, params)
     create_label_maps(images, paths.logits, out, settings, args.n_jobs)
     if args.no_labels:
         return

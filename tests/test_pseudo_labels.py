@@ -114,16 +114,17 @@ def test_a_stopped_run_goes_on_and_shards_add_up(tiny_data: Path, work: Path, tm
     assert all((parts / name).stat().st_mtime_ns > time for name, time in done.items())
 
 
-@pytest.mark.parametrize("size", [(9, 11), (4, 5)])  # of networks with strides of 8 and 16
-def test_crf_of_a_list_is_the_crf_of_each(tiny_data: Path, tmp_path: Path, size: tuple[int, int]) -> None:
-    settings = CRFSettings(CRFParams(), None, align_corners=False)
+@pytest.mark.parametrize(("size", "aligned"), [((9, 11), False), ((4, 5), True)])  # stride 8, as in stage 2; 16
+def test_crf_of_a_list_is_that_of_each(tiny_data: Path, tmp_path: Path, size: tuple[int, int], aligned: bool) -> None:
+    settings = CRFSettings(CRFParams(), None)
     images = EvalDataset([Entry("val_00001")], DataConfig(tiny_data / "JPEGImages", num_classes=4), labels=False)
+    images.align_corners = aligned
     values = np.random.default_rng(0).normal(0, 2, (4, *size)).astype(np.float32)
     save_array(tmp_path / "logits/val_00001.npy", values)
     create_label_maps(images, tmp_path / "logits", tmp_path, settings, n_jobs=1)
     image = np.array(Image.open(tiny_data / "JPEGImages/val_00001.jpg"))[:, :, ::-1]
     logits = torch.from_numpy(values)[None]
-    p = torch.nn.functional.interpolate(logits, image.shape[:2], mode="bilinear", align_corners=False)[0].softmax(0)
+    p = torch.nn.functional.interpolate(logits, image.shape[:2], mode="bilinear", align_corners=aligned)[0].softmax(0)
     expected = dense_crf(np.ascontiguousarray(image), p, prune=None).argmax(0)
     assert np.array_equal(np.array(Image.open(tmp_path / "val_00001.png")), expected)
 

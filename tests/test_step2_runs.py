@@ -101,7 +101,7 @@ def test_bad_pseudo_labels(run_options: list[object], tiny_data: Path, tmp_path:
     (tmp_path / "pseudo/simple_00003.png").unlink()
     (tmp_path / "pseudo/complex_00002.png").unlink()
     line = error_line("step2/main.py", "train", *run_options)
-    assert "lacks the pseudo labels of 2 of 20 images, first simple_00003" in line
+    assert "simple_00003.png not found, the first of 2 missing among 20 listed labels: generate the pseudo" in line
     # Ground truth in the place of pseudo labels: its folder, or a copy of it.
     shutil.copy(tiny_data / "lists/val.txt", split)
     copy = shutil.copytree(tiny_data / "SegmentationClassAug", tmp_path / "copy")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace, UnionType
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
@@ -14,17 +14,16 @@ from utils.core.errors import InputError
 Kind = tuple[str, Callable[[Any], Any]]  # a description; a function that converts or raises an error
 
 
-def text(description: str, kind: type | UnionType) -> Kind:
+def kind(
+    description: str, accept: Callable[[Any], bool], convert: Callable[[Any], Any] = lambda value: value
+) -> Kind:
     def check(value: Any) -> Any:
-        if not isinstance(value, kind):
+        converted = convert(value)
+        if not accept(converted):
             raise ValueError
-        return value
+        return converted
 
     return description, check
-
-
-def one_of(*names: str) -> Kind:
-    return f"one of {', '.join(names)}", lambda value: names[names.index(value)]
 
 
 def number(parse: Callable[[str], float]) -> Kind:
@@ -32,23 +31,21 @@ def number(parse: Callable[[str], float]) -> Kind:
 
 
 def numbers(description: str, parse: Callable[[str], float], accept: Callable[[list[float]], bool] = bool) -> Kind:
-    def check(value: Any) -> list[float]:
-        found = [parse(str(item)) for item in value] if isinstance(value, list) else []
-        if not accept(found):
-            raise ValueError
-        return found
+    def convert(value: Any) -> list[float]:
+        return [parse(str(item)) for item in value] if isinstance(value, list) else []
 
-    return f"a list of {description}", check
+    return kind(f"a list of {description}", accept, convert)
 
 
 # All keys, by the kind of their values: a description and a function.
 KINDS = {
-    text("a text", str): "EXP.ID EXP.OUTPUT_DIR DATASET.ROOT DATASET.PSEUDO_LABELS DATASET.SPLIT.TRAIN"
-    " DATASET.SPLIT.VAL",
-    text("a text or null", str | None): "DATASET.LABELS MODEL.INIT_MODEL",
-    one_of("vocaug"): "DATASET.NAME",
-    one_of(*MODELS): "MODEL.NAME",
-    one_of("sgd"): "SOLVER.OPTIMIZER",
+    kind(
+        "a text", lambda v: isinstance(v, str)
+    ): "EXP.ID EXP.OUTPUT_DIR DATASET.ROOT DATASET.PSEUDO_LABELS DATASET.SPLIT.TRAIN DATASET.SPLIT.VAL",
+    kind("a text or null", lambda v: isinstance(v, str | None)): "DATASET.LABELS MODEL.INIT_MODEL",
+    kind("vocaug", lambda v: v == "vocaug"): "DATASET.NAME",
+    kind(f"one of {', '.join(MODELS)}", lambda v: v in MODELS): "MODEL.NAME",
+    kind("sgd", lambda v: v == "sgd"): "SOLVER.OPTIMIZER",
     number(cli.count): "DATASET.IGNORE_LABEL DATALOADER.NUM_WORKERS SOLVER.ITER_SAVE CRF.ITER_MAX",
     number(cli.positive_int): "DATASET.N_CLASSES IMAGE.SIZE.TRAIN SOLVER.BATCH_SIZE.TRAIN SOLVER.ITER_MAX"
     " SOLVER.ITER_SIZE SOLVER.LR_DECAY SOLVER.AVERAGE_LOSS",

@@ -10,12 +10,9 @@ from utils.denoising import segmentation_loss
 
 
 def msc_loss(logits: list[Tensor], labels: Tensor, ignore_label: int) -> tuple[Tensor, list[Tensor]]:
-    """Sum of the cross-entropies of the logits at each scale and of their maximum, and its parts.
+    """Sum of the cross-entropies of the outputs of MSC in training mode, B x C x h x w each, and its parts.
 
-    Args:
-        logits: the outputs of MSC in training mode, B x C x h x w each.
-        labels: B x H x W; resized to the size of each of the logits.
-        ignore_label: of pixels that do not count.
+    The labels, B x H x W, are resized to the size of each output.
     """
     parts = [
         segmentation_loss(out, resize_labels(labels, out.shape[2:]), ignore_label=ignore_label)[0] for out in logits

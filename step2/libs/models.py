@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from networks.checkpoint import load_matching, load_strict
+from networks.checkpoint import load_matching
 from networks.deeplab import ARCHS, ASPP, Arch, DeepLab
 from networks.imagenet import read_initial
 from utils.core.errors import InputError
@@ -107,11 +107,6 @@ def load_initial(model: MSC, path: Path) -> int:
     state = read_resnet(path)
     stage1 = "conv1.weight" in state
     return load_matching(model, from_stage1(state) if stage1 else with_base(state), path)
-
-
-def load_trained(model: MSC, path: Path) -> None:
-    """Load a trained checkpoint, which must match the network."""
-    load_strict(model, read_resnet(path), path)
 
 
 def with_base(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

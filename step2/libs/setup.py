@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.checks import WARNING, Problem, check_start, warn
+from datasets.checks import WARNING, check_start, warn
 from datasets.labels import read_label
 from datasets.lists import Entry, read_class_names, read_list
 from step2.libs.config import Config
@@ -66,24 +66,17 @@ def training_images(config: Config, seed: int, truth_allowed: bool) -> PseudoLab
     images = PseudoLabelDataset(read_split(config, split.TRAIN), data_config(config, folder, seed))
     if is_main():
         print(f"training labels: {folder.resolve()} ({len(images)} images)")
-    missing = [entry.id for entry in images.entries if not images.label_path(entry).exists()]
-    if missing:
-        raise InputError(
-            f"{folder} lacks the pseudo labels of {len(missing)} of {len(images)} images, first {missing[0]}:"
-            " generate them with gen_label.py, gen_label_crf.py and gen_label_mining.py, or remove the images from"
-            " DATASET.SPLIT.TRAIN"
-        )
+    train, val = split_path(split.TRAIN), split_path(split.VAL)
+    check_start(train, images.entries, images.files(), images.origin)
     if not truth_allowed and (folder.resolve() == truth.resolve() or equal_ground_truth(images, truth)):
         raise InputError(
             f"{folder} is the ground truth, not pseudo labels: set DATASET.PSEUDO_LABELS, or use"
             " --train-on-ground-truth if this is intended"
         )
-    train, val = split_path(split.TRAIN), split_path(split.VAL)
-    check_start(train, images.entries, images.files())
     if val.exists() and val != train:
         listed = {entry.id for entry in read_split(config, split.VAL)}
         text = f"also in {val.name}, whose scores are then meaningless"
-        warn(train, (Problem(WARNING, text, entry.id) for entry in images.entries if entry.id in listed))
+        warn(train, ((WARNING, text, entry.id) for entry in images.entries if entry.id in listed))
     return images
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from step2.libs.config import Config
 from step2.libs.loss import msc_loss
-from step2.libs.models import MSC, load_initial
+from step2.libs.models import load_initial
 from step2.libs.optim import build_sgd, lr_after
 from step2.libs.setup import Paths, build
 from utils.core import distributed
@@ -23,9 +23,19 @@ class MSCTrainer(Trainer):
     first_number, key = 1, "iteration"
     shown = ("loss",)
 
-    def __init__(self, model: MSC, config: Config, args: argparse.Namespace, device: torch.device) -> None:
-        """Args: model: in training mode, on `device`."""
-        s = config.SOLVER
+    def __init__(self, config: Config, args: argparse.Namespace, device: torch.device) -> None:
+        """Build the network with its initial weights. Scale and shift of batch normalization are not trained."""
+        s, initial = config.SOLVER, config.MODEL.INIT_MODEL
+        torch.manual_seed(args.seed)
+        model = build(config)
+        if initial is not None:
+            copied = load_initial(model, Path(initial))
+            if distributed.is_main():
+                print(f"{initial}: copied {copied} of {len(model.state_dict())} tensors")
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(False)
+        prepare(model, device, args.channels_last).train()
 
         def decay(i: int) -> float:
             return lr_after(i, 1.0, s.ITER_MAX, s.POLY_POWER, s.LR_DECAY)
@@ -48,18 +58,3 @@ class MSCTrainer(Trainer):
         names = [str(n)] if self.validate_every and n % self.validate_every == 0 else []
         names += ["final"] if n == self.num_steps else []
         return {self.folder / f"checkpoint_{name}.pth": self.model for name in names}
-
-
-def build_trainer(config: Config, args: argparse.Namespace, device: torch.device) -> MSCTrainer:
-    """Build the network, load its initial weights and freeze batch normalization."""
-    torch.manual_seed(args.seed)
-    model = build(config)
-    if config.MODEL.INIT_MODEL is not None:
-        copied = load_initial(model, Path(config.MODEL.INIT_MODEL))
-        if distributed.is_main():
-            print(f"{config.MODEL.INIT_MODEL}: copied {copied} of {len(model.state_dict())} tensors")
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.requires_grad_(False)
-    prepare(model, device, args.channels_last).train()
-    return MSCTrainer(model, config, args, device)

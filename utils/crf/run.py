@@ -37,7 +37,6 @@ class CRFSettings:
 
     params: CRFParams
     prune: float | None
-    align_corners: bool = True  # stage 2: False
     backend: str = "auto"
     device: str = "cpu"
 
@@ -79,13 +78,11 @@ def add_crf_running_options(group: argparse._ActionsContainer, jobs: bool = True
         add("--n-jobs", type=cli.positive_int, default=cli.CORES, help=text)
 
 
-def crf_settings(
-    args: argparse.Namespace, device: torch.device, params: CRFParams | None = None, align_corners: bool = True
-) -> CRFSettings:
+def crf_settings(args: argparse.Namespace, device: torch.device, params: CRFParams | None = None) -> CRFSettings:
     """The settings given by the options of `add_crf_options`, or by other `params` and the running options."""
     params = params or CRFParams(*(getattr(args, f"crf_{field.name}") for field in fields(CRFParams)))
     computes = "cpu" if device.type == "mps" else str(device)  # MPS lacks 64-bit operations
-    return CRFSettings(params, args.crf_prune or None, align_corners, args.crf_backend, computes)
+    return CRFSettings(params, args.crf_prune or None, args.crf_backend, computes)
 
 
 def create_label_maps(
@@ -97,17 +94,15 @@ def create_label_maps(
     image_labels: bool = False,
     overwrite: bool = True,
 ) -> None:
-    """Create the label maps of the images in `out`, as far as they do not exist yet, with a progress bar.
+    """Create the label maps of the images in `out`, as far as they do not exist yet, see `Results.finished`.
 
-    Args:
-        image_labels: whether to allow only the background and the classes in the list.
-        overwrite: as in `Results.finished`.
+    With `image_labels`, they have only the background and the classes in the list.
     """
     config = images.config
     logits = {entry.id: logit_dir / f"{entry.id}.npy" for entry in images.entries}
     require_files({"logit file": list(logits.values())}, f": {LOGITS_HINT}")
     check_same_origin(list(logits.values()))
-    common = asdict(settings) | {"num_classes": config.num_classes}
+    common = asdict(settings) | {"num_classes": config.num_classes, "align_corners": images.align_corners}
     del common["backend"], common["device"]
     made_from: dict[str, Note] = {}
     for id_, classes in images.entries:
@@ -166,7 +161,7 @@ def create_label_map(task: Task, settings: CRFSettings) -> None:
     advice = "use fewer processes (--n-jobs) or, on a GPU, --device cpu"
     with memory_hint(f"{task.image}: out of memory in the CRF: {advice}"):
         chosen = torch.from_numpy(logits[labels].astype(np.float32))[None].to(settings.device)
-        probabilities = full_size(chosen, size, settings.align_corners)[0].softmax(0)
+        probabilities = full_size(chosen, size, task.note["align_corners"])[0].softmax(0)
         try:
             marginals = dense_crf(image, probabilities, settings.params, settings.backend, settings.prune)
         except InputError as error:

@@ -1,27 +1,20 @@
 """Multi-scale inference, shared by validation, evaluation and label generation."""
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.core.device import send
+from datasets.loaders import EvalDataset, eval_loader
 
 
 @torch.no_grad()
 def multi_scale_logits(network: nn.Module, image: Tensor, scales: Sequence[float] = (1.0, 0.75)) -> Tensor:
-    """Element-wise maximum of the logits at several scales, at the first scale's resolution.
+    """Element-wise maximum of the logits of an image (1 x 3 x H x W) resized by several factors.
 
-    Args:
-        network: maps images to logits, in eval mode.
-        image: 1 x 3 x H x W.
-        scales: factors by which the input is resized; all logits are resized to those of the first.
-
-    Returns:
-        1 x C x ~H/8 x ~W/8.
+    All logits are resized to those of the first factor, 1 x C x ~H/8 x ~W/8.
     """
     # With scale_factor instead of size, as published: the input is sampled at steps of exactly 1 / factor.
     logits = [
@@ -39,18 +32,14 @@ def full_size(logits: Tensor, size: Sequence[int], align_corners: bool = True) -
 
 
 def infer(
-    network: nn.Module,
-    loader: Iterable,
-    device: torch.device,
-    scales: Sequence[float] = (1.0, 0.75),
-    align_corners: bool = True,
-) -> Iterator[tuple[str, Tensor, Tensor, Any]]:
-    """Predict the labels of whole images, (ID, image) or (ID, image, label), with a network in eval mode.
+    network: nn.Module, images: EvalDataset, num_workers: int, device: torch.device, scales: Sequence[float]
+) -> Iterator[tuple[str, Tensor, Tensor, Tensor | None]]:
+    """Predict the labels of whole images with a network in eval mode on `device`.
 
     Yields:
-        ID, logits 1 x C x h x w, prediction H x W (uint8) and true label H x W or None; tensors on `device`.
+        ID, logits 1 x C x h x w, prediction H x W (uint8) and true label H x W or None.
     """
-    for id_, image, *label in loader:
-        logits = multi_scale_logits(network, send(image, device), scales)
-        prediction = full_size(logits, image.shape[2:], align_corners).argmax(1)[0].to(torch.uint8)
-        yield id_, logits, prediction, send(label[0], device) if label else None
+    for id_, image, *label in eval_loader(images, num_workers, device):
+        logits = multi_scale_logits(network, image, scales)
+        prediction = full_size(logits, image.shape[2:], images.align_corners).argmax(1)[0].to(torch.uint8)
+        yield id_, logits, prediction, label[0] if label else None

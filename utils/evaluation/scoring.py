@@ -9,10 +9,11 @@ from tqdm import tqdm
 
 from datasets.labels import read_label, save_labels
 from datasets.lists import Entry
-from datasets.loaders import EvalDataset, eval_loader
+from datasets.loaders import EvalDataset
+from networks.checkpoint import weights_checksum
 from utils.core import distributed
 from utils.core.errors import InputError
-from utils.core.files import Note, Results, save_array
+from utils.core.files import Results, save_array
 from utils.evaluation.inference import infer
 from utils.evaluation.metrics import ConfusionMatrix
 
@@ -20,7 +21,8 @@ from utils.evaluation.metrics import ConfusionMatrix
 def result_files(
     images: EvalDataset,
     listed: Iterable[Entry],
-    made_from: Note,
+    network: nn.Module,
+    scales: Sequence[float],
     logit_dir: Path | None,
     prediction_dir: Path | None = None,
     overwrite: bool = True,
@@ -32,6 +34,7 @@ def result_files(
     """
     inputs = [folder for folder in (images.config.image_dir, images.config.label_dir) if folder]
     kinds = ((logit_dir, ".npy", "logits"), (prediction_dir, ".png", "predictions"))
+    made_from = {"weights": weights_checksum(network), "scales": list(scales)}
     made = dict.fromkeys((entry.id for entry in listed), made_from)
     files = [Results(folder, suffix, kind, made, inputs) for folder, suffix, kind in kinds if folder]
     finished = [results.finished(overwrite) for results in files]
@@ -49,26 +52,16 @@ def score_images(
     num_workers: int,
     device: torch.device,
     scales: Sequence[float],
-    align_corners: bool = True,
     files: Sequence[Results] = (),
     desc: str | None = None,
 ) -> ConfusionMatrix:
-    """Predict this process's part of the images, write the results and compare with the labels, if there are any.
+    """Predict this process's part of the images, write `files` and count, if there are labels; see `infer`.
 
-    Args:
-        network: in eval mode, on `device`.
-        scales: as in `multi_scale_logits`.
-        align_corners: as in `full_size`.
-        files: of `result_files`, to write.
-        desc: title of the progress bar, which then disappears at the end.
-
-    Returns:
-        The counts of this process.
+    With `desc`, its title, the progress bar disappears at the end.
     """
     part = images.part(distributed.rank(), distributed.world_size())
     confusion = ConfusionMatrix(images.config.num_classes, images.config.ignore_label)
-    loader = eval_loader(part, num_workers, pin=device.type == "cuda")
-    results = infer(network, loader, device, scales, align_corners)
+    results = infer(network, part, num_workers, device, scales)
     quiet = not distributed.is_main()
     for id_, logits, prediction, label in tqdm(
         results, total=len(part), desc=desc, leave=desc is None, unit="img", disable=quiet

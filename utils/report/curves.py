@@ -38,12 +38,7 @@ def draw_all(run: Run) -> list[tuple[str, str, str]]:
 
 
 def draw(lines: dict[str, np.ndarray], title: str, mark: int | None) -> str:
-    """Draw a figure as data URI of an SVG.
-
-    Args:
-        lines: N x 2 points (iteration, value) by name.
-        mark: an iteration that gets a dashed line.
-    """
+    """Draw lines of N x 2 points (iteration, value), and a dashed one at iteration `mark`: data URI of an SVG."""
     import matplotlib
     from matplotlib.figure import Figure
 

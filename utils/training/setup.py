@@ -9,16 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datasets import loaders
 from datasets.checks import check_images, check_lists, check_turned, require_files, warn
-from datasets.loaders import (
-    ClsDataset,
-    ComplexDataset,
-    DataConfig,
-    EvalDataset,
-    GTDataset,
-    ImageDataset,
-    SimpleDataset,
-)
 from datasets.sampling import generator
 from datasets.transforms import to_input
 from networks.checkpoint import load_matching, load_strict, read_state
@@ -31,10 +23,11 @@ from utils.core.errors import InputError
 from utils.core.files import not_found
 from utils.iteration import Batches
 from utils.training.options import needed_lists, read_needed_list
-from utils.training.trainer import device_batches
 
 
-def build_data(args: argparse.Namespace, names: list[str]) -> tuple[dict[str, ImageDataset], EvalDataset | None]:
+def build_data(
+    args: argparse.Namespace, names: list[str]
+) -> tuple[dict[str, loaders.ImageDataset], loaders.EvalDataset | None]:
     """The training images by purpose, as far as the method uses them, and the validation images; all are checked."""
     images = args.data_dir / "JPEGImages"
     if not images.is_dir():
@@ -44,7 +37,7 @@ def build_data(args: argparse.Namespace, names: list[str]) -> tuple[dict[str, Im
         )
     lists = {name: read_needed_list(args, name) for name in needed_lists(args)}
     warn(args.list_dir, check_lists(lists, names))
-    config = DataConfig(
+    config = loaders.DataConfig(
         image_dir=images,
         label_dir=args.pseudo_label_dir,
         crop=args.input_size,
@@ -54,15 +47,15 @@ def build_data(args: argparse.Namespace, names: list[str]) -> tuple[dict[str, Im
         ignore_label=args.ignore_label,
         seed=args.random_seed,
     )
-    train: dict[str, ImageDataset] = {"simple": SimpleDataset(lists["simple_list"], config)}
+    train: dict[str, loaders.ImageDataset] = {"simple": loaders.SimpleDataset(lists["simple_list"], config)}
     if not args.no_c2s:
-        train["gt"] = GTDataset(lists["simple_list"], config)
-        train["complex"] = ComplexDataset(lists["complex_list"], config)
+        train["gt"] = loaders.GTDataset(lists["simple_list"], config)
+        train["complex"] = loaders.ComplexDataset(lists["complex_list"], config)
     if not args.no_cls:
-        train["cls"] = ClsDataset(lists["train_cls"], config)
+        train["cls"] = loaders.ClsDataset(lists["train_cls"], config)
     val = None
     if not args.no_val:
-        val = EvalDataset(lists["val"], replace(config, label_dir=args.data_dir / "SegmentationClassAug"))
+        val = loaders.EvalDataset(lists["val"], replace(config, label_dir=args.data_dir / "SegmentationClassAug"))
     labelled = [train["simple"], val] if val else [train["simple"]]
     for dataset in (*train.values(), *labelled[1:]):
         require_files(dataset.files(), dataset.origin)
@@ -73,13 +66,11 @@ def build_data(args: argparse.Namespace, names: list[str]) -> tuple[dict[str, Im
 
 
 def endless_batches(
-    train: dict[str, ImageDataset], args: argparse.Namespace, device: torch.device, start: int
+    train: dict[str, loaders.ImageDataset], args: argparse.Namespace, device: torch.device, start: int
 ) -> Iterator[Batches]:
     """The part of this process of the batches of an iteration, on the device, from batch `start` on."""
-    streams = {
-        purpose: device_batches(images, args.batch_size, args.num_workers, device, start)
-        for purpose, images in train.items()
-    }
+    options = args.batch_size, args.num_workers, device, start
+    streams = {purpose: loaders.train_loader(images, *options) for purpose, images in train.items()}
 
     def batch(planes: Tensor, *labels: Tensor) -> Any:
         return (to_input(planes), *labels) if labels else to_input(planes)

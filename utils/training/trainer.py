@@ -10,10 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from datasets.loaders import ImageDataset, train_loader
 from networks.checkpoint import save
 from utils.core import distributed
-from utils.core.device import Precision, send
+from utils.core.device import Precision
 from utils.core.provenance import save_provenance
 from utils.training.log import TrainLog, mean_figures
 from utils.training.optim import set_lr
@@ -44,23 +43,15 @@ class Trainer:
 
     def __init__(
         self,
-        folder: Path,
-        networks: Sequence[nn.Module],
-        optimizers: Mapping[torch.optim.Optimizer, float],
-        decay: Callable[[int], float],
+        folder: Path,  # of the results
+        networks: Sequence[nn.Module],  # on the device, in training mode
+        optimizers: Mapping[torch.optim.Optimizer, float],  # with their initial learning rates
+        decay: Callable[[int], float],  # factor of the learning rates in the iteration with this index, from 0
         num_steps: int,
-        args: argparse.Namespace,
+        args: argparse.Namespace,  # has the options of `add_run_options`
         device: torch.device,
-        options: dict,
+        options: dict,  # a run resumes only with the same ones
     ) -> None:
-        """Args:
-        folder: directory of the results.
-        networks: on the device, in training mode.
-        optimizers: with their initial learning rates.
-        decay: the factor of the learning rates in the iteration with this index, counted from 0.
-        args: the options of resuming, logging and precision.
-        options: a run resumes only with the same options.
-        """
         self.folder, self.networks, self.num_steps, self.args = folder, networks, num_steps, args
         self.optimizers, self.decay, self.device = optimizers, decay, device
         self.precision = Precision(args.amp, device)
@@ -134,12 +125,3 @@ class Trainer:
                     self.state.save(i + 1, **vars(progress))
                 if stopped and not last:
                     stop.leave(i + 1)
-
-
-def device_batches(
-    images: ImageDataset, batch_size: int, num_workers: int, device: torch.device, start: int
-) -> Iterator[list[Tensor]]:
-    """The part of this process of the batches of a data set, on the device, from batch `start` on, without end."""
-    part, pin = (distributed.rank(), distributed.world_size()), device.type == "cuda"
-    for batch in train_loader(images, batch_size, num_workers, start, pin, part):
-        yield [send(tensor, device) for tensor in batch]

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from datasets.images import read_image
 from datasets.loaders import EvalDataset, ImageDataset, eval_loader
 from utils.core import distributed
-from utils.core.device import any_size, send
+from utils.core.device import any_size
 from utils.denoising import foreground_iou
 from utils.evaluation.inference import full_size, infer
 from utils.evaluation.visualize import contact_sheet
@@ -26,7 +26,7 @@ def draw_sheet(
     """Image, pseudo label and prediction of the first simple images; G is in eval mode."""
     shown = EvalDataset(simple.entries[:SHEET_IMAGES], simple.config)
     rows = []
-    for entry, (_, _, prediction, label) in zip(shown.entries, infer(G, eval_loader(shown, 0), device, scales)):
+    for entry, (_, _, prediction, label) in zip(shown.entries, infer(G, shown, 0, device, scales)):
         image = read_image(shown.image_path(entry))[..., ::-1]
         rows.append((image, np.asarray(label.cpu()), prediction.cpu().numpy()))  # type: ignore[union-attr]
     labels = sorted({int(label) for row in rows for cell in row[1:] for label in np.unique(cell)} - {0})
@@ -45,11 +45,11 @@ def measure_iou_thresholds(G: nn.Module, simple: ImageDataset, num_workers: int,
     config, main = simple.config, distributed.is_main()
     classes = {entry.id: entry.classes[0] for entry in simple.entries}
     images = EvalDataset(simple.entries, config).part(distributed.rank(), distributed.world_size())
-    loader = eval_loader(images, num_workers, pin=device.type == "cuda")
+    loader = eval_loader(images, num_workers, device)
     sums, counts = torch.zeros(2, config.num_classes - 1, dtype=torch.float64)
     for id_, image, label in tqdm(loader, "IoU thresholds", len(images), leave=False, disable=not main):
-        logits = full_size(G(send(image, device)), label.shape)
-        sums[classes[id_]] += float(foreground_iou(logits, send(label, device)[None], config.ignore_label))
+        logits = full_size(G(image), label.shape)
+        sums[classes[id_]] += float(foreground_iou(logits, label[None], config.ignore_label))
         counts[classes[id_]] += 1
     sums, counts = map(distributed.all_reduce_sum, (sums, counts))
     measured = [floor_to_tenth(value) for value in (sums / counts.clamp(min=1)).tolist()]

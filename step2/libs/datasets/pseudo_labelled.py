@@ -32,6 +32,10 @@ class PseudoLabelDataset(ImageDataset):
 
     purpose = "stage 2"
     needs_label = True
+    origin = (
+        ": generate the pseudo labels with gen_label.py, gen_label_crf.py and gen_label_mining.py, or remove the"
+        " images from DATASET.SPLIT.TRAIN"
+    )
     config: Stage2Config
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -51,6 +55,7 @@ class PseudoLabelDataset(ImageDataset):
 class EvalDatasetBGR(EvalDataset):
     """Whole images for inference: ID, 1 x 3 x H x W float32 and, with `labels`, H x W uint8."""
 
+    align_corners = False
     config: Stage2Config
 
     def to_network(self, image: np.ndarray) -> np.ndarray:
