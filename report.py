@@ -8,12 +8,11 @@ Needs the packages jinja2 and matplotlib.
 """
 
 import argparse
-from importlib.util import find_spec
 from pathlib import Path
 
 from datasets.voc import palette
 from utils.core import cli
-from utils.core.errors import InputError, run_script
+from utils.core.errors import InputError, import_optional, run_script
 from utils.core.files import ROOT, atomic_write, read_note, save_image
 from utils.evaluation.metrics import percent
 from utils.report.curves import draw_all
@@ -44,8 +43,7 @@ def render(run: Run, gallery: list[Kind]) -> str:
 
 def report(args: argparse.Namespace) -> None:
     for package in ("jinja2", "matplotlib"):
-        if find_spec(package) is None:
-            raise InputError(f"the report needs {package}: pip install jinja2 matplotlib")
+        import_optional(package, "the report needs it: pip install jinja2 matplotlib")
     run = Run(args.run)
     out = args.out or args.run / "report.html"
     gallery = read_gallery(run)

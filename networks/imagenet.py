@@ -15,8 +15,7 @@ from torch import Tensor
 from datasets.transforms import MEAN_BGR
 from networks.checkpoint import read_state
 from utils.core.distributed import is_main
-from utils.core.errors import InputError
-from utils.core.files import error_reason
+from utils.core.errors import InputError, error_reason
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, of images in 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)

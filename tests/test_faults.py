@@ -185,4 +185,4 @@ def test_tensorboard(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert board.Tags()["images"] == ["simple images"]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     options = train_options(tiny_data, tmp_path / "out2", "--logdir", logdir)
-    assert "--logdir needs TensorBoard" in error_line("train.py", *options)
+    assert "--logdir needs it: pip install tensorboard" in error_line("train.py", *options)

@@ -26,7 +26,7 @@ def test_optional_packages(root: Path, monkeypatch: pytest.MonkeyPatch, module: 
     for name in (module, "torchvision.datasets", "scipy.io"):
         monkeypatch.setitem(sys.modules, name, None)
     words = [root if word == "." else word for word in words]
-    assert f"need{'s' * (module != 'scipy')} {module}" in error_line("prepare_voc.py", *options(root, *words))
+    assert f"the package {module}." in error_line("prepare_voc.py", *options(root, *words))
 
 
 def encoded(mask: np.ndarray) -> bytes:

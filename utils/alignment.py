@@ -41,12 +41,9 @@ def cutmix_box(size: Sequence[int], lam: float, cx: int, cy: int) -> tuple[int, 
 
 
 def cutmix(images: Tensor, labels: Tensor, mix: CutMix) -> tuple[Tensor, Tensor]:
-    """S2C: paste one box from a permutation of the batch into the batch, in copies of images and labels.
+    """S2C: paste one box from a permutation of the batch into copies of images B x 3 x H x W and labels B x H x W.
 
-    Args:
-        images: B x 3 x H x W.
-        labels: B x H x W.
-        mix: a draw for at least B images.
+    `mix` is a draw for at least B images.
     """
     x1, y1, x2, y2 = cutmix_box(images.shape[2:], mix.lam, mix.cx, mix.cy)
     source = torch.tensor([p for p in mix.permutation if p < len(images)])

@@ -12,12 +12,9 @@ MIN_PIXELS = 20
 def mine(
     labels: np.ndarray, classes: Sequence[int], min_pixels: int = MIN_PIXELS, ignore_label: int = IGNORE_LABEL
 ) -> np.ndarray:
-    """Ignore the pixels of classes of the image that are nearly missing from the labels, and then the background too.
+    """Ignore the pixels of classes that are nearly missing from H x W uint8 labels, and then the background too.
 
-    Args:
-        labels: H x W uint8 pseudo labels.
-        classes: 0-based classes of the image; the labels of an image of one class are not changed.
-        min_pixels: a class with fewer pixels is missing.
+    `classes` are those of the image, 0-based; the labels of an image of one class are not changed.
     """
     mined = labels.copy()
     if len(set(classes)) < 2:

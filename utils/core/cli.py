@@ -7,6 +7,7 @@ import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 # Cores available to this process, which containers and schedulers can limit.
@@ -42,23 +43,23 @@ def call(script: str, *words: object) -> None:
             runpy.run_path(os.path.abspath(script), run_name="__main__")  # spawned processes load it again
 
 
-def _number(convert: Callable, accept: Callable[[float], bool], text: str) -> Callable:
-    def parse(value: str) -> float:
-        number = convert(value)
-        if not accept(number):
+def _checked(convert: Callable[[str], Any], accept: Callable[[Any], bool], text: str) -> Callable[[str], Any]:
+    def parse(value: str) -> Any:
+        converted = convert(value)
+        if not accept(converted):
             raise ValueError
-        return number
+        return converted
 
     parse.__name__ = text  # argparse prints "invalid <name> value"
     return parse
 
 
-positive_int = _number(int, lambda n: n > 0, "positive integer")
-count = _number(int, lambda n: n >= 0, "non-negative integer")
-positive = _number(float, lambda x: 0 < x < float("inf"), "positive number")
-non_negative = _number(float, lambda x: 0 <= x < float("inf"), "non-negative number")
-fraction = _number(float, lambda x: 0 <= x <= 1, "number between 0 and 1")
-label_value = _number(int, lambda n: 0 <= n <= 255, "label (0..255)")
+positive_int = _checked(int, lambda n: n > 0, "positive integer")
+count = _checked(int, lambda n: n >= 0, "non-negative integer")
+positive = _checked(float, lambda x: 0 < x < float("inf"), "positive number")
+non_negative = _checked(float, lambda x: 0 <= x < float("inf"), "non-negative number")
+fraction = _checked(float, lambda x: 0 <= x <= 1, "number between 0 and 1")
+label_value = _checked(int, lambda n: 0 <= n <= 255, "label (0..255)")
 
 
 def image_size(value: str) -> tuple[int, int]:
@@ -69,12 +70,17 @@ def image_size(value: str) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
-def scales(value: str) -> tuple[float, ...]:
-    """`1,0.75` -> (1.0, 0.75), each from 0.1 to 4. The first is 1: all logits are resized to its resolution."""
-    factors = tuple(float(factor) for factor in value.split(","))
-    if factors[0] != 1 or not all(0.1 <= factor <= 4 for factor in factors):  # no image side may become 0
-        raise argparse.ArgumentTypeError(f"{value}: the first scale must be 1, the others between 0.1 and 4")
-    return factors
+def listed(parse: Callable[[str], float], accept: Callable[[tuple], bool], text: str) -> Callable[[str], Any]:
+    """The type of an option with comma-separated values: a tuple. `text` describes it in error messages."""
+    return _checked(lambda value: tuple(map(parse, value.split(","))), accept, text)
+
+
+# All logits are resized to the resolution of the first scale, and no side of an image may become 0.
+scales = listed(
+    float,
+    lambda factors: factors[0] == 1 and all(0.1 <= factor <= 4 for factor in factors),
+    "list of scales (the first must be 1, the others between 0.1 and 4)",
+)
 
 
 def shard(value: str) -> tuple[int, int]:
@@ -112,9 +118,3 @@ def add_device_options(
         text = "tensors in NHWC memory format (default: on a CPU, where it is faster)"
         group.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help=text)
     return group
-
-
-def add_resume_options(group: argparse._ActionsContainer) -> None:
-    """Add the options of resuming an interrupted run."""
-    group.add_argument("--save-every", type=positive_int, default=500, help="iterations between saved states")
-    group.add_argument("--no-resume", action="store_true", help="start from scratch, ignoring a saved state")

@@ -1,6 +1,5 @@
 """Devices, mixed precision, compilation and reproducibility."""
 
-import argparse
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
@@ -15,16 +14,6 @@ from utils.core.errors import InputError
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Network = TypeVar("Network", bound=nn.Module)
-
-
-def add_speed_options(group: argparse._ArgumentGroup, batch_statistics: bool = True) -> None:
-    """Add --amp, --deterministic and, if batch normalization uses batch statistics, --sync-bn."""
-    add = group.add_argument
-    add("--amp", choices=AMP, help="mixed precision of the networks (fp16 with loss scaling); losses in float32")
-    add("--deterministic", action="store_true", help="use deterministic algorithms on a GPU too; slower")
-    if batch_statistics:
-        text = "with torchrun: batch statistics of the whole batch instead of each GPU's part"
-        add("--sync-bn", action="store_true", help=text)
 
 
 def pick_device(device: str | None = None, gpu: int | None = None) -> torch.device:

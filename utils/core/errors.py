@@ -2,15 +2,30 @@
 
 import atexit
 import contextlib
+import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from tqdm import tqdm
 
 
 class InputError(Exception):
     """Invalid input. The message is one line that names the file or option and gives a hint."""
+
+
+def error_reason(error: Exception) -> str:
+    """An error's message on one line, or its type if the message is empty."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def import_optional(name: str, hint: str) -> Any:
+    """Import a package that can be left out; `hint` ends the message if it is missing."""
+    try:
+        return importlib.import_module(name)
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision for another version of torch
+        raise InputError(f"the package {name} cannot be imported ({error_reason(error)}): {hint}") from None
 
 
 LESS = (

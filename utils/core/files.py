@@ -9,20 +9,20 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from utils.core.errors import InputError
+from utils.core.errors import InputError, error_reason
 
 ROOT = Path(__file__).resolve().parents[2]  # of the repository
 LEFTOVER_SECONDS = 3600  # a file being written is changed more often
 NOTE_BYTES = 4096  # more than a note has
 NOTE_KEY = "mdba"  # of the text chunk in a PNG; begins the line behind the array in a .npy file
 
-Note = Mapping[str, object]  # values of JSON
+Note = Mapping[str, Any]  # values of JSON
 
 
 @contextlib.contextmanager
@@ -117,11 +117,6 @@ def not_found(path: str | os.PathLike) -> str:
     if Path(path).is_absolute() or cwd == home or (home in cwd.parents and not (home / path).exists()):
         return f"{path} not found"
     return f"{path} not found in {cwd} (default paths are relative to {home}: run the script there)"
-
-
-def error_reason(error: Exception) -> str:
-    """An error's message on one line, or its type if the message is empty."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def read_array(path: str | os.PathLike, hint: str) -> np.ndarray:

@@ -2,12 +2,10 @@
 
 import argparse
 import hashlib
-import importlib
 import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,8 +14,7 @@ from PIL import Image
 
 from networks.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from utils.core import cli
-from utils.core.errors import InputError
-from utils.core.files import error_reason
+from utils.core.errors import InputError, error_reason, import_optional
 
 DEFAULT = "u2net"
 REQUIREMENT = "rembg[cpu]==2.0.69"  # of requirements-optional.txt
@@ -28,14 +25,9 @@ NAMES = (
 CPU = "CPUExecutionProvider"
 GPU = ("CUDAExecutionProvider", "ROCMExecutionProvider")
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+Detector = Callable[[Image.Image], np.ndarray]  # RGB image -> saliency map, H x W uint8
 TOLERANCE = 0.01  # by which a probability may leave 0..1, as resizing and half precision do
-
-
-class Detector(NamedTuple):
-    """A salient-object detector."""
-
-    detect: Callable[[Image.Image], np.ndarray]  # RGB image -> saliency map, H x W uint8
-    made_by: dict  # what the maps depend on
+channels = cli.listed(float, lambda numbers: len(numbers) in (1, 3), "number or three numbers, comma-separated")
 
 
 def add_detector_options(parser: argparse.ArgumentParser) -> None:
@@ -51,49 +43,37 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
     text = "its input size, pixels (default: the size that the file requires)"
     add("--input-size", type=cli.image_size, metavar="H,W", help=text)
     text = "one or three numbers (default: ImageNet's, 0.485,0.456,0.406)"
-    add("--mean", type=_channels, metavar="R,G,B", help=text)
+    add("--mean", type=channels, metavar="R,G,B", help=text)
     text = "divisors, one or three numbers (default: ImageNet's, 0.229,0.224,0.225)"
-    add("--scale", "--std", type=_channels, metavar="R,G,B", help=text)
+    add("--scale", "--std", type=channels, metavar="R,G,B", help=text)
     text = "what the network computes; minmax: any values, stretched to 0..1 in every image (default: probability)"
     add("--output", choices=("probability", "logits", "minmax"), help=text)
 
 
-def _channels(value: str) -> tuple[float, ...]:
-    """`0.5` -> (0.5, 0.5, 0.5); `0.4,0.5,0.6` -> (0.4, 0.5, 0.6)."""
-    numbers = tuple(float(number) for number in value.split(","))
-    if len(numbers) not in (1, 3):
-        raise ValueError
-    return numbers * 3 if len(numbers) == 1 else numbers
-
-
-_channels.__name__ = "number or three numbers, comma-separated"  # argparse prints "invalid <name> value"
-
-
-def make_detector(args: argparse.Namespace) -> Detector:
-    """The detector that the options describe, with its weights."""
+def make_detector(args: argparse.Namespace) -> tuple[Detector, dict]:
+    """The detector that the options describe, with its weights, and what its maps depend on."""
     if args.detector is not None and args.model is not None:
         raise InputError("--detector and --model exclude each other: use one of them")
     device = args.device if args.gpu is None else f"cuda:{args.gpu}"
     if args.model is not None:
         model = OnnxModel(args, device)
-        return Detector(model, model.made_by)
+        return model, model.made_by
     if any(value is not None for value in (args.input_size, args.mean, args.scale, args.output)):
         raise InputError("--input-size, --mean, --scale and --output are for --model FILE: omit them")
     name = args.detector or DEFAULT
-    return Detector(_rembg(name, args.model_dir, device), {"detector": name})
+    return _rembg(name, args.model_dir, device), {"detector": name}
 
 
-def _rembg(name: str, model_dir: Path | None, device: str | None) -> Callable[[Image.Image], np.ndarray]:
+def _rembg(name: str, model_dir: Path | None, device: str | None) -> Detector:
     """One of rembg's detectors. It downloads the weights if they are missing."""
     hint = f'pip install "{REQUIREMENT}" (for a GPU: [gpu] instead of [cpu])'
-    onnxruntime = _import("onnxruntime", hint)  # without it, importing rembg ends the process
+    onnxruntime = import_optional("onnxruntime", hint)  # without it, importing rembg ends the process
+    rembg = import_optional("rembg", hint)
     providers = choose_providers(device, onnxruntime.get_available_providers())
     if model_dir is not None:
         os.environ["U2NET_HOME"] = str(model_dir.resolve())  # where rembg looks
     try:
-        session = _import("rembg", hint).new_session(name, providers=providers)
-    except InputError:
-        raise
+        session = rembg.new_session(name, providers=providers)
     except Exception as error:  # of the connection, the file system, the checksum or the version of rembg
         raise InputError(
             f"rembg has no usable weights of {name} ({error_reason(error)}): download them elsewhere and save them as"
@@ -115,7 +95,7 @@ class OnnxModel:
         self.mean, self.scale = np.array(mean, np.float32), np.array(scale, np.float32)
         if not self.path.is_file():
             raise InputError(f"{self.path} not found: --model needs an ONNX file")
-        onnxruntime = _import("onnxruntime", "pip install onnxruntime, or onnxruntime-gpu for a GPU")
+        onnxruntime = import_optional("onnxruntime", "pip install onnxruntime, or onnxruntime-gpu for a GPU")
         providers = choose_providers(device, onnxruntime.get_available_providers())
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
@@ -135,8 +115,8 @@ class OnnxModel:
         self.made_by = {
             "weights": hashlib.sha256(self.path.read_bytes()).hexdigest(),
             "input_size": list(self.size),
-            "mean": list(mean),
-            "scale": list(scale),
+            "mean": list(mean) * (3 // len(mean)),
+            "scale": list(scale) * (3 // len(scale)),
             "output": self.output,
         }
 
@@ -168,14 +148,6 @@ class OnnxModel:
             problem = f"values from {least:.3g} to {most:.3g}, which are no probabilities"
             raise InputError(f"{self.path} computes {problem}: use --output logits or --output minmax")
         return values
-
-
-def _import(name: str, hint: str) -> Any:
-    """Import an optional package."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise InputError(f"the package {name} cannot be imported ({error_reason(error)}): {hint}") from None
 
 
 def choose_providers(device: str | None, available: Sequence[str]) -> list:

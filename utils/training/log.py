@@ -1,6 +1,5 @@
 """Output of a training run: progress bar, JSON lines, TensorBoard, warnings."""
 
-import argparse
 import contextlib
 import json
 import resource
@@ -8,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -16,12 +15,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from utils.core import cli, distributed
-from utils.core.errors import InputError
+from utils.core import distributed
+from utils.core.errors import import_optional
 from utils.core.files import atomic_write
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 D_WINS = "the discriminator wins, so that C2S has no effect: try a lower --learning-rate-D"
 NONE_PASSES = (
@@ -34,12 +30,6 @@ BACKGROUND_ONLY = (
 )
 WATCHED = {"loss_D": (0.01, D_WINS), "passed": (0.001, NONE_PASSES)}  # figures that should not stay below a limit
 LOW_LINES = 20  # of the log until the warning
-
-
-def add_log_options(group: argparse._ActionsContainer) -> None:
-    add = group.add_argument
-    add("--log-every", type=cli.positive_int, default=10, help="iterations between lines of log.jsonl")
-    add("--logdir", type=Path, help="directory for TensorBoard; needs the package tensorboard")
 
 
 @dataclass
@@ -57,7 +47,10 @@ class TrainLog:
     def __enter__(self) -> "TrainLog":
         done, total, main = self.iterations.start, self.iterations.stop, distributed.is_main()
         first = done + self.first_number
-        self.board = open_board(self.logdir, first) if self.logdir and main else None
+        self.board = None
+        if self.logdir and main:
+            tensorboard = import_optional("torch.utils.tensorboard", "--logdir needs it: pip install tensorboard")
+            self.board = tensorboard.SummaryWriter(str(self.logdir), purge_step=first)
         self.files = {name: open_log(self.folder / name, self.key, first) for name in self.names if main}
         self.bar = tqdm(self.iterations, initial=done, total=total, unit="it", disable=not main)
         self.low = dict.fromkeys(WATCHED, 0)  # log lines in a row in which the figure is below its limit
@@ -151,12 +144,3 @@ def peak_memory() -> float:
         return torch.cuda.max_memory_allocated() / 2**30
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def open_board(logdir: Path, first: int) -> "SummaryWriter":
-    """The writer for TensorBoard; purges what an earlier run wrote from iteration `first` on."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError(f"--logdir needs TensorBoard ({error}): pip install tensorboard") from None
-    return SummaryWriter(str(logdir), purge_step=first)

@@ -10,11 +10,10 @@ from datasets.options import add_data_options, add_stage1_data_options
 from datasets.voc import VOC_CLASSES
 from networks.deeplab import ARCHS
 from utils.core import cli
-from utils.core.device import add_speed_options
+from utils.core.device import AMP
 from utils.core.errors import InputError
 from utils.denoising import VOC_IOU_THRESHOLDS
 from utils.iteration import Method
-from utils.training.log import add_log_options
 
 PUBLISHED_LEARNING_RATE = 2.5e-4  # with the repeated steps of a ResNet, see docs/fidelity.md
 MOBILENET_LEARNING_RATE = 0.002
@@ -100,16 +99,27 @@ def parse_args(doc: str, argv: list[str] | None = None) -> argparse.Namespace:
     add("--save-pred-every", type=cli.positive_int, default=500, help="iterations between validations")
     add("--snapshot-dir", type=Path, default=Path("snapshots"), help="directory of the results")
     add("--scales", type=cli.scales, default=(1.0, 0.75), help="of the multi-scale validation, separated by commas")
-    cli.add_resume_options(group)
-    add_log_options(group)
-
-    group = cli.add_device_options(parser)
-    add_speed_options(group)
-    group.add_argument("--random-seed", type=cli.count, default=1234, help="seed of all random draws")
+    machine = cli.add_device_options(parser)
+    add_run_options(group, machine)
+    text = "with torchrun: batch statistics of the whole batch instead of each GPU's part"
+    machine.add_argument("--sync-bn", action="store_true", help=text)
+    machine.add_argument("--random-seed", type=cli.count, default=1234, help="seed of all random draws")
     args = parser.parse_args(argv)
     if args.learning_rate is None:
         args.learning_rate = MOBILENET_LEARNING_RATE if args.arch == "mobilenet_v2" else PUBLISHED_LEARNING_RATE
     return args
+
+
+def add_run_options(results: argparse._ArgumentGroup, machine: argparse._ArgumentGroup) -> None:
+    """Add the options of resuming, logging and precision, the same for both stages."""
+    add = results.add_argument
+    add("--save-every", type=cli.positive_int, default=500, help="iterations between saved states")
+    add("--no-resume", action="store_true", help="start from scratch, ignoring a saved state")
+    add("--log-every", type=cli.positive_int, default=10, help="iterations between lines of log.jsonl")
+    add("--logdir", type=Path, help="directory for TensorBoard; needs the package tensorboard")
+    add = machine.add_argument
+    add("--amp", choices=AMP, help="mixed precision of the networks (fp16 with loss scaling); losses in float32")
+    add("--deterministic", action="store_true", help="use deterministic algorithms on a GPU too; slower")
 
 
 def build_method(args: argparse.Namespace, device: torch.device) -> Method:

@@ -29,14 +29,12 @@ FREE_OPTIONS = {
 
 
 class TrainState:
-    """The state of a run: networks, optimizers and small values (iteration, best score), in one file."""
+    """The state of a run: networks, optimizers (and gradient scalers) and small values, in one file.
+
+    A run resumes only with the same options, except for FREE_OPTIONS.
+    """
 
     def __init__(self, path: Path, networks: Sequence[nn.Module], optimizers: Sequence[Any], options: dict) -> None:
-        """Args:
-        path: the file.
-        networks, optimizers: what is saved and loaded, by state dict; optimizers include gradient scalers.
-        options: a run resumes only with the same values, except for FREE_OPTIONS.
-        """
         self.path, self.networks, self.optimizers = path, networks, optimizers
         self.options = {
             key: value if value is None or isinstance(value, bool | int | float | str) else str(value)
