@@ -68,5 +68,6 @@ def section_table(finished: Finished, section: str) -> str:
     rows = [
         [ROWS.get(row, row), *(percent(run.get(name) for run in runs) for name in names)]
         for row, runs in runs_of.items()
+        if runs
     ]
     return markdown([SECTIONS[section], *names], rows) if names else ""
