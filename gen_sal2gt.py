@@ -127,6 +127,8 @@ def make_labels(
         if (labels == label).any():
             save_labels(results.path(entry.id), labels, results.note(entry.id))
             created += 1
+        else:
+            results.path(entry.id).unlink(missing_ok=True)  # with --overwrite, one of other thresholds may exist
     warn(args.saliency_dir, problems)
     return created
 
@@ -159,7 +161,8 @@ def generate(args: argparse.Namespace) -> None:
     finished = results.finished(args.overwrite)
     unfinished = [entry for entry in single if entry.id not in finished]
     for entry in unfinished:
-        results.path(entry.id).unlink(missing_ok=True)  # with --overwrite, of other settings or a map which is gone
+        if entry.id not in maps:
+            results.path(entry.id).unlink(missing_ok=True)  # with --overwrite, that of a map which is gone
     todo, existing = [entry for entry in unfinished if entry.id in maps], len(single) - len(unfinished)
     created = make_labels(todo, maps, results, args)
     labelled = created + existing

@@ -42,7 +42,7 @@ from utils.evaluation.visualize import overlay, with_legend
 
 DEMO_WEIGHTS = Path("demo/snapshots/VOC_best.pth")
 KIND = "masks"
-rates = cli.listed(cli.positive_int, bool, "list of positive integers")
+rates = cli.comma_separated(cli.positive_int, bool, "list of positive integers")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -80,11 +80,11 @@ def describe(found: dict) -> str:
 def segment(
     predictor: Predictor,
     path: Path,
+    name: str,  # of the results
     image: np.ndarray,  # H x W x 3 uint8 BGR, with sides of at most --max-side
     size: tuple[int, int],  # (width, height) of the mask
     crf: CRFSettings | None,
     out: Path,
-    name: str,  # of the results
 ) -> dict:
     """Write the mask and the overlay of an image; returns the entry of predictions.json."""
     with memory_hint(f"{path} needs too much memory: try a smaller --max-side"):
@@ -133,7 +133,7 @@ def predict(args: argparse.Namespace) -> None:
                 if len(sources) > 1:  # for a single image, the final error says it
                     print(f"warning: {error}", file=sys.stderr)
                 continue
-            done.append(segment(predictor, path, image, size, crf, args.out, name))
+            done.append(segment(predictor, path, name, image, size, crf, args.out))
             found = ", ".join(describe(found) for found in done[-1]["classes"])
             print(f"{path}: {found}", flush=True)
     finally:  # even if an exception ends the run

@@ -34,8 +34,7 @@ def train(args: argparse.Namespace) -> None:
         G, D = build_networks(args, device)
         method = build_method(args, device)
         trainer = MDBATrainer(G, D, method, args, device, images["simple"], val, names)
-        options = vars(args) | {"denoise_from": method.denoise_from}
-        first = trainer.begin(options, [*trainer.weights(0)], [args.restore_from, args.restore_from_D])
+        first = trainer.begin(vars(args), [*trainer.weights(0)], [args.restore_from, args.restore_from_D])
         batches = endless_batches(images, args, device, first * args.iter_size)
         trainer.fit(batches, first, len(images) * args.batch_size * args.iter_size)
         if distributed.is_main():

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks.deeplab import ASPP
-from utils.alignment import CutMix, cutmix
+from utils.alignment import CutMix, cutmix_box
 from utils.iteration import Batches, Method
 
 
@@ -118,3 +118,13 @@ def bce_loss(pred: Tensor, domain: int, ignored: np.ndarray | None = None) -> Te
     if not pred.numel():
         return pred.sum()
     return F.binary_cross_entropy_with_logits(pred, torch.full_like(pred, domain))
+
+
+def cutmix(images: Tensor, labels: Tensor, mix: CutMix) -> tuple[Tensor, Tensor]:
+    """Pastes a box of another image of the batch into each image."""
+    x1, y1, x2, y2 = cutmix_box(images.shape[2:], mix.lam, mix.cx, mix.cy)
+    images_mix, labels_mix = images.clone(), labels.clone()
+    for k, source in enumerate(p for p in mix.permutation if p < len(images)):
+        images_mix[k, :, x1:x2, y1:y2] = images[source, :, x1:x2, y1:y2]
+        labels_mix[k, x1:x2, y1:y2] = labels[source, x1:x2, y1:y2]
+    return images_mix, labels_mix

@@ -184,7 +184,7 @@ def train_loader(
     """Batches of training images without end, from batch `start` on: the part of this process, on the device."""
     part = distributed.rank(), distributed.world_size()
     sampler = InfiniteBatchSampler(len(images), batch_size, images.config.seed, images.purpose, start, part)
-    return _load(num_workers, device, _stack, dataset=images, batch_sampler=sampler)
+    yield from _load(num_workers, device, _stack, dataset=images, batch_sampler=sampler)
 
 
 def eval_loader(images: ImageDataset, num_workers: int, device: torch.device = CPU) -> Iterator[list]:

@@ -29,19 +29,19 @@ def find_sbd(path: Path) -> Path | None:
 
 def download(devkit: Path, sbd: Path) -> None:
     """Download VOC 2012 to `devkit` and SBD to `sbd` with torchvision, unless they exist."""
-    manually = f"install it, or download {VOC_ARCHIVE} and SBD's {SBD_ARCHIVE} and use --devkit and --sbd"
-    torchvision = import_optional("torchvision.datasets", manually)
+    by_hand = f"download {VOC_ARCHIVE} and SBD's {SBD_ARCHIVE} and use --devkit and --sbd"
+    torchvision_datasets = import_optional("torchvision.datasets", f"install it for --download, or {by_hand}")
     if find_devkit(devkit) is None and devkit.exists():
         raise InputError(f"{devkit} contains something other than VOC 2012: choose another --devkit to download to")
     archive = VOC_ARCHIVE
     try:
         if find_devkit(devkit) is None:
-            torchvision.VOCSegmentation(devkit.parent, "2012", "trainval", download=True)
+            torchvision_datasets.VOCSegmentation(devkit.parent, "2012", "trainval", download=True)
         if find_devkit(devkit) is None:
             os.rename(devkit.parent / "VOCdevkit" / "VOC2012", devkit)
         archive = SBD_ARCHIVE
         if find_sbd(sbd) is None:
-            torchvision.SBDataset(sbd, "train", mode="segmentation", download=True)
+            torchvision_datasets.SBDataset(sbd, "train", mode="segmentation", download=True)
     except Exception as error:  # network, disk, archive or checksum: many types of exception
         reason = error_reason(error)
         raise InputError(f"{archive} could not be downloaded ({reason}): download and unpack it manually") from None
@@ -62,9 +62,9 @@ def image_classes(path: Path) -> tuple[int, ...]:
 
 def sbd_mask(path: Path) -> np.ndarray:
     """H x W labels from a mask of SBD, a .mat file with a struct GTcls."""
-    scipy = import_optional("scipy.io", "SBD's masks need it: pip install scipy")
+    scipy_io = import_optional("scipy.io", "SBD's masks need it: pip install scipy")
     try:
-        labels = scipy.loadmat(path, variable_names=("GTcls",))["GTcls"]["Segmentation"][0, 0]
+        labels = scipy_io.loadmat(path, variable_names=("GTcls",))["GTcls"]["Segmentation"][0, 0]
         if labels.dtype.kind not in "iu":
             raise TypeError(f"not integers, but {labels.dtype}")
     except Exception as error:  # loadmat can raise any exception on a damaged file

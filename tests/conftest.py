@@ -216,7 +216,7 @@ def run_script(script: str, *args: object, cwd: Path = ROOT, status: int = 0, pr
 
     In this process, for loading torch takes longer than most of the tests; with `process` in one of its own.
     """
-    words = [str(ROOT / script), *map(str, args)]
+    words = [script if script.startswith("-m ") else str(ROOT / script), *map(str, args)]
     if process:
         command = [sys.executable, *words]
         done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=DEADLINE, check=False)

@@ -137,8 +137,8 @@ def test_same_batches_with_0_1_and_2_workers(tiny_data: Path) -> None:
         for tensors in zip(*batches):
             assert all(torch.equal(tensors[0], other) for other in tensors[1:])
     images = EvalDataset(entries(tiny_data, "val.txt", False), config(tiny_data), labels=False)
-    for image, *others in zip(*(eval_loader(images, n) for n in (0, 1, 2))):
-        assert all(image[0] == other[0] and torch.equal(image[1], other[1]) for other in others)
+    for entry, *items in zip(images.entries, *(eval_loader(images, n) for n in (0, 1, 2)), strict=True):
+        assert all(item[0] == entry.id and torch.equal(item[1], items[0][1]) for item in items)
     resumed = list(itertools.islice(train_loader(dataset, 5, 0, start=4), 2))
     assert all(torch.equal(a, b) for a, b in zip(resumed[0], runs[0][4]))
 

@@ -44,8 +44,7 @@ def anchors(page: Path) -> list[str]:
 @functools.cache
 def options_of(name: str) -> set[str]:
     """The options in the help of a script or module."""
-    script = name if name.endswith(".py") else f"{name.replace('.', '/')}/__main__.py"
-    script = script if (ROOT / script).exists() else f"step2/{name}"
+    script = name if (ROOT / name).exists() else f"step2/{name}" if name.endswith(".py") else f"-m {name}"
     return set(OPTION.findall(run_script(script, "--help").stdout))
 
 

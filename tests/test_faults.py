@@ -114,7 +114,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_a_figure_that_stays_low_is_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    values = [0.001] * 10 + [0.3] + [0.001] * 50
+    values = [0.001] * 10 + [0.3] + [0.001] * 50 + [0.3] + [0.001] * 50
     said = []
     with TrainLog(tmp_path, ["log.jsonl"], range(len(values)), 0, "i", 8, None) as log:
         for n, value in enumerate(values):

@@ -62,7 +62,10 @@ def root(request: pytest.FixtureRequest, tiny_data: Path, tmp_path_factory: pyte
     """The data, with the results of all steps."""
     root = tmp_path_factory.mktemp("pipeline")
     (root / "lists").mkdir()
-    take_photographs(root) if request.param == "photographs" else make_own(tiny_data, root)
+    if request.param == "photographs":
+        take_photographs(root)
+    else:
+        make_own(tiny_data, root)
     train, val, names = root / "lists/train_cls.txt", root / "lists/val.txt", root / "classes.txt"
     classes = flags(num_classes=1 + len(names.read_text().splitlines()))
     data, listed, run = [*classes, *flags(data_dir=root)], flags(data_list=train), flags(device="cpu", num_workers=0)

@@ -7,8 +7,8 @@ from conftest import assert_close, load_reference_weights, reference_json, refer
 
 from networks.deeplab import build_deeplab
 from networks.discriminator import build_discriminator
-from utils.alignment import CutMix
-from utils.denoising import VOC_IOU_THRESHOLDS
+from utils.alignment import CutMix, cutmix_box
+from utils.denoising import VOC_IOU_THRESHOLDS, noise_threshold
 from utils.iteration import Batches, Iteration, Method
 from utils.training.optim import build_adam, build_sgd, poly_lr, set_lr
 
@@ -65,9 +65,13 @@ def test_iterations_in_a_row(name: str, device: torch.device) -> None:
         mix = None
         if it["mix"]:
             mix = CutMix(it["mix"]["lam"], it["mix"]["cx"], it["mix"]["cy"], tuple(it["mix"]["perm"]))
+            x1, y1, x2, y2 = cutmix_box((65, 65), mix.lam, mix.cx, mix.cy)
+            assert [x1, x2, y1, y2] == theirs["box"]
         batches = make_batches(it["image_seed"], arrays, device)
         ours = iteration(it["step"], batches, mix)
         check_losses(ours, theirs, k, arrays["simple_labels"])
+        T = None if theirs["T"] is None else pytest.approx(theirs["T"], rel=1e-6)
+        assert noise_threshold(it["step"], 1000, 11000, 1.2, 0.8) == T
         tolerance = 5e-2 if k else 2e-2
         assert_close(grad_norm(G), theirs["grad_norm_G"], tolerance, f"gradient of G, iteration {k}")
         assert_close(grad_norm(D), theirs["grad_norm_D"], tolerance, f"gradient of D, iteration {k}")

@@ -46,7 +46,7 @@ def run(tiny_data: Path, tmp_path: Path) -> Path:
     write_log(root / "snapshots/log.jsonl", "i", log | {"loss_D_gt": float("nan")})
     write_log(root / "snapshots/val.jsonl", "i", {"Mean IoU": 0.5})
     write_log(root / f"step2/data/models/{STAGE2}/train_aug/log.jsonl", "iteration", {"loss": 3.0})
-    made = {"command": "train.py", "device": "cpu", "git": "0123abc", "options": {"denoise_from": 50}}
+    made = {"command": "train.py", "device": "cpu", "git": "0123abc", "options": {"num_steps": 600}}
     save_json(root / "snapshots/run.json", made)
     step2 = f"step2/data/scores/{STAGE2}/val"
     results = root / f"step2/data/features/{STAGE2}/val"

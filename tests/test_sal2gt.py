@@ -196,6 +196,7 @@ def test_maps_that_lie_on_their_side(root: Path) -> None:
     for shape in (columns().T, columns().T.repeat(2, 0).repeat(2, 1)):
         write_map(root, "a", shape)
         assert "a.png is not rotated" in error_line(*command(root, "--overwrite"))
+        assert labels(root) == ["a", "b"]  # the labels of before
     write_map(root, "a", columns())
     assert "EXIF" not in generate(root, "--overwrite").stderr
 

@@ -10,6 +10,8 @@ import yaml
 from conftest import ROOT, error_line, run_script
 from test_resume import step2_options
 
+from networks.checkpoint import save
+from networks.deeplab import build_deeplab
 from step2.libs.config import load_config
 from utils.core.errors import InputError
 
@@ -94,6 +96,8 @@ def test_train_test_crf(run_options: list[object], tmp_path: Path) -> None:
         assert 0 < json.loads((scores / name).read_text())["Mean IoU"] < 1
     other = [*run_options, "--model-path", models / "gone.pth"]
     assert "gone.pth not found" in error_line("step2/main.py", "test", *other)
+    save(build_deeplab("mobilenet_v2", 4).state_dict(), models / "gone.pth")
+    assert "holds a MobileNetV2" in error_line("step2/main.py", "test", *other)
 
 
 def test_bad_pseudo_labels(run_options: list[object], tiny_data: Path, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def make_photographs(root: Path, source: Path, factor: int, half: int) -> None:
             shrink(source, root, entry.id, mask_dir, factor)
     write_list(root / "lists/train_cls.txt", train, overwrite=True)
     write_list(root / "lists/val.txt", [Entry(entry.id) for entry in val], overwrite=True)
-    (root / "lists/class_names.txt").write_text("\n".join(VOC_CLASSES))
+    (root / "lists/class_names.txt").write_text("".join(f"{name}\n" for name in VOC_CLASSES))
     data = f"--data-dir={root}", f"--data-list={root}/lists/train_cls.txt", f"--saliency-dir={root}/saliency"
     script("gen_sal2gt", *data, f"--out={root}/sal2gt", f"--list-dir={root}/lists")
     save_json(record, {"source": origin, "train": len(train), "val": len(val)})

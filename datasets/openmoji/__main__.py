@@ -30,7 +30,7 @@ def main() -> None:
     add("--simple", type=cli.count, default=Recipe.simple, help="training images with one class and a pseudo label")
     add("--complex", type=cli.count, default=Recipe.complex, help="training images with two or three classes")
     add("--val", type=cli.count, default=Recipe.val, help="validation images, with one to three classes")
-    add("--size", type=parse_size, default="128", help="side, or HEIGHTxWIDTH, in pixels")
+    add("--size", type=parse_size, default=Recipe.size, help="side, or HEIGHTxWIDTH, in pixels")
     add("--seed", type=cli.count, default=Recipe.seed, help="seed of all images")
     text = "fraction (0..1) of the pseudo labels that"
     add("--image-noise", type=cli.fraction, default=Recipe.image_noise, help=f"{text} show a distractor")

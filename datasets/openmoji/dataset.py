@@ -22,12 +22,13 @@ from utils.core.files import atomic_write, save_image, save_json
 
 DEFAULT_CLASSES = ("aeroplane", "bicycle", "bird", "car", "cat", "person")
 KINDS = ("simple", "complex", "val")
+DRAWING = 1  # increased whenever the same recipe gives other images
 CREDIT = "All emojis designed by OpenMoji, the open-source emoji and icon project (https://openmoji.org)"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a data set depends on. InputError if the classes or the size are out of range."""
+    """What a data set depends on. InputError if the classes or the size are out of range."""
 
     classes: Sequence[str] = DEFAULT_CLASSES  # of VOC; the c-th (0-based) has label c + 1
     simple: int = 600  # numbers of images
@@ -37,8 +38,6 @@ class Recipe:
     seed: int = 0
     image_noise: float = 0.3  # share of the pseudo labels that show a distractor, half of them instead of the object
     pixel_noise: float = 0.8  # share of the pseudo labels with a wrong border
-    ignore_band: float = IGNORE_BAND_RATE
-    drawing: int = 1  # increased whenever the same parameters give other images
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.classes if name not in VOC_CLASSES]
@@ -70,7 +69,7 @@ def make_scene(recipe: Recipe, kind: str, index: int) -> Scene:
     return draw_scene(rng, labels, recipe.classes, recipe.size, image_noise, recipe.pixel_noise)
 
 
-def exists(root: Path, parameters: dict) -> bool:
+def already_made(root: Path, parameters: dict) -> bool:
     """Whether `root` has this data set already; InputError if it has another one."""
     path = root / "dataset.json"
     if not path.exists():
@@ -88,8 +87,8 @@ def exists(root: Path, parameters: dict) -> bool:
 
 def make_dataset(root: Path, recipe: Recipe) -> None:
     """Create the data set in `root`, unless it already exists: images, labels, lists and dataset.json."""
-    parameters = json.loads(json.dumps(asdict(recipe)))
-    if exists(root, parameters):
+    parameters = json.loads(json.dumps(asdict(recipe))) | {"ignore_band": IGNORE_BAND_RATE, "drawing": DRAWING}
+    if already_made(root, parameters):
         return
     lines: dict[str, list[str]] = {kind: [] for kind in KINDS}
     jobs = [(kind, index + 1) for kind in KINDS for index in range(parameters[kind])]

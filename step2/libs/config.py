@@ -55,7 +55,7 @@ KINDS = {
     numbers("four positive integers", cli.positive_int, lambda v: len(v) == 4): "MODEL.N_BLOCKS",
     numbers("positive integers", cli.positive_int): "MODEL.ATROUS_RATES",
 }
-CHECKS = {key: kind for kind, keys in KINDS.items() for key in keys.split()}
+CHECKS = {key: check for check, keys in KINDS.items() for key in keys.split()}
 
 # Keys of published configurations that are accepted but have no effect.
 IGNORED = {"DATASET.SPLIT.TEST", "IMAGE.SIZE.BASE", "IMAGE.SIZE.TEST", "SOLVER.BATCH_SIZE.TEST", "SOLVER.ITER_TB"}
@@ -115,8 +115,8 @@ def flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 def checked(path: Path, key: str, value: Any) -> Any:
     """The value, converted to its kind."""
-    kind, check = CHECKS[key]
+    description, check = CHECKS[key]
     try:
         return check(value)
     except (TypeError, ValueError):
-        raise InputError(f"{path}: {key} must be {kind}, not {value!r}") from None
+        raise InputError(f"{path}: {key} must be {description}, not {value!r}") from None

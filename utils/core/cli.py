@@ -70,13 +70,15 @@ def image_size(value: str) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
-def listed(parse: Callable[[str], float], accept: Callable[[tuple], bool], text: str) -> Callable[[str], Any]:
+def comma_separated(
+    parse: Callable[[str], float], accept: Callable[[tuple], bool], text: str
+) -> Callable[[str], Any]:
     """The type of an option with comma-separated values: a tuple. `text` describes it in error messages."""
     return _checked(lambda value: tuple(map(parse, value.split(","))), accept, text)
 
 
 # All logits are resized to the resolution of the first scale, and no side of an image may become 0.
-scales = listed(
+scales = comma_separated(
     float,
     lambda factors: factors[0] == 1 and all(0.1 <= factor <= 4 for factor in factors),
     "list of scales (the first must be 1, the others between 0.1 and 4)",

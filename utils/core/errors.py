@@ -24,7 +24,7 @@ def import_optional(name: str, hint: str) -> Any:
     """Import a package that can be left out; `hint` ends the message if it is missing."""
     try:
         return importlib.import_module(name)
-    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision for another version of torch
+    except Exception as error:  # compiled parts for another version of torch or numpy raise any exception
         raise InputError(f"the package {name} cannot be imported ({error_reason(error)}): {hint}") from None
 
 

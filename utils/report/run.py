@@ -48,9 +48,7 @@ class Run:
         evaluated = read_json(scores / "scores_run.json").get("options", {})
         after_crf = read_json(scores / "scores_crf_run.json").get("options", {})
         self.options: dict = evaluated | training
-        self.denoise_from = (
-            None if training.get("no_onf") and training.get("no_pnd") else training.get("denoise_from")
-        )
+        self.denoise_from = denoising_start(training)
         self.data = self.folder("data", "dataset/VOC2012", recorded=self.options.get("data_dir")) or root
         logits = self.folder("logit_val", recorded=evaluated.get("logit_dir"))
         maps = self.folder("crf_val", recorded=after_crf.get("prediction_dir"))
@@ -96,6 +94,14 @@ class Run:
         file = self.options.get("class_names")
         count = self.options.get("num_classes") or len(VOC_CLASSES) + 1
         return read_class_names(file if file and Path(file).is_file() else None, count)
+
+
+def denoising_start(options: dict) -> int | None:
+    """The first iteration with ONF and PND, from the options of train.py; None if unknown or never."""
+    if "num_steps" not in options or (options.get("no_onf") and options.get("no_pnd")):
+        return None
+    start = options.get("denoise_from")
+    return options["num_steps"] // 12 if start is None else start
 
 
 def read_stage(name: str, path: Path | None, folder: Path | None) -> Stage:

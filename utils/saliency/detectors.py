@@ -27,7 +27,9 @@ GPU = ("CUDAExecutionProvider", "ROCMExecutionProvider")
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 Detector = Callable[[Image.Image], np.ndarray]  # RGB image -> saliency map, H x W uint8
 TOLERANCE = 0.01  # by which a probability may leave 0..1, as resizing and half precision do
-channels = cli.listed(float, lambda numbers: len(numbers) in (1, 3), "number or three numbers, comma-separated")
+channels = cli.comma_separated(
+    float, lambda numbers: len(numbers) in (1, 3), "number or three numbers, comma-separated"
+)
 
 
 def add_detector_options(parser: argparse.ArgumentParser) -> None:
@@ -68,8 +70,8 @@ def _rembg(name: str, model_dir: Path | None, device: str | None) -> Detector:
     """One of rembg's detectors. It downloads the weights if they are missing."""
     hint = f'pip install "{REQUIREMENT}" (for a GPU: [gpu] instead of [cpu])'
     onnxruntime = import_optional("onnxruntime", hint)  # without it, importing rembg ends the process
-    rembg = import_optional("rembg", hint)
     providers = choose_providers(device, onnxruntime.get_available_providers())
+    rembg = import_optional("rembg", hint)
     if model_dir is not None:
         os.environ["U2NET_HOME"] = str(model_dir.resolve())  # where rembg looks
     try:

@@ -54,7 +54,7 @@ class TrainLog:
         self.files = {name: open_log(self.folder / name, self.key, first) for name in self.names if main}
         self.bar = tqdm(self.iterations, initial=done, total=total, unit="it", disable=not main)
         self.low = dict.fromkeys(WATCHED, 0)  # log lines in a row in which the figure is below its limit
-        self.said_collapsed = False
+        self.said: set[str] = set()  # warnings
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
@@ -77,7 +77,7 @@ class TrainLog:
         for name, (limit, text) in WATCHED.items():
             self.low[name] = self.low[name] + 1 if figures.get(name, limit) < limit else 0
             if self.low[name] == LOW_LINES:
-                self.bar.write(f"warning: {name} below {limit} in {LOW_LINES} log lines: {text}", file=sys.stderr)
+                self.warn_once(f"{name} below {limit} in {LOW_LINES} log lines: {text}")
 
     def scores(self, n: int, scores: Mapping[str, float | dict], collapsed: bool) -> None:
         """Log the scores of a validation; `collapsed`: all pixels were predicted as background."""
@@ -85,9 +85,13 @@ class TrainLog:
             return
         self.append("val.jsonl", n, scores, "val/")
         self.bar.write(f"iteration {n}: val mIoU {100 * float(scores['Mean IoU']):.2f} %")  # type: ignore[arg-type]
-        if collapsed and not self.said_collapsed:  # the falling loss looks like success
-            self.bar.write(f"warning: {BACKGROUND_ONLY}", file=sys.stderr)
-        self.said_collapsed |= collapsed
+        if collapsed:  # the falling loss looks like success
+            self.warn_once(BACKGROUND_ONLY)
+
+    def warn_once(self, text: str) -> None:
+        if text not in self.said:
+            self.bar.write(f"warning: {text}", file=sys.stderr)
+        self.said.add(text)
 
     def picture(self, n: int, sheet: Image.Image) -> None:
         if self.board is not None:
