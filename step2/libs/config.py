@@ -11,41 +11,36 @@ from step2.libs.models import MODELS
 from utils.core import cli
 from utils.core.errors import InputError
 
-Kind = tuple[str, Callable[[Any], Any]]  # a description; a function that converts or raises an error
+Check = Callable[[Any], Any]  # converts a value or raises an error; its name describes the values
 
 
-def kind(
-    description: str, accept: Callable[[Any], bool], convert: Callable[[Any], Any] = lambda value: value
-) -> Kind:
-    def check(value: Any) -> Any:
-        converted = convert(value)
-        if not accept(converted):
-            raise ValueError
-        return converted
-
-    return description, check
+def plain(accept: Callable[[Any], bool], description: str) -> Check:
+    return cli.checked(lambda value: value, accept, description)
 
 
-def number(parse: Callable[[str], float]) -> Kind:
-    return f"a {parse.__name__}", lambda value: parse(str(value))  # YAML parses 1e-4 as a string
+def number(parse: Callable[[str], float]) -> Check:  # YAML parses 1e-4 as a string
+    return cli.checked(lambda value: parse(str(value)), lambda _: True, f"a {parse.__name__}")
 
 
-def numbers(description: str, parse: Callable[[str], float], accept: Callable[[list[float]], bool] = bool) -> Kind:
+def numbers(description: str, parse: Callable[[str], float], accept: Callable[[list[float]], bool] = bool) -> Check:
     def convert(value: Any) -> list[float]:
         return [parse(str(item)) for item in value] if isinstance(value, list) else []
 
-    return kind(f"a list of {description}", accept, convert)
+    return cli.checked(convert, accept, f"a list of {description}")
 
 
-# All keys, by the kind of their values: a description and a function.
-KINDS = {
-    kind(
-        "a text", lambda v: isinstance(v, str)
-    ): "EXP.ID EXP.OUTPUT_DIR DATASET.ROOT DATASET.PSEUDO_LABELS DATASET.SPLIT.TRAIN DATASET.SPLIT.VAL",
-    kind("a text or null", lambda v: isinstance(v, str | None)): "DATASET.LABELS MODEL.INIT_MODEL",
-    kind("vocaug", lambda v: v == "vocaug"): "DATASET.NAME",
-    kind(f"one of {', '.join(MODELS)}", lambda v: v in MODELS): "MODEL.NAME",
-    kind("sgd", lambda v: v == "sgd"): "SOLVER.OPTIMIZER",
+def one_of(*names: str) -> Check:
+    return plain(lambda value: value in names, f"one of {', '.join(names)}")
+
+
+TEXT = plain(lambda value: isinstance(value, str), "a text")
+# All keys, by the check of their values.
+KEYS = {
+    TEXT: "EXP.ID EXP.OUTPUT_DIR DATASET.ROOT DATASET.PSEUDO_LABELS DATASET.SPLIT.TRAIN DATASET.SPLIT.VAL",
+    plain(lambda value: isinstance(value, str | None), "a text or null"): "DATASET.LABELS MODEL.INIT_MODEL",
+    one_of("vocaug"): "DATASET.NAME",
+    one_of(*MODELS): "MODEL.NAME",
+    one_of("sgd"): "SOLVER.OPTIMIZER",
     number(cli.count): "DATASET.IGNORE_LABEL DATALOADER.NUM_WORKERS SOLVER.ITER_SAVE CRF.ITER_MAX",
     number(cli.positive_int): "DATASET.N_CLASSES IMAGE.SIZE.TRAIN SOLVER.BATCH_SIZE.TRAIN SOLVER.ITER_MAX"
     " SOLVER.ITER_SIZE SOLVER.LR_DECAY SOLVER.AVERAGE_LOSS",
@@ -55,7 +50,7 @@ KINDS = {
     numbers("four positive integers", cli.positive_int, lambda v: len(v) == 4): "MODEL.N_BLOCKS",
     numbers("positive integers", cli.positive_int): "MODEL.ATROUS_RATES",
 }
-CHECKS = {key: check for check, keys in KINDS.items() for key in keys.split()}
+CHECKS = {key: check for check, keys in KEYS.items() for key in keys.split()}
 
 # Keys of published configurations that are accepted but have no effect.
 IGNORED = {"DATASET.SPLIT.TEST", "IMAGE.SIZE.BASE", "IMAGE.SIZE.TEST", "SOLVER.BATCH_SIZE.TEST", "SOLVER.ITER_TB"}
@@ -114,9 +109,8 @@ def flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def checked(path: Path, key: str, value: Any) -> Any:
-    """The value, converted to its kind."""
-    description, check = CHECKS[key]
+    """The value, converted by the check of its key."""
     try:
-        return check(value)
+        return CHECKS[key](value)
     except (TypeError, ValueError):
-        raise InputError(f"{path}: {key} must be {description}, not {value!r}") from None
+        raise InputError(f"{path}: {key} must be {CHECKS[key].__name__}, not {value!r}") from None

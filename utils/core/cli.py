@@ -43,8 +43,10 @@ def call(script: str, *words: object) -> None:
             runpy.run_path(os.path.abspath(script), run_name="__main__")  # spawned processes load it again
 
 
-def _checked(convert: Callable[[str], Any], accept: Callable[[Any], bool], text: str) -> Callable[[str], Any]:
-    def parse(value: str) -> Any:
+def checked(convert: Callable[[Any], Any], accept: Callable[[Any], bool], text: str) -> Callable[[Any], Any]:
+    """A function that converts a value, and raises ValueError if the result is not accepted; `text` is its name."""
+
+    def parse(value: Any) -> Any:
         converted = convert(value)
         if not accept(converted):
             raise ValueError
@@ -54,12 +56,12 @@ def _checked(convert: Callable[[str], Any], accept: Callable[[Any], bool], text:
     return parse
 
 
-positive_int = _checked(int, lambda n: n > 0, "positive integer")
-count = _checked(int, lambda n: n >= 0, "non-negative integer")
-positive = _checked(float, lambda x: 0 < x < float("inf"), "positive number")
-non_negative = _checked(float, lambda x: 0 <= x < float("inf"), "non-negative number")
-fraction = _checked(float, lambda x: 0 <= x <= 1, "number between 0 and 1")
-label_value = _checked(int, lambda n: 0 <= n <= 255, "label (0..255)")
+positive_int = checked(int, lambda n: n > 0, "positive integer")
+count = checked(int, lambda n: n >= 0, "non-negative integer")
+positive = checked(float, lambda x: 0 < x < float("inf"), "positive number")
+non_negative = checked(float, lambda x: 0 <= x < float("inf"), "non-negative number")
+fraction = checked(float, lambda x: 0 <= x <= 1, "number between 0 and 1")
+label_value = checked(int, lambda n: 0 <= n <= 255, "label (0..255)")
 
 
 def image_size(value: str) -> tuple[int, int]:
@@ -74,7 +76,7 @@ def comma_separated(
     parse: Callable[[str], float], accept: Callable[[tuple], bool], text: str
 ) -> Callable[[str], Any]:
     """The type of an option with comma-separated values: a tuple. `text` describes it in error messages."""
-    return _checked(lambda value: tuple(map(parse, value.split(","))), accept, text)
+    return checked(lambda value: tuple(map(parse, value.split(","))), accept, text)
 
 
 # All logits are resized to the resolution of the first scale, and no side of an image may become 0.

@@ -93,7 +93,8 @@ class OnnxModel:
     def __init__(self, args: argparse.Namespace, device: str | None) -> None:
         """Args: device: cpu, cuda or cuda:N; None: the GPU if onnxruntime has one."""
         self.path, self.output = args.model, args.output or "probability"
-        mean, scale = args.mean or IMAGENET_MEAN, args.scale or IMAGENET_STD
+        given = args.mean or IMAGENET_MEAN, args.scale or IMAGENET_STD
+        mean, scale = (values * (3 // len(values)) for values in given)  # one number counts for all channels
         self.mean, self.scale = np.array(mean, np.float32), np.array(scale, np.float32)
         if not self.path.is_file():
             raise InputError(f"{self.path} not found: --model needs an ONNX file")
@@ -117,8 +118,8 @@ class OnnxModel:
         self.made_by = {
             "weights": hashlib.sha256(self.path.read_bytes()).hexdigest(),
             "input_size": list(self.size),
-            "mean": list(mean) * (3 // len(mean)),
-            "scale": list(scale) * (3 // len(scale)),
+            "mean": list(mean),
+            "scale": list(scale),
             "output": self.output,
         }
 
